@@ -1,0 +1,89 @@
+"""Signals, from the outside: a run waits for one by name, anybody sends one by name.
+
+A signal's name is unique in the namespace: one run waits for it at a time. Each name that is waited for has an entity
+workflow (`workers.signals`) that knows who waits. A signal that nobody waits for is not kept. Source: Inngest's
+`waitForSignal` (semantics §5.6), which its Python SDK lacks.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateFailedError
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from . import names
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run's wait for a signal."""
+
+    run: str
+    """Run id (workflow id)."""
+    step: str
+    """Hashed step id."""
+    expires_ms: int
+    replace: bool = False
+    """Whether it takes the place of another run's wait, which then times out."""
+
+
+@dataclass
+class SignalState:
+    """Argument of a signal's entity workflow; carried over when it continues as new."""
+
+    holder: Claim | None = None
+
+
+async def claim(client: Client, signal: str, wait: Claim) -> bool:
+    """Begin a wait; False if another run waits for that signal already. Raises `RPCError`."""
+    start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
+        names.SIGNAL_TYPE,
+        SignalState(),
+        id=names.signal_id(signal),
+        task_queue=names.SYSTEM_TASK_QUEUE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+    )
+    claimed: bool = await client.execute_update_with_start_workflow(
+        "claim", wait, start_workflow_operation=start, result_type=bool
+    )
+    return claimed
+
+
+async def release(client: Client, signal: str, run: str, step: str) -> None:
+    """Take a wait back; fine if it is not there. Raises `RPCError`."""
+    with contextlib.suppress(_NobodyError), _nobody():
+        await client.get_workflow_handle(names.signal_id(signal)).signal("release", args=[run, step])
+
+
+async def send(client: Client, signal: str, data: Any, *, send_id: str | None = None) -> str | None:
+    """Send a signal; the id of the run that waited for it, or None if nobody did. Raises `RPCError`.
+
+    The same `send_id` has the same effect and answer, for as long as the signal's entity remembers it.
+    """
+    entity = client.get_workflow_handle(names.signal_id(signal))
+    try:
+        with _nobody():
+            run: str | None = await entity.execute_update("send", data, id=send_id, result_type=str)
+            return run
+    except _NobodyError:
+        return None
+
+
+class _NobodyError(Exception):
+    """No entity of that signal: nobody waits."""
+
+
+@contextlib.contextmanager
+def _nobody() -> Any:
+    try:
+        yield
+    except RPCError as error:
+        if error.status == RPCStatusCode.NOT_FOUND:
+            raise _NobodyError from None
+        raise
+    except WorkflowUpdateFailedError as error:
+        if "AcceptedUpdateCompletedWorkflow" in str(error.cause):
+            raise _NobodyError from None
+        raise

@@ -1,0 +1,78 @@
+"""What flow control costs: a function of one step with each feature beside the same without, one run at a time; then
+runs through one hot key."""
+
+import time
+from typing import Any
+from uuid import uuid4
+
+from temporalio.client import Client
+
+from adapter import events
+from adapter.routing import Router
+
+from . import flow_functions as functions
+from .bench import Report, embedded_server, process, routing, take_turns
+
+TURNS = 15
+HOT_RUNS = 150
+
+
+async def main(report: Report) -> None:
+    async with embedded_server() as client:
+        address = client.service_client.config.target_host
+        async with process("benchmarks.flow_functions", address), routing(client) as router:
+            await features(report, client, router)
+            await hot_key(report, client, router)
+
+
+async def features(report: Report, client: Client, router: Router) -> None:
+    last: dict[str, str] = {}
+
+    def turn(name: str) -> Any:
+        async def once() -> float:
+            """Milliseconds from the last event to the result. A new key each time, or (batch) for each pair."""
+            function = functions.FEATURES[name]
+            event_name, key = f"flow-bench/{function.local_id}", str(uuid4())
+            if name == "batch":
+                await router.route([events.stamp({"name": event_name, "data": {"key": key}})])
+            event = events.stamp({"name": event_name, "data": {"key": key}})
+            begun = time.perf_counter()
+            await router.route([event])
+            run = events.run_id(function.id, event) if name != "batch" else await batch_of(client, function.id, last)
+            await client.get_workflow_handle(run).result()
+            last[name] = run
+            return (time.perf_counter() - begun) * 1000
+
+        return once
+
+    samples = await take_turns({name: turn(name) for name in functions.FEATURES}, TURNS)
+    plain = samples[functions.PLAIN].median
+    history = {name: len((await client.get_workflow_handle(run).fetch_history()).events) for name, run in last.items()}
+    report.title(f"flow control: a run of one step with a key of its own, median of {TURNS} turns")
+    for name, sample in samples.items():
+        count = history[name]
+        extra = count - history[functions.PLAIN]
+        report.line(
+            f"{name:<14}{sample.median:7.1f} ms  {sample.median - plain:+7.1f} ms   history {count:3} ({extra:+d})"
+        )
+
+
+async def batch_of(client: Client, function_id: str, last: dict[str, str]) -> str:
+    """The run of the batch that was started last."""
+    while True:
+        async for run in client.list_workflows(f"WorkflowType = '{function_id}'", limit=1):
+            if run.id != last.get("batch"):
+                return run.id
+
+
+async def hot_key(report: Report, client: Client, router: Router) -> None:
+    report.title(f"flow control: {HOT_RUNS} runs at once through one key")
+    for limit, function in functions.HOT.items():
+        name = f"flow-bench/{function.local_id}"
+        stamped = [events.stamp({"name": name, "data": {}}) for _ in range(HOT_RUNS)]
+        begun = time.perf_counter()
+        await router.route(stamped)
+        for event in stamped:
+            await client.get_workflow_handle(events.run_id(function.id, event)).result()
+        took = time.perf_counter() - begun
+        report.line(f"limit {limit:<4} {HOT_RUNS / took:6.1f} runs/s, each with a permit of its own")

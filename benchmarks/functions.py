@@ -1,0 +1,91 @@
+"""What is measured: our functions, and beside each the same written by hand with temporalio.
+
+The hand-written ones are as a careful user of temporalio writes them: plain activities with a timeout, eager execution
+(the SDK's default), and, as ours, without the workflow sandbox.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from temporalio import activity, workflow
+
+import adapter as inngest
+
+SIZES = (0, 1, 5, 20)
+HAND_QUEUE = "hand-written"
+STEPS_EVENT = "bench/steps-{size}"
+WAIT_EVENT = "bench/wait"
+PAID_EVENT = "bench/paid"
+WAIT_TIMEOUT = timedelta(hours=1)
+
+client = inngest.Inngest(app_id="bench", is_production=False)
+
+
+async def work(number: int) -> dict[str, int]:
+    """A step's body, and an activity's."""
+    return {"number": number}
+
+
+def function_of(size: int) -> inngest.Function[Any]:
+    """A function of that many steps, one after the other."""
+
+    @client.create_function(
+        fn_id=f"steps-{size}", trigger=inngest.TriggerEvent(event=STEPS_EVENT.format(size=size)), retries=3
+    )
+    async def steps(ctx: inngest.Context) -> int:
+        total = 0
+        for number in range(size):
+            result = await ctx.step.run(f"step-{number}", work, number)
+            total += result["number"]
+        return total
+
+    return steps
+
+
+FUNCTIONS = {size: function_of(size) for size in SIZES}
+
+
+@client.create_function(fn_id="wait", trigger=inngest.TriggerEvent(event=WAIT_EVENT))
+async def wait(ctx: inngest.Context) -> Any:
+    paid = await ctx.step.wait_for_event(
+        "paid", event=PAID_EVENT, if_exp="event.data.orderId == async.data.orderId", timeout=WAIT_TIMEOUT
+    )
+    return paid.data["orderId"] if paid else None
+
+
+ALL_FUNCTIONS: list[inngest.Function[Any]] = [*FUNCTIONS.values(), wait]
+
+
+work_activity = activity.defn(name="work")(work)
+
+
+@workflow.defn(name="hand-steps", sandboxed=False)
+class HandSteps:
+    @workflow.run
+    async def run(self, size: int) -> int:
+        total = 0
+        for number in range(size):
+            result = await workflow.execute_activity(work_activity, number, start_to_close_timeout=timedelta(minutes=1))
+            total += result["number"]
+        return total
+
+
+@workflow.defn(name="hand-wait", sandboxed=False)
+class HandWait:
+    def __init__(self) -> None:
+        self._paid: dict[str, Any] | None = None
+
+    @workflow.run
+    async def run(self, order: str) -> str | None:
+        try:
+            await workflow.wait_condition(lambda: self._paid is not None, timeout=WAIT_TIMEOUT)
+        except TimeoutError:
+            return None
+        return order
+
+    @workflow.signal
+    def paid(self, event: dict[str, Any]) -> None:
+        self._paid = event
+
+
+HAND_WORKFLOWS = [HandSteps, HandWait]

@@ -1,0 +1,138 @@
+"""One embedded Temporal server for the whole session, a fresh namespace for every test.
+
+Ids of ours (registry, hubs, mailboxes) are fixed within a namespace, so tests are kept apart by giving each its own:
+registering one, with our search attribute, takes about 20 ms. Task queues belong to a namespace too, so a test may use
+`names.SYSTEM_TASK_QUEUE` without meeting another test's workers.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+import pytest_asyncio
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
+from temporalio.service import RPCError
+from temporalio.testing import WorkflowEnvironment
+from ulid import ULID
+
+from adapter import names
+from workers.dev import server_program
+
+_status = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_status] = exitstatus
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End here: temporalio's threads may call Python while it is being torn down, which aborts the process (seen twice
+    in a few dozen scripts), after the tests have had their result."""
+    status = config.stash.get(_status, None)
+    if status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def temporal() -> AsyncIterator[WorkflowEnvironment]:
+    """The embedded server, on a free loopback port. Tests use `client`: its own belongs to another loop."""
+    env = await WorkflowEnvironment.start_local(
+        dev_server_existing_path=server_program(),
+        dev_server_log_level="error",
+        search_attributes=[SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)],
+        # A namespace per test: 20/s is the default.
+        dev_server_extra_args=["--dynamic-config-value", "frontend.rps.namespaceReplicationInducingAPIs=1000"],
+    )
+    yield env
+    await env.shutdown()
+
+
+@pytest.fixture
+def temporal_address(temporal: WorkflowEnvironment) -> str:
+    """`host:port` of the embedded server."""
+    return temporal.client.service_client.config.target_host
+
+
+@pytest_asyncio.fixture
+async def namespace(temporal_address: str) -> str:
+    """A new namespace that has our search attribute and no workflows."""
+    name = f"test-{ULID()}".lower()
+    client = await Client.connect(temporal_address, namespace=name)
+    request = RegisterNamespaceRequest(namespace=name)
+    request.workflow_execution_retention_period.FromTimedelta(timedelta(days=1))
+    await client.workflow_service.register_namespace(request)
+    kind = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST
+    attributes = AddSearchAttributesRequest(namespace=name, search_attributes={names.EVENT_ID_ATTRIBUTE: kind})
+    for attempt in range(50):  # the server learns of a new namespace within a moment
+        try:
+            await client.operator_service.add_search_attributes(attributes)
+            break
+        except RPCError:
+            if attempt == 49:
+                raise
+            await asyncio.sleep(0.1)
+    return name
+
+
+@pytest_asyncio.fixture
+async def client(temporal_address: str, namespace: str) -> Client:
+    """A client of the test's own namespace."""
+    return await Client.connect(temporal_address, namespace=namespace)
+
+
+class Proxy:
+    """A TCP proxy to the embedded server that a test can break (`stop`) and mend (`start`)."""
+
+    def __init__(self, target: str) -> None:
+        self._host, _, self._port = target.partition(":")
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in self._writers:
+            writer.close()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(self._host, int(self._port))
+        self._writers |= {writer, there[1]}
+        with contextlib.suppress(OSError):
+            await asyncio.gather(self._pump(reader, there[1]), self._pump(there[0], writer))
+
+    @staticmethod
+    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+@pytest_asyncio.fixture
+async def proxy(temporal_address: str) -> AsyncIterator[Proxy]:
+    """A started proxy to the embedded server, for tests of outages."""
+    proxy = Proxy(temporal_address)
+    await proxy.start()
+    yield proxy
+    await proxy.stop()

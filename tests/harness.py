@@ -1,0 +1,65 @@
+"""Runs functions on the embedded server: a real worker, events routed as the ingress routes them."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client, WorkflowHandle
+
+import adapter as inngest
+from adapter import events
+from adapter.registry import Follower
+from adapter.routing import Router
+from adapter.waits import Waits
+from workers.plugin import InngestPlugin
+from workers.worker import create_worker
+
+
+class App:
+    """A running app: send it events, look at its runs."""
+
+    def __init__(self, client: Client, functions: Sequence[inngest.Function[Any]], router: Router) -> None:
+        self.client = client
+        self.functions = functions
+        self.router = router
+
+    async def send(self, name: str, data: dict[str, Any] | None = None, **fields: Any) -> events.Stamped:
+        stamped = events.stamp({"name": name, "data": data or {}, **fields})
+        await self.router.route([stamped])
+        return stamped
+
+    def run_of(self, function: inngest.Function[Any], event: events.Stamped) -> WorkflowHandle[Any, Any]:
+        return self.client.get_workflow_handle(events.run_id(function.id, event))
+
+    async def run(
+        self, function: inngest.Function[Any], data: dict[str, Any] | None = None, name: str = "test/event"
+    ) -> Any:
+        """Send an event and wait for the result of the function's run. Raises `WorkflowFailureError`."""
+        return await self.run_of(function, await self.send(name, data)).result()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    client: Client,
+    *functions: inngest.Function[Any],
+    retry_interval: timedelta | None = timedelta(milliseconds=10),
+    **options: Any,
+) -> AsyncIterator[App]:
+    """A worker of these functions, published and polling."""
+    worker = create_worker(client, functions, retry_interval=retry_interval, **options)
+    [plugin] = [plugin for plugin in worker.config()["plugins"] if isinstance(plugin, InngestPlugin)]
+    async with worker, Follower(client) as follower:
+        await plugin.published.wait()
+        await follower.refresh()
+        yield App(client, functions, Router(client, follower, Waits.of(client).deliver, rpc_timeout=PATIENCE))
+
+
+def new_client(app_id: str = "app", **options: Any) -> inngest.Inngest:
+    return inngest.Inngest(app_id=app_id, is_production=False, **options)
+
+
+PATIENCE = timedelta(seconds=30)
+"""Of one call to a server that shares two cores with all else."""
+
+TRIGGER = inngest.TriggerEvent(event="test/event")

@@ -1,0 +1,102 @@
+"""Records `tests/histories`: `python -m tests.record_histories NAME` writes `tests/histories/NAME/*.json`.
+
+Do it for each release, under its name, and keep the older ones: `test_replay.py` replays them all.
+"""
+
+import asyncio
+import os
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
+from temporalio.testing import WorkflowEnvironment
+
+from adapter import names, signals
+from adapter.cancellations import Cancellations
+from adapter.registry import Follower
+from workers.dev import server_program
+
+from .apps import recorded
+from .harness import App, running
+from .test_run import until, waits_registered
+
+HISTORIES = Path(__file__).parent / "histories"
+
+
+async def play(app: App, client: Client) -> None:
+    """Send the events that bring every function to its end."""
+    ended = []
+    for fn in (recorded.plain, recorded.steps, recorded.sync, recorded.fails, recorded.parent):
+        ended.append(app.run_of(fn, await app.send(f"r/{fn.local_id}", {"n": 1})))
+    for key in ("a", "a", "a", "b"):
+        ended.append(app.run_of(recorded.limited, await app.send("r/limited", {"k": key})))
+    for _ in range(3):
+        await app.send("r/rated")
+        await app.send("r/debounced")
+    for _ in range(2):
+        await app.send("r/batched")
+
+    waits = app.run_of(recorded.waits, await app.send("r/waits", {"id": 1}))
+    await until(lambda: waits_registered(waits, 1))
+    await app.send("r/go", {"id": 2})
+    await app.send("r/other", {"id": 1})
+
+    signalled = app.run_of(recorded.signalled, await app.send("r/signalled"))
+    await until(lambda: waits_registered(signalled, 1))
+    await signals.send(client, "recorded", {"x": 1})
+
+    cancelled = app.run_of(recorded.cancelled, await app.send("r/cancelled", {"id": 1}))
+    await until(lambda: waits_registered(cancelled, 1))
+    await app.send("r/stop", {"id": 1})
+
+    single = app.run_of(recorded.single, await app.send("r/single"))
+    await until(lambda: waits_registered(single, 1))
+    ended.append(app.run_of(recorded.single, await app.send("r/single")))
+    await app.send("r/single-go")
+    schedule = names.schedule_id("recorded", recorded.yearly.id, "0 0 1 1 *")
+    await client.get_schedule_handle(schedule).trigger()
+    sleeper = app.run_of(recorded.sleeper, await app.send("r/sleeper"))
+    await until(lambda: waits_registered(sleeper, 1))
+    async with Follower(client) as follower:
+        await follower.ready(10)
+        wanted = {"app_id": "recorded", "function_id": "sleeper", "started_before": datetime.now(UTC).isoformat()}
+        await Cancellations(client, follower).create(wanted)
+        ended.append(sleeper)
+        for run in (*ended, waits, signalled, cancelled, single):
+            try:
+                await run.result()
+            except Exception as error:
+                print(f"{run.id}: {error.__cause__ or error}")
+
+
+async def record(name: str) -> None:
+    env = await WorkflowEnvironment.start_local(
+        dev_server_existing_path=server_program(),
+        dev_server_log_level="error",
+        search_attributes=[SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)],
+    )
+    target = HISTORIES / name
+    target.mkdir(parents=True, exist_ok=True)
+    async with env, running(env.client, *recorded.FUNCTIONS, retry_interval=timedelta(milliseconds=10)) as app:
+        await play(app, env.client)
+        await until(lambda: only_entities_run(env.client), 60)
+        async for execution in env.client.list_workflows():
+            history = await env.client.get_workflow_handle(execution.id, run_id=execution.run_id).fetch_history()
+            label = re.sub(r"[^A-Za-z0-9]+", "-", f"{execution.workflow_type}-{execution.id}")[:80].strip("-")
+            (target / f"{label}.json").write_text(history.to_json() + "\n")
+            print(label, len(history.events))
+
+
+async def only_entities_run(client: Client) -> Any:
+    running_now = [run.id async for run in client.list_workflows("ExecutionStatus = 'Running'")]
+    return all(run_id.startswith(("inngest:registry", "inngest:app", "inngest:hub")) for run_id in running_now)
+
+
+if __name__ == "__main__":
+    asyncio.run(record(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(0)  # temporalio's threads may call Python while it is being torn down, which aborts the process

@@ -1,0 +1,110 @@
+"""A deploy in the middle of a run: it finishes under another version of its function."""
+
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+
+import adapter as inngest
+
+from .harness import TRIGGER, new_client, running
+from .test_run import until, waits_registered
+
+
+async def test_a_run_finishes_under_a_version_with_steps_added_removed_and_reordered(client: Client) -> None:
+    executed: list[str] = []
+
+    def do(name: str) -> str:
+        executed.append(name)
+        return name
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def before(ctx: inngest.Context) -> Any:
+        results = [await ctx.step.run(name, do, name) for name in ("removed", "kept", "moved")]
+        await ctx.step.wait_for_event("go", event="go", timeout=60_000)
+        return [*results, await ctx.step.run("removed too", do, "removed too")]
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def after(ctx: inngest.Context) -> Any:
+        results = [await ctx.step.run(name, do, name) for name in ("moved", "added", "kept")]
+        found = await ctx.step.wait_for_event("go", event="go", timeout=60_000)
+        return [*results, found is not None, await ctx.step.run("last", do, "last")]
+
+    async with running(client, before) as app:
+        event = await app.send("test/event")
+        run = app.run_of(before, event)
+        await until(lambda: waits_registered(run, 1))
+    assert executed == ["removed", "kept", "moved"]
+    async with running(client, after) as app:
+        await app.send("go")
+        assert await app.run_of(after, event).result() == ["moved", "added", "kept", True, "last"]
+    assert executed == ["removed", "kept", "moved", "added", "last"]
+
+
+async def test_a_step_that_vanished_while_it_was_to_be_executed_is_forgotten(client: Client) -> None:
+    executed: list[str] = []
+
+    def fail() -> None:
+        executed.append("doomed")
+        raise ValueError("not yet")
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def before(ctx: inngest.Context) -> None:
+        await ctx.step.run("doomed", fail)
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def after(ctx: inngest.Context) -> Any:
+        return await ctx.step.run("instead", lambda: "done")
+
+    async with running(client, before, retry_interval=timedelta(seconds=3)) as app:
+        event = await app.send("test/event")
+        await until(lambda: executed)
+    async with running(client, after) as app:
+        assert await app.run_of(after, event).result() == "done"
+    assert executed == ["doomed"]
+
+
+async def test_a_deploy_that_changes_retries_and_timeouts_replays(client: Client) -> None:
+    """What such configuration decides is in history, so the new version replays what the old one decided."""
+
+    attempts: list[int] = []
+
+    def version(**options: Any) -> inngest.Function[Any]:
+        @new_client().create_function(fn_id="fn", trigger=TRIGGER, **options)
+        async def fn(ctx: inngest.Context) -> Any:
+            attempts.append(ctx.attempt)
+            if len(attempts) < 3:
+                raise ValueError("not yet")
+            await ctx.step.wait_for_event("go", event="go", timeout=60_000)
+            return "went"
+
+        return fn
+
+    before = version(retries=3, timeouts=inngest.Timeouts(finish=timedelta(hours=1)))
+    after = version(retries=0)
+    async with running(client, before) as app:
+        event = await app.send("test/event")
+        await until(lambda: waits_registered(app.run_of(before, event), 4))
+    async with running(client, after) as app:
+        await app.send("go")
+        assert await app.run_of(after, event).result() == "went"
+
+
+async def test_a_function_that_is_no_longer_in_the_app_is_not_triggered(client: Client) -> None:
+    inngest_client = new_client()
+
+    @inngest_client.create_function(fn_id="old", trigger=TRIGGER)
+    async def old(ctx: inngest.Context) -> str:
+        return "old"
+
+    @inngest_client.create_function(fn_id="new", trigger=TRIGGER)
+    async def new(ctx: inngest.Context) -> str:
+        return "new"
+
+    async with running(client, old) as app:
+        assert await app.run(old) == "old"
+    async with running(client, new) as app:
+        event = await app.send("test/event")
+        [routed] = await app.router.route([event])
+        assert routed.runs == (app.run_of(new, event).id,)
+        assert await app.run_of(new, event).result() == "new"

@@ -1,0 +1,229 @@
+"""What happens when processes are killed: workers, the ingress, Temporal itself. Real processes, real SIGKILLs."""
+
+import asyncio
+import collections
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from temporalio.client import Client
+
+from adapter import events, names
+from adapter.registry import Follower
+from adapter.routing import Router
+from adapter.waits import Waits
+from workers.dev import server_program
+
+from .apps import chaos
+from .harness import App
+from .test_run import until, waiting
+
+ROOT = Path(__file__).parents[1]
+CHAOS = ROOT / "tests" / "apps" / "chaos.py"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Processes:
+    """Workers and ingresses of one Temporal, killed at the end at the latest."""
+
+    def __init__(self, address: str, namespace: str, directory: Path) -> None:
+        self.log = directory / "chaos.log"
+        self.log.touch()
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("INNGEST_", "TEMPORAL_"))}
+        self._environ = inherited | {
+            "TEMPORAL_ADDRESS": address,
+            "TEMPORAL_NAMESPACE": namespace,
+            "CHAOS_LOG": str(self.log),
+            "INNGEST_DEV": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        self._output = (directory / "processes.log").open("ab")
+        self.all: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers.cli", *arguments],
+            env=self._environ,
+            stdout=self._output,
+            stderr=self._output,
+            cwd=ROOT,
+        )
+        self.all.append(process)
+        return process
+
+    def worker(self) -> "subprocess.Popen[bytes]":
+        return self.start("worker", str(CHAOS))
+
+    def kill(self, process: "subprocess.Popen[bytes]") -> None:
+        process.kill()
+        process.wait()
+        self.all.remove(process)
+
+    def close(self) -> None:
+        for process in list(self.all):
+            self.kill(process)
+        self._output.close()
+
+    def lines(self, kind: str) -> list[list[str]]:
+        """`[pid, run, step]` of what steps noted."""
+        return [line.split()[1:] for line in self.log.read_text().splitlines() if line.startswith(kind)]
+
+
+@pytest.fixture
+def processes(temporal_address: str, namespace: str, tmp_path: Path) -> Any:
+    processes = Processes(temporal_address, namespace, tmp_path)
+    yield processes
+    processes.close()
+
+
+@asynccontextmanager
+async def app_of(client: Client) -> AsyncIterator[App]:
+    """The app of workers that run elsewhere, once they have published it."""
+    async with Follower(client) as follower:
+        await until(lambda: follower.snapshot is not None and follower.snapshot.function("chaos-work"), 60)
+        yield App(client, [chaos.work, chaos.long, chaos.patient], Router(client, follower, Waits.of(client).deliver))
+
+
+@pytest.mark.timeout(180)
+async def test_a_step_of_a_killed_worker_is_executed_by_another_and_finished_steps_are_not(
+    client: Client, processes: Processes
+) -> None:
+    workers = [processes.worker(), processes.worker()]
+    async with app_of(client) as app:
+        run = app.run_of(chaos.long, await app.send("chaos/long"))
+        [_, began] = await until(lambda: len(found := processes.lines("begin")) == 2 and found)
+        victim = next(worker for worker in workers if worker.pid == int(began[0]))
+        loop = asyncio.get_running_loop()
+        killed = loop.time()
+        processes.kill(victim)
+        again = await until(lambda: (found := processes.lines("begin")[2:]) and found[0], 45)
+        print(f"retried {loop.time() - killed:.1f} s after the kill")
+        assert int(again[0]) != victim.pid
+        assert await run.result() == ["first", "stuck"]
+    assert [line[2] for line in processes.lines("begin")] == ["first", "stuck", "stuck"]
+
+
+@pytest.mark.timeout(300)
+async def test_200_runs_under_random_kills_are_neither_lost_nor_stuck(client: Client, processes: Processes) -> None:
+    count, seed = 200, random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for _ in range(3):
+        processes.worker()
+    async with app_of(client) as app:
+        killing = asyncio.create_task(kill_at_random(processes, chance))
+        runs = [app.run_of(chaos.work, await app.send("chaos/work", {"seconds": 0.5})) for _ in range(count)]
+        results = asyncio.gather(*(run.result() for run in runs))
+        kills = await killing
+        print(f"{kills} kills")
+        assert await asyncio.wait_for(results, 180) == [["first", "left", "right", "last"]] * count
+    ends = collections.Counter((run, step) for _, run, step in processes.lines("end"))
+    assert len(ends) == 4 * count
+    # Twice only if its worker was killed between the step's end and the report of it.
+    twice = [step for step, times in ends.items() if times > 1]
+    print(f"{len(twice)} of {4 * count} steps ended twice: their worker was killed before it had reported them")
+    assert len(twice) <= 40
+
+
+@pytest.mark.timeout(120)
+async def test_an_ingress_killed_between_an_event_and_its_retry_starts_one_run(
+    client: Client, processes: Processes
+) -> None:
+    processes.worker()
+    port = free_port()
+    ingress = processes.start("ingress", "--port", str(port))
+    seed = {"x-inngest-event-id-seed": "1700000000000,AAAAAAAAAAAAAA=="}
+    async with app_of(client) as app, httpx.AsyncClient() as http:
+
+        async def post() -> list[str]:
+            async def attempt() -> Any:
+                try:
+                    reply = await http.post(
+                        f"http://127.0.0.1:{port}/e/key", json={"name": "chaos/work", "data": {}}, headers=seed
+                    )
+                except httpx.TransportError:
+                    return None
+                return reply.json()["ids"] if reply.status_code == 200 else None
+
+            ids: list[str] = await until(attempt, 60)
+            return ids
+
+        first = await post()
+        processes.kill(ingress)
+        processes.start("ingress", "--port", str(port))
+        assert await post() == first
+        stamped = events.Stamped({"id": first[0]}, first[0])
+        assert await app.run_of(chaos.work, stamped).result() == ["first", "left", "right", "last"]
+        query = f"{names.EVENT_ID_ATTRIBUTE} = '{first[0]}'"
+        assert len(await until(lambda: listed(client, query))) == 1
+    assert len(processes.lines("end")) == 4
+
+
+async def kill_at_random(processes: Processes, chance: random.Random, kills: int = 8) -> int:
+    for _ in range(kills):
+        await asyncio.sleep(chance.uniform(0.2, 1.5))  # the kills are to come at any moment
+        processes.kill(chance.choice(processes.all))
+        processes.worker()
+    return kills
+
+
+async def listed(client: Client, query: str) -> list[str]:
+    return [run.id async for run in client.list_workflows(query)]
+
+
+@pytest.mark.timeout(180)
+async def test_a_restart_of_temporal_in_the_middle_of_a_sleep_and_of_a_wait(tmp_path: Path) -> None:
+    port = free_port()
+    command = [server_program(), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
+    command += ["--port", str(port), "--db-filename", str(tmp_path / "temporal.db"), "--log-level", "never"]
+    command += ["--search-attribute", f"{names.EVENT_ID_ATTRIBUTE}=KeywordList"]
+
+    def start() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    async def connected() -> Client | None:
+        try:
+            return await Client.connect(f"127.0.0.1:{port}")
+        except RuntimeError:
+            return None
+
+    server = start()
+    processes = Processes(f"127.0.0.1:{port}", "default", tmp_path)
+    try:
+        client: Client = await until(connected)
+        processes.worker()
+        async with app_of(client) as app:
+            sleeping = app.run_of(chaos.patient, await app.send("chaos/patient", {"sleep": True}))
+            waits = app.run_of(chaos.patient, await app.send("chaos/patient", {"id": 7}))
+            await until(lambda: waiting(sleeping))
+            await until(lambda: waiting(waits))
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        server = start()
+        client = await until(connected)
+        async with app_of(client) as app:
+            await app.send("chaos/go", {"id": 8})
+            await app.send("chaos/go", {"id": 7})
+            waits, sleeping = client.get_workflow_handle(waits.id), client.get_workflow_handle(sleeping.id)
+            assert await asyncio.wait_for(waits.result(), 60) == [7]
+            assert await asyncio.wait_for(sleeping.result(), 60) == ["slept"]
+        assert len(processes.lines("begin")) == 2
+    finally:
+        processes.close()
+        server.kill()
+        server.wait()

@@ -1,0 +1,563 @@
+"""Runs on the embedded server, end to end from a routed event."""
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.exceptions import ApplicationError
+
+import adapter as inngest
+from adapter import events
+from workers.memos import MemoCache
+
+from .harness import TRIGGER, new_client, running
+
+
+async def until(condition: Any, seconds: float = 20) -> Any:
+    """Wait for a condition, with a limit."""
+    async with asyncio.timeout(seconds):
+        while True:
+            value = condition()
+            if asyncio.iscoroutine(value):
+                value = await value
+            if value:
+                return value
+            await asyncio.sleep(0.02)
+
+
+def failure_of(error: WorkflowFailureError) -> ApplicationError:
+    assert isinstance(error.cause, ApplicationError), error.cause
+    return error.cause
+
+
+async def test_a_function_returns_its_result(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        return {"n": ctx.event.data["n"], "id": ctx.run_id}
+
+    async with running(client, fn) as app:
+        event = await app.send("test/event", {"n": 3})
+        run = app.run_of(fn, event)
+        assert await run.result() == {"n": 3, "id": run.id}
+
+
+async def test_steps_are_executed_once_in_order(client: Client) -> None:
+    executed: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        results = []
+        for index in range(5):
+            results.append(await ctx.step.run("step", lambda i=index: executed.append(i) or i * 10))
+        return results
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == [0, 10, 20, 30, 40]
+    assert executed == [0, 1, 2, 3, 4]
+
+
+async def test_a_sync_function_runs_with_steps_and_parallel_groups(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    def fn(ctx: inngest.ContextSync) -> Any:
+        first = ctx.step.run("first", lambda: 1)
+        group = ctx.group.parallel((lambda: ctx.step.run("a", lambda: 2), lambda: ctx.step.run("b", lambda: 3)))
+        ctx.step.sleep("nap", 10)
+        return [first, *group]
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("mode", list(inngest.ParallelMode))
+async def test_parallel_steps_overlap(client: Client, mode: inngest.ParallelMode) -> None:
+    barrier = asyncio.Barrier(3)
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        async def meet(n: int) -> int:
+            async with asyncio.timeout(10):
+                await barrier.wait()
+            return n
+
+        return await ctx.group.parallel(tuple(lambda n=n: ctx.step.run(f"{n}", meet, n) for n in range(3)), mode)
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == [0, 1, 2]
+
+
+async def test_gather_branches_go_on_independently(client: Client) -> None:
+    release = asyncio.Event()
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        async def long() -> str:
+            async with asyncio.timeout(10):
+                await release.wait()
+            return "long"
+
+        async def short() -> str:
+            await ctx.step.sleep("nap", 20)
+            await ctx.step.run("a", lambda: None)
+            await ctx.step.run("b", release.set)
+            return "short"
+
+        return await asyncio.gather(ctx.step.run("long", long), short())
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == ["long", "short"]
+
+
+async def test_a_failing_step_is_retried_with_its_attempt_and_finished_steps_are_not_repeated(client: Client) -> None:
+    attempts: list[int] = []
+    before: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=2)
+    async def fn(ctx: inngest.Context) -> Any:
+        async def flaky() -> str:
+            attempts.append(ctx.attempt)
+            if len(attempts) < 3:
+                raise ValueError("not yet")
+            return "ok"
+
+        await ctx.step.run("before", lambda: before.append(1))
+        return await ctx.step.run("flaky", flaky)
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == "ok"
+    assert attempts == [0, 1, 2]
+    assert before == [1]
+
+
+async def test_an_exhausted_step_raises_a_step_error_that_can_be_caught(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=1)
+    async def fn(ctx: inngest.Context) -> Any:
+        def fail() -> None:
+            raise ValueError("always")
+
+        try:
+            await ctx.step.run("fail", fail)
+        except inngest.StepError as error:
+            caught = [error.name, error.message, "in fail" in (error.stack or "")]
+            return await ctx.step.run("after", lambda: caught)
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == ["ValueError", "always", True]
+
+
+async def test_a_failed_run_shows_name_message_and_the_users_stack(client: Client) -> None:
+    attempts: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=2)
+    async def fn(ctx: inngest.Context) -> Any:
+        attempts.append(ctx.attempt)
+        raise LookupError("no such order")
+
+    async with running(client, fn) as app:
+        with pytest.raises(WorkflowFailureError) as raised:
+            await app.run(fn)
+    error = failure_of(raised.value)
+    assert (error.type, error.message) == ("LookupError", "no such order")
+    assert error.failure is not None
+    assert "in fn" in error.failure.stack_trace
+    assert attempts == [0, 1, 2]
+
+
+@pytest.mark.parametrize("where", ["step", "handler"])
+async def test_a_non_retriable_error_fails_at_once(client: Client, where: str) -> None:
+    attempts: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=5)
+    async def fn(ctx: inngest.Context) -> Any:
+        def fail() -> None:
+            attempts.append(1)
+            raise inngest.NonRetriableError("never")
+
+        if where == "step":
+            await ctx.step.run("fail", fail)
+        else:
+            fail()
+
+    async with running(client, fn) as app:
+        with pytest.raises(WorkflowFailureError) as raised:
+            await app.run(fn)
+    assert failure_of(raised.value).type == "NonRetriableError"
+    assert attempts == [1]
+
+
+async def test_sleep_until_the_past_returns_at_once(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> str:
+        await ctx.step.sleep_until("past", datetime.now(UTC) - timedelta(days=1))
+        await ctx.step.sleep_until("soon", datetime.now(UTC) + timedelta(milliseconds=50))
+        return "awake"
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == "awake"
+
+
+async def test_a_wait_resumes_only_the_run_whose_order_id_matches(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        paid = await ctx.step.wait_for_event(
+            "paid",
+            event="shop/paid",
+            if_exp="event.data.order == async.data.order && async.data.amount > 10",
+            timeout=60_000,
+        )
+        assert paid is not None
+        return paid.data
+
+    async with running(client, fn) as app:
+        first, second = await app.send("test/event", {"order": "a"}), await app.send("test/event", {"order": "b"})
+        await until(lambda: waiting(app.run_of(fn, first)))
+        await until(lambda: waiting(app.run_of(fn, second)))
+        await app.send("shop/paid", {"order": "b", "amount": 5})
+        await app.send("shop/paid", {"order": "b", "amount": 50})
+        assert await app.run_of(fn, second).result() == {"order": "b", "amount": 50}
+        description = await app.run_of(fn, first).describe()
+        assert description.status == WorkflowExecutionStatus.RUNNING
+        await app.send("shop/paid", {"order": "a", "amount": 11})
+        assert await app.run_of(fn, first).result() == {"order": "a", "amount": 11}
+
+
+async def waiting(run: Any) -> bool:
+    """Whether the run's timer of a wait has started: its registration is complete then."""
+    async for event in run.fetch_history_events():
+        if event.HasField("timer_started_event_attributes"):
+            return True
+    return False
+
+
+async def test_one_event_resumes_every_matching_wait(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        found = await asyncio.gather(
+            ctx.step.wait_for_event("any", event="go", timeout=60_000),
+            ctx.step.wait_for_event("key", event="go", if_exp="async.data.k == 1", timeout=60_000),
+        )
+        return [event.data["k"] if event else None for event in found]
+
+    async with running(client, fn) as app:
+        runs = [app.run_of(fn, await app.send("test/event")) for _ in range(3)]
+        for run in runs:
+            await until(lambda run=run: waits_registered(run, 2))
+        await app.send("go", {"k": 1})
+        assert [await run.result() for run in runs] == [[1, 1]] * 3
+
+
+async def waits_registered(run: Any, count: int) -> bool:
+    timers = 0
+    async for event in run.fetch_history_events():
+        timers += event.HasField("timer_started_event_attributes")
+    return timers >= count
+
+
+async def test_a_wait_that_times_out_returns_none(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        return await ctx.step.wait_for_event("never", event="never", timeout=1_000)
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) is None
+
+
+async def test_a_wait_whose_condition_does_not_compile_fails_the_run(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        await ctx.step.wait_for_event("bad", event="x", if_exp="event.data.", timeout=1_000)
+
+    async with running(client, fn) as app:
+        with pytest.raises(WorkflowFailureError) as raised:
+            await app.run(fn)
+    assert failure_of(raised.value).type == "InvalidExpression"
+
+
+async def test_invoke_returns_the_result_or_raises_the_error(client: Client) -> None:
+    inngest_client = new_client()
+
+    @inngest_client.create_function(fn_id="child", trigger=inngest.TriggerEvent(event="never"), retries=0)
+    async def child(ctx: inngest.Context) -> Any:
+        if ctx.event.data.get("fail"):
+            raise ValueError("child failed")
+        return {"twice": ctx.event.data["n"] * 2}
+
+    @inngest_client.create_function(fn_id="parent", trigger=TRIGGER)
+    async def parent(ctx: inngest.Context) -> Any:
+        result = await ctx.step.invoke("good", function=child, data={"n": 4})
+        errors = []
+        for step_id, function_id, data in (("bad", "child", {"fail": True}), ("missing", "nobody", {})):
+            try:
+                await ctx.step.invoke_by_id(step_id, function_id=function_id, data=data)
+            except inngest.StepError as error:
+                errors.append([error.name, error.message])
+        return [result, errors]
+
+    async with running(client, child, parent) as app:
+        assert await app.run(parent) == [
+            {"twice": 8},
+            [["ValueError", "child failed"], ["Error", "could not find function with ID: app-nobody"]],
+        ]
+
+
+async def test_invoke_times_out(client: Client) -> None:
+    inngest_client = new_client()
+
+    @inngest_client.create_function(fn_id="child", trigger=inngest.TriggerEvent(event="never"))
+    async def child(ctx: inngest.Context) -> Any:
+        await ctx.step.sleep("long", timedelta(hours=1))
+
+    @inngest_client.create_function(fn_id="parent", trigger=TRIGGER)
+    async def parent(ctx: inngest.Context) -> Any:
+        try:
+            await ctx.step.invoke("child", function=child, timeout=1_000)
+        except inngest.StepError as error:
+            return [error.name, error.message]
+
+    async with running(client, child, parent) as app:
+        assert await app.run(parent) == [
+            "InngestInvokeTimeoutError",
+            "Timed out waiting for invoked function to complete",
+        ]
+
+
+async def test_send_event_starts_other_functions_once(client: Client) -> None:
+    inngest_client = new_client()
+    started: list[Any] = []
+
+    @inngest_client.create_function(fn_id="listener", trigger=inngest.TriggerEvent(event="sent/*"))
+    async def listener(ctx: inngest.Context) -> None:
+        started.append(ctx.event.data)
+
+    @inngest_client.create_function(fn_id="sender", trigger=TRIGGER)
+    async def sender(ctx: inngest.Context) -> Any:
+        return await ctx.step.send_event("send", inngest.Event(name="sent/one", data={"a": 1}))
+
+    async with running(client, listener, sender) as app:
+        ids = await app.run(sender)
+        assert len(ids) == 1
+        await until(lambda: started)
+    assert started == [{"a": 1}]
+
+
+async def test_on_failure_gets_the_failed_event(client: Client) -> None:
+    seen: list[Any] = []
+
+    async def failed(ctx: inngest.Context) -> None:
+        seen.append(ctx.event)
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0, on_failure=failed)
+    async def fn(ctx: inngest.Context) -> None:
+        raise ValueError("broken")
+
+    async with running(client, fn) as app:
+        event = await app.send("test/event", {"k": 1})
+        with pytest.raises(WorkflowFailureError):
+            await app.run_of(fn, event).result()
+        await until(lambda: seen)
+    [event_seen] = seen
+    assert event_seen.name == "inngest/function.failed"
+    assert event_seen.data["function_id"] == "app-fn"
+    assert event_seen.data["run_id"] == events.run_id("app-fn", event)
+    assert event_seen.data["event"]["data"] == {"k": 1}
+    assert event_seen.data["error"]["message"] == "broken"
+
+
+async def test_lifecycle_events_reach_functions_but_do_not_recur(client: Client) -> None:
+    inngest_client = new_client()
+    seen: list[str] = []
+
+    @inngest_client.create_function(fn_id="watch", trigger=inngest.TriggerEvent(event="inngest/*"))
+    async def watch(ctx: inngest.Context) -> None:
+        seen.append(f"{ctx.event.name} {ctx.event.data['function_id']}")
+
+    @inngest_client.create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> str:
+        return "x"
+
+    async with running(client, watch, fn) as app:
+        await app.run(fn)
+        await until(lambda: seen)
+        await until(lambda: all_closed(client))
+    assert seen == ["inngest/function.finished app-fn"]
+
+
+async def all_closed(client: Client) -> bool:
+    query = "ExecutionStatus = 'Running' AND WorkflowType STARTS_WITH 'app-'"
+    return [run async for run in client.list_workflows(query)] == []
+
+
+async def test_cancelling_a_run_cleans_up_and_emits_cancelled(client: Client) -> None:
+    inngest_client = new_client()
+    seen: list[Any] = []
+
+    @inngest_client.create_function(fn_id="watch", trigger=inngest.TriggerEvent(event="inngest/function.cancelled"))
+    async def watch(ctx: inngest.Context) -> None:
+        seen.append(ctx.event.data["function_id"])
+
+    @inngest_client.create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        return await ctx.step.wait_for_event("wait", event="x", timeout=60_000)
+
+    async with running(client, watch, fn) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+        await until(lambda: waiting(run))
+        await run.cancel()
+        with contextlib.suppress(WorkflowFailureError):
+            await run.result()
+        assert (await run.describe()).status == WorkflowExecutionStatus.CANCELED
+        await until(lambda: seen)
+    assert seen == ["app-fn"]
+
+
+async def test_a_duplicate_event_id_starts_one_run(client: Client) -> None:
+    started: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> None:
+        started.append(1)
+
+    async with running(client, fn) as app:
+        event = await app.send("test/event", id="same")
+        await app.run_of(fn, event).result()
+        await app.send("test/event", id="same")
+        await app.send("test/event", id="other")
+        await until(lambda: len(started) == 2)
+        await until(lambda: all_closed(client))
+    assert started == [1, 1]
+
+
+async def test_a_handler_that_is_slow_outside_steps_is_executed_once(client: Client) -> None:
+    executed: list[str] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> str:
+        executed.append("begin")
+        await asyncio.sleep(1)
+        a = await ctx.step.run("a", lambda: "a")
+        executed.append("middle")
+        await asyncio.sleep(1)
+        executed.append("end")
+        return a
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == "a"
+    assert executed == ["begin", "begin", "middle", "end"]
+
+
+async def test_a_thousand_and_one_steps_are_too_many(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> None:
+        await asyncio.gather(*(ctx.step.sleep(f"s{n}", 60_000) for n in range(1_001)))
+
+    async with running(client, fn) as app:
+        with pytest.raises(WorkflowFailureError) as raised:
+            await app.run(fn)
+    assert failure_of(raised.value).type == "InngestErrFunctionOverflowed"
+    assert failure_of(raised.value).message == "The function run exceeded the step limit of 1000 steps."
+
+
+async def test_a_sleep_of_more_than_a_year_fails_the_run(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> None:
+        await ctx.step.sleep("long", timedelta(days=367))
+
+    async with running(client, fn) as app:
+        with pytest.raises(WorkflowFailureError) as raised:
+            await app.run(fn)
+    assert failure_of(raised.value).type == "InngestErrTimeoutTooLong"
+
+
+async def test_a_step_output_over_the_limit_is_an_error_that_names_it(client: Client) -> None:
+    attempts: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        try:
+            await ctx.step.run("big", lambda: attempts.append(1) or "x" * 2_000_000)
+        except inngest.StepError as error:
+            return error.message
+
+    async with running(client, fn) as app:
+        message = await app.run(fn)
+    assert "at most 1800000" in message
+    assert attempts == [1]
+
+
+async def test_a_run_whose_state_is_over_the_limit_fails_with_inngests_error(client: Client) -> None:
+    executed: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> None:
+        for index in range(25):
+            await ctx.step.run(f"big-{index}", lambda: executed.append(1) or "x" * 1_750_000)
+
+    async with running(client, fn) as app:
+        with pytest.raises(WorkflowFailureError) as raised:
+            await app.run(fn)
+    error = failure_of(raised.value)
+    assert error.type == "InngestErrStateOverflowed"
+    assert error.message == "The function run exceeded the state size limit of 33554432 bytes."
+    assert len(executed) == 20
+
+
+async def test_a_process_that_does_not_know_a_run_asks_for_its_events_and_memos(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a restart, or where another process has the workflow; the answers come in pages."""
+    monkeypatch.setattr(MemoCache, "get", lambda self, run: None)
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        sizes = [len(ctx.event.data["text"])]
+        for index in range(4):
+            sizes.append(len(await ctx.step.run(f"big-{index}", lambda i=index: "y" * (600_000 + i))))
+        return sizes
+
+    async with running(client, fn) as app:
+        assert await app.run(fn, {"text": "x" * 1_500_000}) == [1_500_000, 600_000, 600_001, 600_002, 600_003]
+
+
+async def test_what_no_retry_helps_fails_at_the_step_or_the_run_and_nothing_is_stuck(client: Client) -> None:
+    """Odd input at the edges of a run: each ends in an error that says what is wrong."""
+    inngest_client = new_client()
+    cases: dict[str, tuple[str, str]] = {
+        "surrogate": ("ValueError", "file-?.txt"),
+        "invoke-large": ("Error", "Event is over the max size"),
+        "invoke-unserializable": ("OutputUnserializableError", '"step" returned unserializable data'),
+        "send-large": ("NonRetriableError", "Event is over the max size"),
+        "send-reserved": ("NonRetriableError", "event name is reserved for internal use: inngest/x"),
+        "wait-unnamed": ("Error", 'Step "step" must name one event or more'),
+        "many-large": ("OutputTooLargeError", "What the handler gives to its steps is over the limit"),
+    }
+
+    @inngest_client.create_function(fn_id="child", trigger=inngest.TriggerEvent(event="never"))
+    async def child(ctx: inngest.Context) -> None: ...
+
+    @inngest_client.create_function(fn_id="fn", trigger=TRIGGER, retries=1)
+    async def fn(ctx: inngest.Context) -> None:
+        case, step, large = ctx.event.data["case"], ctx.step, "x" * 1_790_000
+        if case == "surrogate":
+            raise ValueError("file-\udc80.txt")
+        if case == "invoke-large":
+            await step.invoke("step", function=child, data={"a": large, "b": "y" * 9_790})
+        elif case == "invoke-unserializable":
+            await step.invoke("step", function=child, data={"a": object()})
+        elif case == "send-large":
+            await step.send_event("step", inngest.Event(name="a", data={"a": large, "b": large}))
+        elif case == "send-reserved":
+            await step.send_event("step", inngest.Event(name="inngest/x"))
+        elif case == "wait-unnamed":
+            await step.wait_for_event("step", event="", timeout=1_000)
+        elif case == "many-large":
+            await asyncio.gather(*(step.invoke(f"{n}", function=child, data={"a": large}) for n in range(2)))
+
+    async with running(client, fn, child) as app:
+        for case, (name, message) in cases.items():
+            with pytest.raises(WorkflowFailureError) as raised:
+                await asyncio.wait_for(app.run(fn, {"case": case}), 30)
+            error = failure_of(raised.value)
+            assert error.type == name, case
+            assert message in error.message, case

@@ -1,0 +1,132 @@
+"""Signals: one run waits for one by name, anybody sends it."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+
+import adapter as inngest
+from adapter import names, signals
+from adapter.ingress import create_ingress
+from adapter.settings import Settings
+
+from .harness import TRIGGER, App, new_client, running
+from .test_run import failure_of, until, waiting
+
+
+def waiter(**options: Any) -> inngest.Function[Any]:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        found = await ctx.step.wait_for_signal("wait", signal=str(ctx.event.data["signal"]), **options)
+        return found and [found.signal, found.data]
+
+    return fn
+
+
+async def started(app: App, fn: inngest.Function[Any], signal: str) -> Any:
+    run = app.run_of(fn, await app.send("test/event", {"signal": signal}))
+    await until(lambda: waiting(run))
+    return run
+
+
+async def test_a_signal_resumes_the_run_that_waits_for_it_and_names_it(client: Client) -> None:
+    fn = waiter(timeout=60_000)
+    async with running(client, fn) as app:
+        one, two = await started(app, fn, "one"), await started(app, fn, "two")
+        assert await signals.send(client, "two", {"x": [1]}) == two.id
+        assert await two.result() == ["two", {"x": [1]}]
+        assert await signals.send(client, "two", None) is None
+        assert await signals.send(client, "never waited for", None) is None
+        assert await signals.send(client, "one", None) == one.id
+        assert await one.result() == ["one", None]
+
+
+async def test_a_second_waiter_fails_by_default(client: Client) -> None:
+    fn = waiter(timeout=60_000)
+    async with running(client, fn) as app:
+        first = await started(app, fn, "s")
+        with pytest.raises(WorkflowFailureError) as raised:
+            await app.run(fn, {"signal": "s"})
+        assert failure_of(raised.value).message == "Signal conflict; signal wait already exists for another run"
+        assert await signals.send(client, "s", 1) == first.id
+
+
+async def test_a_second_waiter_may_replace_the_first_which_times_out(client: Client) -> None:
+    fn = waiter(timeout=3_000, on_conflict="replace")
+    async with running(client, fn) as app:
+        first, second = await started(app, fn, "s"), await started(app, fn, "s")
+        assert await signals.send(client, "s", 1) == second.id
+        assert await second.result() == ["s", 1]
+        assert await first.result() is None
+
+
+async def test_a_wait_that_times_out_frees_the_name(client: Client) -> None:
+    fn = waiter(timeout=1_000)
+    async with running(client, fn) as app:
+        assert await (await started(app, fn, "s")).result() is None
+        second = await started(app, fn, "s")
+        assert await signals.send(client, "s", 2) == second.id
+
+
+async def test_a_cancelled_run_frees_the_name_and_the_entity_ends_by_itself(client: Client) -> None:
+    fn = waiter()
+    async with running(client, fn) as app:
+        first = await started(app, fn, "s")
+        await first.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await first.result()
+        assert await signals.send(client, "s", 1) is None
+        await asyncio.wait_for(client.get_workflow_handle(names.signal_id("s")).result(), 30)
+        assert await signals.send(client, "s", 1) is None
+
+
+async def test_a_signal_to_a_run_that_is_gone_reaches_nobody(client: Client) -> None:
+    fn = waiter()
+    async with running(client, fn) as app:
+        first = await started(app, fn, "s")
+        await first.terminate()
+        assert await signals.send(client, "s", 1) is None
+        second = await started(app, fn, "s")
+        assert await signals.send(client, "s", 2) == second.id
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_step_sends_a_signal_once(client: Client, is_async: bool) -> None:
+    inngest_client = new_client()
+    sends = inngest.TriggerEvent(event="send")
+
+    @inngest_client.create_function(fn_id="sender", trigger=sends)
+    async def sender(ctx: inngest.Context) -> Any:
+        return [await ctx.step.send_signal("send", signal="s", data=n) for n in range(2)]
+
+    @inngest_client.create_function(fn_id="sender-sync", trigger=sends)
+    def sender_sync(ctx: inngest.ContextSync) -> Any:
+        return [ctx.step.send_signal("send", signal="s", data=n) for n in range(2)]
+
+    fn = waiter()
+    chosen = sender if is_async else sender_sync
+    async with running(client, fn, chosen) as app:
+        run = await started(app, fn, "s")
+        assert await app.run(chosen, name="send") == [run.id, None]
+        assert await run.result() == ["s", 0]
+
+
+async def test_the_api_sends_signals_and_says_when_nobody_waits(client: Client) -> None:
+    fn = waiter()
+    async with running(client, fn) as app:
+        run = await started(app, fn, "s")
+        ingress = create_ingress(client, Settings(dev=True))
+        transport = httpx.ASGITransport(ingress)
+        async with ingress.router.lifespan_context(ingress), httpx.AsyncClient(transport=transport) as http:
+            await ingress.state.follower.ready(10)
+            url = "http://ingress/v1/signals"
+            for bad in ({}, {"signal": 3}, {"signal": ""}, {"signal": "x" * 1_000}, ["s"]):
+                reply = await http.post(url, json=bad)
+                assert (reply.status_code, "signal has 1 to 900 bytes" in reply.json()["error"]) == (400, True)
+            reply = await http.post(url, json={"signal": "s", "data": "hello"})
+            assert (reply.status_code, reply.json()) == (200, {"data": {"run_id": run.id}})
+            assert await run.result() == ["s", "hello"]
+            reply = await http.post(url, json={"signal": "s"})
+            assert (reply.status_code, reply.json()["error"]) == (404, "No signal found")

@@ -1,0 +1,156 @@
+"""Waits in numbers: none lost, none woken by another's event, however many there are."""
+
+import asyncio
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+
+import adapter as inngest
+from adapter import names
+from adapter.events import stamp
+from adapter.waits import Waits
+
+from .harness import TRIGGER, App, new_client, running
+from .test_run import until
+
+WAITS = 2_000
+
+
+def waiter() -> inngest.Function[Any]:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        found = await ctx.step.wait_for_event(
+            "wait", event="go", if_exp="event.data.id == async.data.id", timeout=timedelta(minutes=30)
+        )
+        return found and [ctx.event.data["id"], found.data["id"], found.data["n"]]
+
+    return fn
+
+
+@pytest.mark.timeout(300)
+async def test_no_wake_up_is_lost_while_2000_waits_are_being_registered(client: Client) -> None:
+    """Each wait whose registration completed before its event was sent resumes, and none on another's event.
+
+    The event of a run is sent as soon as the run's history shows that its registration is complete (the wait's timer
+    has started), while the registrations of others go on.
+    """
+    fn = waiter()
+    async with running(client, fn, max_cached_workflows=2_000) as app:
+        limit = asyncio.Semaphore(50)
+
+        async def one(number: int) -> Any:
+            async with limit:
+                run = app.run_of(fn, await app.send("test/event", {"id": number}))
+                await registered(run)
+                await app.send("go", {"id": number, "n": number * 7})
+            return await asyncio.wait_for(run.result(), 60)
+
+        results = await asyncio.gather(*(one(number) for number in range(WAITS)))
+    assert results == [[number, number, number * 7] for number in range(WAITS)]
+
+
+async def registered(run: Any) -> None:
+    """Until the run's wait has begun, by the events of its history as they come."""
+    async for event in run.fetch_history_events(wait_new_event=True):
+        if event.HasField("timer_started_event_attributes"):
+            return
+
+
+async def test_events_sent_by_the_thousand_at_once_resume_the_right_waits(client: Client) -> None:
+    count = 300
+    fn = waiter()
+    async with running(client, fn) as app:
+        numbers = list(range(count))
+        runs = await asyncio.gather(*(start(app, fn, number) for number in numbers))
+        random.Random(1).shuffle(numbers)
+        await app.router.route([stamp({"name": "go", "data": {"id": n, "n": n}}) for n in numbers])
+        assert await asyncio.gather(*(run.result() for run in runs)) == [[n, n, n] for n in range(count)]
+
+
+async def start(app: App, fn: inngest.Function[Any], number: int) -> Any:
+    run = app.run_of(fn, await app.send("test/event", {"id": number}))
+    await registered(run)
+    return run
+
+
+async def test_an_answer_cannot_come_before_the_wait_that_was_found_with_the_question(client: Client) -> None:
+    """The classic send-then-wait without its race, as docs/DEVIATIONS.md shows it."""
+    inngest_client = new_client()
+
+    @inngest_client.create_function(fn_id="asks", trigger=TRIGGER)
+    async def asks(ctx: inngest.Context) -> Any:
+        question = inngest.Event(name="question", data={"id": ctx.run_id})
+        answer, _ = await asyncio.gather(
+            ctx.step.wait_for_event("answer", event="answer", if_exp=f"async.data.id == '{ctx.run_id}'", timeout=5_000),
+            ctx.step.send_event("ask", question),
+        )
+        return answer is not None
+
+    @inngest_client.create_function(fn_id="answers", trigger=inngest.TriggerEvent(event="question"))
+    async def answers(ctx: inngest.Context) -> None:
+        await ctx.step.send_event("answer", inngest.Event(name="answer", data={"id": ctx.event.data["id"]}))
+
+    async with running(client, asks, answers) as app:
+        assert await asyncio.gather(*(app.run(asks) for _ in range(30))) == [True] * 30
+
+
+async def test_a_second_delivery_of_an_event_resumes_nothing_more(client: Client) -> None:
+    """A sender's retry: the same internal id again, while the run waits for the next event of that name."""
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        return [
+            (await ctx.step.wait_for_event(f"wait {n}", event="go", timeout=60_000)).data["n"]  # type: ignore[union-attr]
+            for n in range(2)
+        ]
+
+    async with running(client, fn) as app:
+        run = await start(app, fn, 0)
+        first = await app.send("go", {"n": 1})
+        await until(lambda: timers(run, 2))
+        await app.router.route([first])
+        await app.send("go", {"n": 2})
+        assert await run.result() == [1, 2]
+
+
+async def timers(run: Any, count: int) -> bool:
+    return len([e async for e in run.fetch_history_events() if e.HasField("timer_started_event_attributes")]) >= count
+
+
+async def test_paths_and_values_with_odd_characters_find_their_mailbox(client: Client) -> None:
+    values = ["a b", "ü/€", "", "0", 0, 5, 5.5, True, None, "x" * 500]
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        found = await ctx.step.wait_for_event(
+            "wait",
+            event="odd name/with: colons",
+            if_exp='event.data["the key"] == async.data["other key"]',
+            timeout=60_000,
+        )
+        return found and found.data
+
+    async with running(client, fn) as app:
+        for value in values:
+            run = app.run_of(fn, await app.send("test/event", {"the key": value}))
+            await registered(run)
+            other = "no" if value != "no" else "yes"
+            await app.send("odd name/with: colons", {"other key": other})
+            await app.send("odd name/with: colons", {"other key": value})
+            assert await run.result() == {"other key": value}
+
+
+async def test_hubs_list_the_paths_and_mailboxes_end_when_they_are_empty(client: Client) -> None:
+    fn = waiter()
+    async with running(client, fn) as app:
+        run = await start(app, fn, 3)
+        hub = await client.get_workflow_handle(names.hub_id("go")).describe()
+        assert await hub.memo_value("paths") == ["data.id"]
+        await app.send("go", {"id": 3, "n": 1})
+        await run.result()
+        await asyncio.wait_for(client.get_workflow_handle(names.mailbox_id("go", "data.id", 3)).result(), 30)
+        # Nobody is there any more, and that is fine.
+        await Waits(client).deliver({"name": "go", "data": {"id": 3}}, "id")

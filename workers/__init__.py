@@ -1,0 +1,1 @@
+"""The Temporal side: the run workflow, entity workflows, activities, worker processes."""

@@ -1,0 +1,474 @@
+"""The activities of runs and mailboxes: everything that touches user code or Temporal's API."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from adapter import events, protocol, signals
+from adapter.driver import Call, Pass, error_info
+from adapter.errors import BodyInvalidError, NonRetriableError, OutputTooLargeError
+from adapter.events import Stamped
+from adapter.expressions import ExpressionError
+from adapter.functions import FunctionPart
+from adapter.gates import StartRequest
+from adapter.protocol import ErrorInfo, Failed, Invoker, Memo, Outcome, Returned, RunInput
+from adapter.routing import EVENT_IDS, Router, start_run
+from adapter.waits import CANCEL, Delivery, Waits
+
+from .memos import RunMemory
+from .retries import next_delay
+from .run import RunFailure, RunSettings
+
+DISCOVERY_TIME = 0.5
+"""Seconds a handler may take inside a workflow task; one that needs longer goes on in a regular activity."""
+LOOK_AHEAD_TIME = 0.1
+"""Seconds a step's activity waits for what the handler needs next, before it reports the step's result alone."""
+ADOPTION_TIME = 60.0
+"""Seconds for which a pass that outlived its activity is kept for the next one."""
+HEARTBEAT_INTERVAL = 5.0
+MAX_OUTPUT_BYTES = 1_800_000
+"""Of a step's output and of a function's: Temporal's payloads end at 2 MB."""
+
+_PassKey = tuple[str, int, str, int]
+
+
+@dataclass(frozen=True)
+class RunActivities:
+    """Executes the functions of one app."""
+
+    client: Client
+    parts: Mapping[str, FunctionPart]
+    settings: RunSettings
+    router: Router
+    waits: Waits
+    executor: concurrent.futures.Executor
+
+    _adoptable: dict[_PassKey, Pass] = field(default_factory=dict, init=False)
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [
+            self.discover,
+            self.discover_slowly,
+            self.step,
+            self.wait,
+            self.unwait,
+            self.cancel,
+            self.claim_signal,
+            self.release_signal,
+            self.invoke,
+            self.finish,
+        ]
+
+    # User code.
+
+    @activity.defn(name="inngest.discover")
+    async def discover(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What the handler needs next; `{"slow": true}` if that takes longer than a workflow task should."""
+        key, pass_ = await self._discovery(arguments)
+        await asyncio.wait([pass_.outcome], timeout=DISCOVERY_TIME)
+        if not pass_.outcome.done():
+            self._offer(key, pass_)
+            return {"slow": True}
+        return await self._reply(pass_.outcome.result(), int(arguments["attempt"]))
+
+    @activity.defn(name="inngest.discover_slowly")
+    async def discover_slowly(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """As `discover`, for as long as it takes."""
+        _, pass_ = await self._discovery(arguments)
+        async with self._attended(pass_):
+            return await self._reply(await pass_.outcome, int(arguments["attempt"]))
+
+    async def _discovery(self, arguments: dict[str, Any]) -> tuple[_PassKey, Pass]:
+        info = activity.info()
+        version, attempt = int(arguments["version"]), int(arguments["attempt"])
+        memory = await self._memory(version)
+        last = memory.memos[version - 1][0] if version else ""
+        assert info.workflow_run_id is not None
+        key = (info.workflow_run_id, version, last, attempt)
+        adopted = self._adoptable.pop(key, None)
+        return key, adopted or self._start(memory, attempt=attempt)
+
+    @activity.defn(name="inngest.step")
+    async def step(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Execute one step; its result, and what the handler needs next: `{"data", "next"?}`."""
+        info = activity.info()
+        # A step that needs permits is tried again by its run.
+        attempt = info.attempt - 1 + int(arguments.get("attempt", 0))
+        memory = await self._memory(int(arguments["version"]))
+        version = len(memory.memos)
+        target = str(arguments["step"])
+        pass_ = self._start(memory, attempt=attempt, target=target)
+        async with self._attended(pass_):
+            await pass_.answered()
+            if not pass_.executed.done():
+                outcome = pass_.outcome.result()
+                return {"vanished": True, "next": await self._reply(outcome)}
+            memo = pass_.executed.result()
+            if memo.error is not None:
+                raise self._attempt_failed(memo.error, attempt)
+            reply: dict[str, Any] = {"data": memo.data}
+            size = _size(memo.data)
+            if size > MAX_OUTPUT_BYTES:
+                raise RunFailure(_too_large("The step's output", size))
+            await asyncio.wait([pass_.outcome], timeout=LOOK_AHEAD_TIME)
+            if pass_.outcome.done():
+                following = await self._reply(pass_.outcome.result())
+                if size + _size(following) <= MAX_OUTPUT_BYTES:
+                    reply["next"] = following
+            else:
+                assert info.workflow_run_id is not None
+                self._offer((info.workflow_run_id, version + 1, target, 0), pass_)
+            return reply
+
+    def _start(self, memory: RunMemory, *, attempt: int, target: str | None = None) -> Pass:
+        info = activity.info()
+        assert info.workflow_id is not None
+        call = Call(
+            run_id=info.workflow_id,
+            events=memory.events,
+            attempt=attempt,
+            memos=list(memory.memos),
+            target=target,
+            pending=memory.pending,
+            request_id=info.activity_id,
+        )
+        outside = _Outside(self.client, self.router, round(info.scheduled_time.timestamp() * 1000))
+        pass_ = Pass(self._part(), call, outside=outside, executor=self.executor)
+        pass_.start()
+        return pass_
+
+    def _offer(self, key: _PassKey, pass_: Pass) -> None:
+        """Let a later activity go on with this pass, so that no code of the handler is executed twice at once."""
+        self._adoptable[key] = pass_
+
+        def expire() -> None:
+            if self._adoptable.get(key) is pass_:
+                del self._adoptable[key]
+                pass_.close()
+
+        asyncio.get_running_loop().call_later(ADOPTION_TIME, expire)
+
+    @contextlib.asynccontextmanager
+    async def _attended(self, pass_: Pass) -> AsyncIterator[None]:
+        """Heartbeat while user code runs, and stop it when the activity is cancelled."""
+        loop = asyncio.get_running_loop()
+        beat: asyncio.TimerHandle | None = None
+
+        def heartbeat() -> None:
+            nonlocal beat
+            activity.heartbeat()
+            beat = loop.call_later(HEARTBEAT_INTERVAL, heartbeat)
+
+        beat = loop.call_later(HEARTBEAT_INTERVAL, heartbeat)
+        try:
+            yield
+        except asyncio.CancelledError:
+            pass_.close()
+            if activity.is_worker_shutdown():
+                message = "The worker stopped while it executed this step; another one goes on."
+                raise RunFailure(ErrorInfo("WorkerStopped", message), final=False) from None
+            raise
+        finally:
+            beat.cancel()
+
+    def _attempt_failed(self, error: ErrorInfo, attempt: int) -> RunFailure:
+        delay = None
+        if attempt < self._part().retries:
+            delay = next_delay(error, attempt, self.settings.retry_interval)
+        return RunFailure(error, retry_delay=delay, final=not error.retriable)
+
+    async def _reply(self, outcome: Outcome, attempt: int = 0) -> dict[str, Any]:
+        what = "The function's output" if isinstance(outcome, Returned) else "What the handler gives to its steps"
+        size = 0 if isinstance(outcome, Failed) else _size(protocol.outcome_to_json(outcome))
+        if size > MAX_OUTPUT_BYTES:
+            outcome = Failed(_too_large(what, size))
+        if isinstance(outcome, Returned):
+            outcome = replace(outcome, unheard=await self._unheard())
+        if isinstance(outcome, Failed) and attempt < self._part().retries:
+            delay = next_delay(outcome.error, attempt, self.settings.retry_interval)
+            outcome = replace(outcome, retry_ms=None if delay is None else round(delay.total_seconds() * 1000))
+        return protocol.outcome_to_json(outcome)
+
+    async def _unheard(self) -> bool:
+        """Whether nobody listens for the end of runs; if that can't be found out, somebody might."""
+        snapshot = self.router.snapshot
+        if snapshot is None or snapshot.listens(events.FINISHED):
+            return False
+        try:
+            async with asyncio.timeout(1):
+                return not await self.waits.awaited(events.FINISHED)
+        except (RPCError, TimeoutError):
+            return False
+
+    def _part(self) -> FunctionPart:
+        workflow_type = activity.info().workflow_type
+        assert workflow_type is not None
+        return self.parts[workflow_type]
+
+    async def _memory(self, version: int) -> RunMemory:
+        """The run's events and memos, up to `version` at least; asked of the run if this process does not know them."""
+        info = activity.info()
+        assert info.workflow_run_id is not None
+        assert info.workflow_id is not None
+        memory = self.settings.cache.get(info.workflow_run_id)
+        if memory is not None and len(memory.memos) >= version:
+            return memory
+        run = self.client.get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+        if memory is None:
+            given: list[dict[str, Any]] = []
+            total = 1
+            while len(given) < total:
+                answer = await run.query("events", len(given), result_type=dict)
+                given.extend(answer["items"])
+                total = answer["total"]
+            memory = RunMemory(given)
+        known = RunMemory(memory.events, list(memory.memos), size=memory.size)
+        while len(known.memos) < version:
+            answer = await run.query("memos", len(known.memos), result_type=dict)
+            for step, memo in answer["items"]:
+                known.append(step, json.dumps(memo, separators=(",", ":")))
+            known.pending = set(answer["pending"])
+        self.settings.cache.put(info.workflow_run_id, known)
+        return known
+
+    # Temporal's API.
+
+    @activity.defn(name="inngest.wait")
+    async def wait(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Register a wait: `{"mailboxes": [...]}`, one for each event, or `{"error"}`: a bad condition."""
+        run = activity.info().workflow_id
+        assert run is not None
+        memory = await self._memory(0)
+        try:
+            mailboxes = await asyncio.gather(
+                *(
+                    self.waits.register(
+                        run=run,
+                        wait=arguments["step"],
+                        event_name=name,
+                        condition=arguments["if"],
+                        event=memory.events[0],
+                        own=arguments["own"],
+                        expires_ms=arguments["expires_ms"],
+                    )
+                    for name in arguments["events"]
+                )
+            )
+        except ExpressionError as error:
+            return {"error": f"Wait for event If expression failed to compile: {error}"}
+        return {"mailboxes": mailboxes}
+
+    @activity.defn(name="inngest.unwait")
+    async def unwait(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Take a wait back."""
+        run = activity.info().workflow_id
+        assert run is not None
+        await self._unwait(run, {arguments["step"]: arguments["mailboxes"]})
+        return {}
+
+    async def _unwait(self, run: str, waits: Mapping[str, list[str]]) -> None:
+        await asyncio.gather(
+            *(self.waits.deregister(mailbox, run, wait) for wait, mailboxes in waits.items() for mailbox in mailboxes)
+        )
+
+    @activity.defn(name="inngest.cancel")
+    async def cancel(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Cancel the run itself: a run can end as cancelled only if somebody asks for it."""
+        info = activity.info()
+        assert info.workflow_id is not None
+        await self.client.get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id).cancel()
+        return {}
+
+    @activity.defn(name="inngest.claim_signal")
+    async def claim_signal(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Wait for a signal: `{}`, or `{"conflict": true}` if another run does."""
+        run = activity.info().workflow_id
+        assert run is not None
+        wait = signals.Claim(run, arguments["step"], arguments["expires_ms"], arguments["replace"])
+        claimed = await signals.claim(self.client, arguments["signal"], wait)
+        return {} if claimed else {"conflict": True}
+
+    @activity.defn(name="inngest.release_signal")
+    async def release_signal(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Wait for a signal no longer."""
+        run = activity.info().workflow_id
+        assert run is not None
+        await signals.release(self.client, arguments["signal"], run, arguments["step"])
+        return {}
+
+    @activity.defn(name="inngest.invoke")
+    async def invoke(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Start the run that a step invokes: `{}`, or `{"error"}`: no such function, or it does not run."""
+        info = activity.info()
+        assert info.workflow_id is not None
+        assert info.workflow_type is not None
+        function_id = arguments["function_id"]
+        try:
+            stamped = events.invoked(
+                function_id,
+                arguments["payload"]["data"],
+                run_id=info.workflow_id,
+                step=arguments["step"],
+                source_function_id=info.workflow_type,
+                source_app_id=self.parts[info.workflow_type].client.app_id,
+                ts=arguments["ts"],
+                v=arguments["payload"].get("v"),
+            )
+        except BodyInvalidError as error:
+            return {"error": error.message}
+        routed = await self.router.invoke(stamped)
+        if routed.missing is not None:
+            return {"error": f"could not find function with ID: {function_id}"}
+        return {} if routed.refused is None else {"error": routed.refused}
+
+    @activity.defn(name="inngest.finish")
+    async def finish(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """After a run: waits taken back, the invoker answered, lifecycle events routed."""
+        info = activity.info()
+        assert info.workflow_id is not None
+        assert info.workflow_type is not None
+        given = _run_input(arguments["input"])
+        result: dict[str, Any] = {key: arguments[key] for key in ("value", "error") if key in arguments}
+        await self._unwait(info.workflow_id, arguments["waits"])
+        for step, signal in arguments["signals"].items():
+            await signals.release(self.client, signal, info.workflow_id, step)
+        if arguments["status"] == "Skipped":
+            return {}  # as in Inngest, nobody is told
+        for invoker in [] if given.invoker is None else [given.invoker, *given.more_invokers]:
+            await self._answer(invoker, arguments["status"], result, info.workflow_type)
+        error = protocol.memo_from_json(result).error
+        lifecycle = events.ended(
+            info.workflow_type,
+            info.workflow_id,
+            given.events,
+            arguments["status"],
+            ts=arguments["ts"],
+            result=result.get("value"),
+            error=error,
+        )
+        await self.router.route(lifecycle)
+        return {}
+
+    async def _answer(self, invoker: Invoker, status: str, result: dict[str, Any], function_id: str) -> None:
+        if status == "Cancelled":
+            memo = Memo(error=ErrorInfo("Error", f"The invoked function {function_id} was cancelled."))
+            answer = protocol.memo_to_json(memo)
+        else:
+            answer = {"error": result["error"]} if "error" in result else {"data": result.get("value")}
+        try:
+            await self.client.get_workflow_handle(invoker.workflow_id).signal("invoked", args=[invoker.step, answer])
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """What steps do outside their run: ids derive from the seed and from when the step was first scheduled (ms)."""
+
+    client: Client
+    router: Router
+    ms: int
+
+    async def send_events(self, seed: str, batch: list[dict[str, Any]]) -> list[str]:
+        """Route events as the ingress does."""
+        ids = events.Seed(self.ms, hashlib.sha256(seed.encode()).digest()[:10])
+        try:
+            stamped = [events.stamp(event, ids.internal_id(index)) for index, event in enumerate(batch, 1)]
+        except BodyInvalidError as error:
+            raise NonRetriableError(error.message) from error
+        await self.router.route(stamped)
+        return [one.internal_id for one in stamped]
+
+    async def send_signal(self, seed: str, signal: str, data: Any) -> str | None:
+        """Send a signal as the ingress does."""
+        return await signals.send(self.client, signal, data, send_id=seed)
+
+
+@dataclass(frozen=True)
+class SystemActivities:
+    """What entity workflows need."""
+
+    client: Client
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [self.resume, self.send_signal, self.start]
+
+    @activity.defn(name="inngest.resume")
+    async def resume(self, matching: dict[str, list[str]], delivery: Delivery) -> list[str]:
+        """Tell runs which of their waits an event matches, and cancel those that it cancels; which ones are gone."""
+        limit = asyncio.Semaphore(50)
+
+        async def resume(run: str, waits: list[str]) -> str | None:
+            handle = self.client.get_workflow_handle(run)
+            async with limit:
+                try:
+                    if any(wait.startswith(CANCEL) for wait in waits):
+                        await handle.cancel()
+                    else:
+                        await handle.signal("event", vars(Delivery(delivery.id, delivery.event, waits)))
+                except RPCError as error:
+                    if error.status != RPCStatusCode.NOT_FOUND:
+                        raise
+                    return run
+            return None
+
+        gone = await asyncio.gather(*(resume(run, waits) for run, waits in matching.items()))
+        return [run for run in gone if run is not None]
+
+    @activity.defn(name="inngest.start")
+    async def start(self, request: StartRequest) -> list[str]:
+        """Start a run for the events of a gate. If there is one of that id already, the internal ids of its events."""
+        entries = request.entries
+        stamped = [Stamped(entry.event, entry.id) for entry in entries]
+        invokers = [entry.invoker for entry in entries if entry.invoker is not None]
+        function = request.target.function()
+        try:
+            if await start_run(self.client, function, stamped, request.run_id, invokers=invokers) or len(entries) == 1:
+                return []
+        except RPCError as error:
+            if error.status != RPCStatusCode.INVALID_ARGUMENT or EVENT_IDS.name in error.message:
+                raise
+            # Repeated, it would hold up all that come after it.
+            activity.logger.error("Temporal refuses run %s of %s: %s", request.run_id, function.id, error.message)
+            return []
+        async for event in self.client.get_workflow_handle(request.run_id).fetch_history_events(page_size=1):
+            payloads = event.workflow_execution_started_event_attributes.input.payloads
+            [given] = await self.client.data_converter.decode(payloads, [RunInput])
+            return list(given.event_ids)
+        return []
+
+    @activity.defn(name="inngest.send_signal")
+    async def send_signal(self, holder: signals.Claim, signal: str, data: Any) -> bool:
+        """Give a signal to the run that waits for it; False if that run is gone."""
+        try:
+            await self.client.get_workflow_handle(holder.run).signal("signal", args=[holder.step, signal, data])
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+            return False
+        return True
+
+
+def _run_input(given: dict[str, Any]) -> RunInput:
+    invoker = Invoker(**given["invoker"]) if given.get("invoker") else None
+    more = [Invoker(**one) for one in given.get("more_invokers", ())]
+    return RunInput(given["events"], given["event_ids"], invoker=invoker, more_invokers=more)
+
+
+def _size(value: Any) -> int:
+    """Bytes of a value as Temporal's JSON converter writes it."""
+    return len(json.dumps(value, separators=(",", ":")))
+
+
+def _too_large(what: str, size: int) -> ErrorInfo:
+    return replace(error_info(OutputTooLargeError(what, size, MAX_OUTPUT_BYTES)), stack=None)

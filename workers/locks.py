@@ -1,0 +1,212 @@
+"""Locks: entity workflows around `adapter.lock`, one for each key, that decide when created runs may execute.
+
+Signals bring requests; what follows is told to runs by one local activity for each workflow task, however many runs
+are concerned. A decision is a function of the requests before it, in the order of history (see `adapter.lock`), and
+everything that a lock learns by itself (a run is gone) comes as a signal too. So when a workflow task is lost after
+runs were told, its repetition decides the same again.
+
+A run that was terminated can't give back what it holds. While others wait, a lock therefore looks at those that hold
+something every `CHECK`; a run that is gone while it waits is noticed when it is told.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from temporalio import activity, workflow
+from temporalio.client import Client
+from temporalio.common import RetryPolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from adapter import names
+from adapter.admission import tell
+from adapter.lock import GRANTED, Effects, Lock, Permits, Request, Singleton, Throttle, Ticket
+
+LINGER = 10.0
+"""Seconds that an idle one stays: Temporal Cloud starts the same id only about once a second."""
+CHECK = 20.0
+"""Seconds between two looks at holders while others wait. With `lock.YOUNG_MS` this must stay below 30."""
+SLOW_CHECK = 300.0
+"""Seconds between them while nobody waits: only so that a lock of lost runs ends at last."""
+MIN_TIMER = 0.05
+"""Seconds. A throttle of many starts a second admits several at once rather than set a timer for each."""
+MAX_EVENTS = 4_000
+"""Of a history, before it continues as new; Temporal suggests it at 4,096."""
+TIMEOUT = timedelta(seconds=30)
+CONCURRENCY = 50
+"""Calls that one activity has in hand at once."""
+
+
+class Entity:
+    """The workflow; `_entity` makes one of each kind of lock."""
+
+    lock: ClassVar[type[Lock]]
+
+    @workflow.init
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._lock: Lock = self.lock.load(state)
+        self._inbox: deque[Request] = deque()
+        self._timer: asyncio.Task[None] | None = None
+        self._timer_ends = 0.0
+        self._used = workflow.time()
+
+    @workflow.run
+    async def run(self, state: dict[str, Any]) -> None:
+        while True:
+            now_ms = round(workflow.time() * 1000)
+            self._lock.advance(now_ms)
+            if self._inbox:
+                self._used = workflow.time()
+            while self._inbox:
+                self._lock.take(self._inbox.popleft(), now_ms)
+            if self._timer is not None and self._timer.done():
+                self._timer = None
+                self._lock.suspect(now_ms)
+                if self._lock.idle(now_ms) and workflow.time() >= self._used + LINGER - 0.5:
+                    return
+            if _is_full():
+                # Runs are told by the next execution: the shorter this task, the less likely a signal forbids its end.
+                workflow.continue_as_new(self._lock.dump())
+            effects = self._lock.effects()
+            if effects:
+                await workflow.execute_local_activity(
+                    "inngest.lock",
+                    args=[workflow.info().workflow_id, effects],
+                    start_to_close_timeout=TIMEOUT,
+                    retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
+                )
+            else:
+                self._set_timer()
+                await workflow.wait_condition(
+                    lambda: bool(self._inbox) or (self._timer is not None and self._timer.done())
+                )
+
+    def _set_timer(self) -> None:
+        """One timer at a time, and a new one only if the old one would fire too late."""
+        now = workflow.time()
+        ends = now + SLOW_CHECK
+        due_ms = self._lock.due_ms()
+        if due_ms is not None:
+            ends = max(due_ms / 1000, now + MIN_TIMER)
+        elif self._lock.waiting:
+            ends = now + CHECK
+        elif self._lock.idle(round(now * 1000)):
+            ends = max(now, self._used) + LINGER
+        elif isinstance(self._lock, Throttle):
+            ends = max(self._lock.free_ms / 1000, self._used) + LINGER
+        if self._timer is not None:
+            if self._timer_ends <= ends:
+                return
+            self._timer.cancel()
+        self._timer_ends = ends
+        self._timer = asyncio.create_task(asyncio.sleep(ends - now))
+
+    @workflow.signal
+    def ask(self, requests: list[Request]) -> None:
+        """From runs, and from the lock's own activity."""
+        self._inbox.extend(requests)
+
+    @workflow.query
+    def queue(self) -> dict[str, Any]:
+        return self._lock.summary()
+
+
+def _entity(name: str, lock: type[Lock]) -> type:
+    members = {
+        "lock": lock,
+        "run": Entity.run,
+        "__init__": Entity.__init__,
+        "__module__": __name__,
+        "__doc__": lock.__doc__,
+    }
+    # Temporal wants `run` on the class itself, and goes by the class's name to see that it is.
+    return workflow.defn(name=name, sandboxed=False)(type(Entity.__name__, (Entity,), members))
+
+
+WORKFLOWS: list[type] = [
+    _entity(names.LOCK_TYPES["step"], Permits),
+    _entity(names.LOCK_TYPES["throttle"], Throttle),
+    _entity(names.LOCK_TYPES["singleton"], Singleton),
+]
+
+
+def _is_full() -> bool:
+    info = workflow.info()
+    return info.is_continue_as_new_suggested() or info.get_current_history_length() >= MAX_EVENTS
+
+
+@dataclass(frozen=True)
+class LockActivities:
+    """What locks need of Temporal."""
+
+    client: Client
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [self.carry_out]
+
+    @activity.defn(name="inngest.lock")
+    async def carry_out(self, lock: str, effects: Effects) -> None:
+        """Carry out what a lock has decided; may be repeated. What is learned of runs goes back to the lock."""
+        limit = asyncio.Semaphore(CONCURRENCY)
+        found: list[Request] = []
+
+        async def told(run: str, verdicts: dict[str, list[int]]) -> None:
+            async with limit:
+                if not await self._is_gone(
+                    self.client.get_workflow_handle(run).signal("admission", args=[lock, verdicts])
+                ):
+                    return
+            if verdicts.get(GRANTED):
+                found.append(Request(run, release=verdicts[GRANTED]))
+
+        async def cancelled(run: str, numbers: list[int]) -> None:
+            async with limit:
+                if await self._is_gone(self.client.get_workflow_handle(run).cancel()):
+                    found.append(Request(run, release=numbers))
+
+        async def checked(run: str, numbers: list[int]) -> None:
+            async with limit:
+                if not await self._executes(run):
+                    found.append(Request(run, release=numbers))
+                elif effects.reply:
+                    found.append(Request(run, alive=True))
+
+        runs: dict[str, dict[str, list[int]]] = {}
+        for run, number, verdict in effects.verdicts:
+            runs.setdefault(run, {}).setdefault(verdict, []).append(number)
+        await asyncio.gather(
+            *(told(run, verdicts) for run, verdicts in runs.items()),
+            *(cancelled(run, numbers) for run, numbers in _by_run(effects.cancel).items()),
+            *(checked(run, numbers) for run, numbers in _by_run(effects.check).items()),
+        )
+        if found:
+            await tell(self.client, lock, found)
+
+    async def _is_gone(self, call: Any) -> bool:
+        """Make a call to a run; whether it is gone, or can't be reached any more (it has had too many signals)."""
+        try:
+            await call
+        except RPCError as error:
+            if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
+                raise
+            return True
+        return False
+
+    async def _executes(self, run: str) -> bool:
+        try:
+            description = await self.client.get_workflow_handle(run).describe()
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+            return False
+        return description.close_time is None
+
+
+def _by_run(tickets: list[Ticket]) -> dict[str, list[int]]:
+    runs: dict[str, list[int]] = {}
+    for run, number in tickets:
+        runs.setdefault(run, []).append(number)
+    return runs

@@ -1,0 +1,166 @@
+"""`InngestPlugin`: the functions of one app, run by a Temporal worker that a team already has.
+
+    Worker(client, task_queue="orders", workflows=[...], plugins=[InngestPlugin([fulfil_order])])
+
+It adds a workflow type for each function and our activities to the worker, publishes the functions' configuration with
+the worker's task queue, and runs beside it, in the same process, a worker of the shared system queue for the entity
+workflows. The user's data converter, interceptors, workflows and activities stay as they are.
+"""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.plugin import SimplePlugin
+from temporalio.worker import ReplayerConfig, Worker, WorkerConfig
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from adapter import names
+from adapter.admission import Locks
+from adapter.errors import FunctionConfigInvalidError
+from adapter.functions import Function, FunctionPart
+from adapter.registry import AppConfig, Follower
+from adapter.routing import Router
+from adapter.settings import ensure_search_attribute
+from adapter.waits import Waits
+
+from .activities import RunActivities, SystemActivities
+from .admission import AdmissionActivities
+from .cancellations import BulkCancellation, CancellationActivities
+from .gates import Batch, Debounce, RateLimit
+from .hub import Hub
+from .locks import WORKFLOWS as LOCKS
+from .locks import LockActivities
+from .mailbox import Mailbox
+from .memos import MemoCache
+from .registry import App, Registry, publish
+from .run import RunSettings, workflow_for
+from .schedules import CronTick, ScheduleActivities
+from .signals import Signal
+
+
+class InngestPlugin(SimplePlugin):
+    """Runs Inngest functions in a Temporal worker.
+
+    `functions` must belong to one app. `retry_interval` replaces Inngest's waits between attempts, for development.
+    `max_threads` bounds the threads for handlers that are not async (default: `INNGEST_THREAD_POOL_MAX_WORKERS`, else
+    Python's).
+
+    Raises `FunctionConfigInvalidError`: no function, two with one id, several apps, or an invalid configuration.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[Function[Any]],
+        *,
+        retry_interval: timedelta | None = None,
+        max_threads: int | None = None,
+    ) -> None:
+        super().__init__("inngest-temporal")
+        self._parts = parts_of(functions)
+        self.app_id = functions[0].client.app_id
+        self._settings = RunSettings(MemoCache(), retry_interval)
+        self._workflows = [workflow_for(part, self._settings) for part in self._parts.values()]
+        self._max_threads = max_threads
+        self.published = asyncio.Event()
+        """Set once the functions' configuration is published: from then on events start them."""
+
+    def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
+        """Add the functions to the worker's workflows and activities."""
+        client = config["client"]
+        threads = self._max_threads or int(os.environ.get("INNGEST_THREAD_POOL_MAX_WORKERS") or 0) or None
+        self._executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="inngest-handler")
+        self._follower = Follower(client)
+        waits = Waits.of(client)
+        router = Router(client, self._follower, waits.deliver)
+        activities = RunActivities(client, self._parts, self._settings, router, waits, self._executor)
+        admission = AdmissionActivities(Locks(client), self._parts, self._follower)
+        config["workflows"] = [*config.get("workflows", []), *self._workflows]
+        config["activities"] = [*config.get("activities", []), *activities.all(), *admission.all()]
+        runner = config.get("workflow_runner")
+        if isinstance(runner, SandboxedWorkflowRunner):
+            # The team's own workflows may stand in modules that import ours.
+            restrictions = runner.restrictions.with_passthrough_modules("adapter", "workers")
+            config["workflow_runner"] = dataclasses.replace(runner, restrictions=restrictions)
+        # A killed worker must be noticed within the heartbeat timeout: send most of the heartbeats.
+        config["max_heartbeat_throttle_interval"] = timedelta(seconds=5)
+        return config
+
+    def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
+        """Let a replayer know the functions' workflows."""
+        config["workflows"] = [*config.get("workflows", []), *self._workflows, *SYSTEM_WORKFLOWS]
+        return config
+
+    async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
+        """Publish the functions and run the worker, with one of the system queue beside it."""
+        await ensure_search_attribute(worker.client)
+        configs = [part.config for part in self._parts.values()]
+        app = AppConfig(app_id=self.app_id, task_queue=worker.task_queue, functions=configs)
+        try:
+            async with system_worker(worker.client, self._follower), self._follower:
+                working = asyncio.ensure_future(next(worker))
+                publishing = asyncio.create_task(self._publish(worker.client, app))
+                try:
+                    await asyncio.wait([working, publishing], return_when=asyncio.FIRST_COMPLETED)
+                    if publishing.done() and publishing.exception() is not None:
+                        # Without it no event would ever start these functions: say so rather than idle.
+                        await worker.shutdown()
+                        await working
+                        publishing.result()
+                    await working
+                finally:
+                    publishing.cancel()
+                    working.cancel()
+        finally:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _publish(self, client: Client, app: AppConfig) -> None:
+        await publish(client, app)
+        await self._follower.refresh()
+        self.published.set()
+
+
+SYSTEM_WORKFLOWS = [Hub, Mailbox, Registry, App, Signal, CronTick, BulkCancellation, RateLimit, Debounce, Batch, *LOCKS]
+
+
+def system_worker(client: Client, follower: Follower | None = None) -> Worker:
+    """A worker of the shared system queue: the entity workflows. `follower`: one that is there already."""
+    return Worker(
+        client,
+        task_queue=names.SYSTEM_TASK_QUEUE,
+        workflows=SYSTEM_WORKFLOWS,
+        activities=[
+            *SystemActivities(client).all(),
+            *LockActivities(client).all(),
+            *ScheduleActivities(client, follower or Follower(client)).all(),
+            *CancellationActivities(client).all(),
+        ],
+    )
+
+
+def parts_of(functions: Sequence[Function[Any]]) -> dict[str, FunctionPart]:
+    """What a worker must run for these functions (each one, and its on_failure), by id."""
+    if not functions:
+        raise FunctionConfigInvalidError("No functions: give at least one made with client.create_function.")
+    for function in functions:
+        if not isinstance(function, Function):
+            raise FunctionConfigInvalidError(
+                f"{function!r} is not an Inngest function: decorate it with client.create_function."
+            )
+    apps = sorted({function.client.app_id for function in functions})
+    if len(apps) > 1:
+        raise FunctionConfigInvalidError(
+            f"Functions of several apps ({', '.join(apps)}) can't share a worker: run one worker for each app."
+        )
+    parts: dict[str, FunctionPart] = {}
+    for function in functions:
+        for part in function.parts():
+            if part.id in parts:
+                raise FunctionConfigInvalidError(f'Two functions have the id "{part.id}": give each its own fn_id.')
+            parts[part.id] = part
+    return parts
