@@ -1,8 +1,8 @@
 """The generic cell rate algorithm (GCRA), which limits rates with one number of state: the theoretical arrival time.
 
-Rate limits ask `admit`, which refuses what comes too early; throttles ask `reserve`, which says when it may start.
-Source: Inngest's rate limit and throttle (semantics §4.4, §4.5). Times are whole milliseconds since 1970. A rate of
-7 in a second has no whole interval, so the state counts in fractions of a millisecond that divide it: nothing drifts.
+A rate limit drops what `admit` refuses, a throttle has it wait until `retry_at_ms`. Source: Inngest's rate limit and
+throttle (semantics §4.4, §4.5). Times are whole milliseconds since 1970. A rate of 7 in a second has no whole interval,
+so the state counts in fractions of a millisecond that divide it.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Decision:
 
     admitted: bool
     arrival: Arrival
-    """The new state; unchanged if it was refused."""
+    """The new state. If it was refused: unchanged, or brought down to what the rate can have led to by now."""
     retry_at_ms: int
     """When the next one would be admitted, if nothing else is until then."""
 
@@ -70,13 +70,6 @@ def admit(arrival: Arrival, now_ms: int, rate: Rate) -> Decision:
     if admitted:
         tat = max(tat, now) + emission
     return Decision(admitted, Arrival(tat, rate.limit), max(now_ms, _ceil(tat - tolerance, rate.limit)))
-
-
-def reserve(arrival: Arrival, now_ms: int, rate: Rate) -> tuple[int, Arrival]:
-    """When one that asks at `now_ms` may start (now, or later), and the new state with its place taken."""
-    emission, tolerance, now = rate.period_ms, rate.burst * rate.period_ms, now_ms * rate.limit
-    tat = max(arrival._in(rate.limit), now)
-    return max(now_ms, _ceil(tat - tolerance, rate.limit)), Arrival(tat + emission, rate.limit)
 
 
 def _ceil(numerator: int, denominator: int) -> int:
