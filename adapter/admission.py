@@ -2,7 +2,8 @@
 
 What a run must pass is settled when it is started, from its trigger event and the configuration of that moment, and
 travels in its input: a deploy can't change the way of a run that is under way. The limits are not part of it: each
-request to a lock carries those that the published configuration has then, so they apply at once.
+request to a lock carries those that the published configuration has then, and when an app is published with other ones,
+the locks that are open are told (`workers.registry`). So they apply at once.
 
 Locks are entity workflows (`workers.locks` around `adapter.lock`), one for each key. Source: semantics §1.8, §4.3,
 §4.5, §4.7, §4.10.
@@ -10,6 +11,7 @@ Locks are entity workflows (`workers.locks` around `adapter.lock`), one for each
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from temporalio.client import Client
@@ -33,43 +35,90 @@ MAX_SHOWN = 80
 _SCOPES = ("fn", "env", "account")
 
 
-def needs_of(config: FunctionConfig, event: Mapping[str, Any]) -> list[Need]:
-    """What a run of this event must pass, in order: singleton, throttle, whole-run concurrency, step concurrency.
+@dataclass(frozen=True)
+class Limit:
+    """What makes a function's runs pass locks: the locks of one kind, one for each value of the key."""
+
+    kind: str
+    """As in `Need`."""
+    owner: str
+    """The function's id; `env` or `account` if functions share it."""
+    key: str | None
+    scope: str = "fn"
+
+
+def limits_of(config: FunctionConfig) -> list[Limit]:
+    """What runs must pass, in order: singleton, throttle, whole-run concurrency, step concurrency.
 
     The steps' locks are in one order for all runs, so no two can wait for each other: narrow ones first (a key of one
     function, then the function, then what functions share). So what a run may hold while it waits for another permit
     is one that few others want, never a permit of the lock that everybody shares.
+    """
+    limits: list[Limit] = []
+    if config.singleton is not None:
+        limits.append(Limit("singleton", config.id, config.singleton.key or None))
+    if config.throttle is not None:
+        limits.append(Limit("throttle", config.id, config.throttle.key or None))
+    concurrency = {_identity(limit) for limit in config.concurrency or [] if limit.limit}
+    for level, scope, key in sorted(concurrency, key=_breadth):
+        limits.append(Limit("run" if level == "fn" else "step", config.id if scope == "fn" else scope, key, scope))
+    return limits
+
+
+def needs_of(config: FunctionConfig, event: Mapping[str, Any]) -> list[Need]:
+    """What a run of this event must pass, in order.
 
     A singleton's key that is false or has no value is no singleton; any other key that has no value counts as null.
     """
     needs: list[Need] = []
-    if (singleton := config.singleton) is not None:
-        known, value = _value(singleton.key, event)
-        if known and value is not False:
-            needs.append(_need("singleton", config.id, singleton.key, value))
-    if (throttle := config.throttle) is not None:
-        needs.append(_need("throttle", config.id, throttle.key, _value(throttle.key, event)[1]))
-    limits = {_identity(limit): limit for limit in config.concurrency or [] if limit.limit}
-    for level, scope, key in sorted(limits, key=_breadth):
-        kind = "run" if level == "fn" else "step"
-        owner = config.id if scope == "fn" else scope
-        needs.append(_need(kind, owner, key, _value(key, event)[1], scope))
+    for limit in limits_of(config):
+        known, value = _value(limit.key, event)
+        if limit.kind == "singleton" and (not known or value is False):
+            continue
+        lock = names.lock_id(limit.kind, limit.owner, limit.key, value)
+        shown = json.dumps(value, ensure_ascii=False) if limit.key else ""
+        if len(shown) > MAX_SHOWN:
+            shown = shown[: MAX_SHOWN - 1] + "…"
+        needs.append(Need(limit.kind, lock, limit.key, limit.scope, shown))
     return needs
 
 
-def terms_of(config: FunctionConfig, need: Need) -> Terms:
-    """What a function's configuration says of a lock now; no limit if it is not in it any more."""
-    if need.kind == "singleton":
-        return Terms(mode=config.singleton.mode if config.singleton else "skip")
-    if need.kind == "throttle":
+def terms_of(config: FunctionConfig, of: Need | Limit, version: int) -> Terms:
+    """What a function's configuration says of a lock now; no limit if it is not in it any more.
+
+    `version`: the one of the configuration (`RegisteredFunction.version`).
+    """
+    if of.kind == "singleton":
+        return Terms(mode=config.singleton.mode if config.singleton else "skip", version=version)
+    if of.kind == "throttle":
         throttle = config.throttle
         if throttle is None:
             # The rest of the queue starts as fast as the algorithm's unit of time allows.
-            return Terms(limit=1, period_ms=1)
-        return Terms(throttle.limit, milliseconds(throttle.period), 1 if throttle.burst is None else throttle.burst)
-    wanted = ("fn" if need.kind == "run" else "step", need.scope, need.key)
+            return Terms(limit=1, period_ms=1, version=version)
+        burst = 1 if throttle.burst is None else throttle.burst
+        return Terms(throttle.limit, milliseconds(throttle.period), burst, version=version)
+    wanted = ("fn" if of.kind == "run" else "step", of.scope, of.key)
     limits = [limit.limit for limit in config.concurrency or [] if _identity(limit) == wanted]
-    return Terms(limits[0] if limits else 0)
+    return Terms(limits[0] if limits else 0, version=version)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What the locks of a limit are told when another configuration is published."""
+
+    function: str
+    limit: Limit
+    terms: Terms
+
+
+def changes(before: FunctionConfig, after: FunctionConfig, version: int) -> list[Change]:
+    """The limits of a function that have other terms after (with this version) than before."""
+    limits = [limit for limit in limits_of(before) if limit.kind != "singleton"]  # its mode comes with each request
+    return [
+        Change(before.id, limit, terms)
+        for limit in limits
+        if (terms := terms_of(after, limit, version)) != terms_of(before, limit, version)
+    ]
 
 
 def factor_of(config: FunctionConfig, event: Mapping[str, Any]) -> int:
@@ -115,12 +164,6 @@ def _value(key: str | None, event: Mapping[str, Any]) -> tuple[bool, Any]:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 5.0 is 5
     return True, value
-
-
-def _need(kind: str, owner: str, key: str | None, value: Any, scope: str = "fn") -> Need:
-    lock = names.lock_id(kind, owner, *([key, value] if key else []))
-    shown = json.dumps(value, ensure_ascii=False) if key else ""
-    return Need(kind, lock, key or None, scope, shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 1] + "…")
 
 
 class Locks:

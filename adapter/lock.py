@@ -49,6 +49,9 @@ class Terms:
     burst: int = 0
     mode: str = "skip"
     """Of a singleton."""
+    version: int = 0
+    """Of the configuration that says so. A worker may not have heard yet of a newer one: a lock ignores what is older
+    than what it knows."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Request:
     score: int = 0
     """Order among those that wait, lowest first: milliseconds since 1970, less those of the run's priority."""
     terms: Terms | None = None
-    """None: unchanged."""
+    """None: unchanged. A request of nothing else is no run's: another configuration was published."""
     alive: bool = False
     """Not from the run: it was looked for, and it executes."""
 
@@ -200,6 +203,8 @@ class _Group:
 
     limit: int = 0
     queue: Queue = field(default_factory=Queue)
+    version: int = 0
+    """Of `limit`."""
 
 
 class Permits:
@@ -218,10 +223,11 @@ class Permits:
 
     def take(self, request: Request, now_ms: int) -> None:
         group = self._groups.get(request.function)
-        if request.terms is not None:
-            if group is None:
-                group = self._groups[request.function] = _Group()
+        if group is None and request.acquire:
+            group = self._groups[request.function] = _Group()
+        if group is not None and request.terms is not None and request.terms.version >= group.version:
             group.limit = self._limit = request.terms.limit
+            group.version = request.terms.version
         for number in request.release:
             ticket = (request.run, number)
             if self.holders.pop(ticket, None) is None:
@@ -276,7 +282,7 @@ class Permits:
         return {"holding": len(self.holders), "limit": self._limit, **_places(queues)}
 
     def dump(self) -> dict[str, Any]:
-        groups = {name: [group.limit, group.queue.pack()] for name, group in self._groups.items() if group.queue}
+        groups = {name: [group.limit, group.queue.pack(), group.version] for name, group in self._groups.items()}
         return {
             "holders": [[*ticket, since] for ticket, since in self.holders.items()],
             "groups": groups,
@@ -288,8 +294,8 @@ class Permits:
     def load(cls, state: dict[str, Any]) -> Self:
         permits = cls()
         permits.holders = {(run, number): since for run, number, since in state.get("holders", ())}
-        for name, (limit, queue) in state.get("groups", {}).items():
-            permits._groups[name] = _Group(limit, Queue.unpack(queue))
+        for name, (limit, queue, *version) in state.get("groups", {}).items():
+            permits._groups[name] = _Group(limit, Queue.unpack(queue), *version)
         permits._limit = state.get("limit", 0)
         permits._effects.verdicts = [(run, number, verdict) for run, number, verdict in state.get("told", ())]
         return permits
@@ -306,6 +312,8 @@ class Throttle:
         self._queue = Queue()
         self._arrival = Arrival()
         self._rate = Rate(1, 0)
+        self._version = 0
+        """Of the rate."""
         self._due_ms = 0
         """When the first of those that wait may start."""
         self._admitted: OrderedDict[Ticket, None] = OrderedDict()
@@ -314,8 +322,9 @@ class Throttle:
     def take(self, request: Request, now_ms: int) -> None:
         # Who was due is admitted first: a task that is repeated may not prefer one that came later.
         self.advance(now_ms)
-        if request.terms is not None:
-            terms = request.terms
+        terms = request.terms
+        if terms is not None and terms.version >= self._version:
+            self._version = terms.version
             self._rate = Rate.throttling(terms.limit, terms.period_ms, terms.burst)
         for number in request.release:
             ticket = (request.run, number)
@@ -334,10 +343,10 @@ class Throttle:
     def advance(self, now_ms: int) -> None:
         while self._queue:
             decision = admit(self._arrival, now_ms, self._rate)
+            self._arrival = decision.arrival
             if not decision.admitted:
                 self._due_ms = decision.retry_at_ms
                 return
-            self._arrival = decision.arrival
             ticket = self._queue.pop()
             self._admitted[ticket] = None
             if len(self._admitted) > REMEMBERED:
@@ -376,6 +385,7 @@ class Throttle:
             "arrival": [self._arrival.ticks, self._arrival.per_ms],
             "rate": [self._rate.limit, self._rate.period_ms, self._rate.burst],
             "admitted": pack([f"{number} {run}" for run, number in self._admitted]),
+            "version": self._version,
             "due": self._due_ms,
             "told": self.effects().verdicts,
         }
@@ -387,6 +397,7 @@ class Throttle:
             throttle._queue = Queue.unpack(state["queue"])
             throttle._arrival = Arrival(*state["arrival"])
             throttle._rate = Rate(*state["rate"])
+            throttle._version = state.get("version", 0)
             throttle._due_ms = state["due"]
             for line in filter(None, unpack(state["admitted"])):
                 number, run = line.split(" ", 1)

@@ -30,6 +30,8 @@ LOCK_TYPES = {
 }
 """Workflow type of each kind of lock."""
 
+_LOCK_NAMES = {"run": "runs", "step": "concurrency"}
+
 STATUS_MEMO = "inngestStatus"
 """Memo of a run whose status in Inngest is not Temporal's: `Skipped`."""
 
@@ -91,10 +93,15 @@ def gate_id(kind: str, function_id: str, *key: object) -> str:
     return ":".join([f"inngest:{kind}:{function_id}", *([digest(*key)] if key else [])])
 
 
-def lock_id(kind: str, owner: str, *key: object) -> str:
-    """Workflow id of a lock of a function or, if it is shared, of its scope; `key`: expression and value, if any."""
-    kind = {"run": "runs", "step": "concurrency"}.get(kind, kind)
-    return ":".join([f"inngest:{kind}:{owner}", *([digest(*key)] if key else [])])
+def lock_id(kind: str, owner: str, key: str | None = None, value: object = None) -> str:
+    """Workflow id of a lock of a function or, if it is shared, of its scope; `key`: the expression, if there is one."""
+    base = f"inngest:{_LOCK_NAMES.get(kind, kind)}:{owner}"
+    return f"{base}:{digest(key)}:{digest(value)}" if key else base
+
+
+def lock_prefix(kind: str, owner: str, key: str) -> str:
+    """What the ids of all locks of one key expression begin with."""
+    return lock_id(kind, owner, key).rpartition(":")[0] + ":"
 
 
 def digest(*parts: object) -> str:

@@ -59,6 +59,8 @@ class RegisteredFunction:
     app_id: str
     task_queue: str
     config: FunctionConfig
+    version: int = 0
+    """Of the app's configuration, 0 if unknown; a later one has a greater."""
 
     @property
     def id(self) -> str:
@@ -104,14 +106,15 @@ class _Bucket:
 class Snapshot:
     """All functions at one moment. Immutable; matching costs as much as there are triggers for the event's name."""
 
-    def __init__(self, apps: Iterable[AppConfig] = ()) -> None:
+    def __init__(self, apps: Iterable[AppConfig] = (), versions: Mapping[str, int] | None = None) -> None:
         self.apps = tuple(sorted(apps, key=lambda app: app.app_id))
         self._functions: dict[str, RegisteredFunction] = {}
         self._exact: dict[str, _Bucket] = {}
         self._prefixes: dict[str, _Bucket] = {}
         for app in self.apps:
             for config in app.functions:
-                self._add(RegisteredFunction(app.app_id, app.task_queue, config))
+                version = (versions or {}).get(app.app_id, 0)
+                self._add(RegisteredFunction(app.app_id, app.task_queue, config, version))
 
     def __len__(self) -> int:
         return len(self._functions)
@@ -264,7 +267,7 @@ class Follower:
             apps = dict(zip(changed, await asyncio.gather(*map(self._read_app, changed)), strict=True))
             kept = {app: known for app, known in self._apps.items() if app in versions and app not in apps}
             self._apps = kept | {app: (versions[app], config) for app, config in apps.items()}
-            self.snapshot = Snapshot(config for _, config in self._apps.values() if config is not None)
+            self.snapshot = Snapshot((config for _, config in self._apps.values() if config is not None), versions)
             self._loaded.set()
         return self.snapshot
 

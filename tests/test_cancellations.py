@@ -27,7 +27,7 @@ from adapter.registry import AppConfig, Follower
 from adapter.routing import Router
 from adapter.settings import Settings
 from adapter.waits import Waits
-from workers import cancellations, registry
+from workers import calls, cancellations, registry
 from workers.cancellations import CancellationActivities
 from workers.plugin import system_worker
 
@@ -309,7 +309,7 @@ async def test_a_removed_function_and_a_quoted_name_are_found_by_their_runs(clie
 
 async def test_one_that_is_deleted_stops(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancellations, "PAGE_SIZE", 1)
-    monkeypatch.setattr(cancellations, "HEARTBEAT_INTERVAL", 0.1)
+    monkeypatch.setattr(calls, "HEARTBEAT_INTERVAL", 0.1)
     fn = sleeping()
     async with running(client, fn) as app, http(client) as api:
         await sleepers_of(app, fn, 1)

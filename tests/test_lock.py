@@ -79,6 +79,32 @@ def test_a_new_limit_applies_at_once() -> None:
     assert [run for run, _, _ in verdicts(lock, back("c", limit=0))] == ["d", "e"]
 
 
+@pytest.mark.parametrize("reload", [False, True])
+@pytest.mark.parametrize("kind", [Permits, Throttle])
+def test_what_an_older_configuration_says_is_ignored(kind: type[Lock], reload: bool) -> None:
+    def asks(run: str, free: bool, version: int) -> Request:
+        terms = Terms(100 if free else 1, 1 if free else 3_600_000, version=version)
+        return Request(run, "app-fn", [1] if run else [], terms=terms)
+
+    lock = kind.load({})
+    assert [run for run, _, _ in verdicts(lock, *(asks(run, False, 10) for run in "abc"))] == ["a"]
+    lock = reloaded(lock) if reload else lock
+    assert verdicts(lock, asks("", True, 9), asks("d", True, 0)) == []
+    told = verdicts(lock, asks("", True, 20))
+    lock.advance(T0 + 1)  # what a throttle has used up counts at most as one full interval of the new rate
+    assert [run for run, _, _ in told + lock.effects().verdicts] == ["b", "c", "d"]
+    lock = reloaded(lock) if reload else lock
+    told = verdicts(lock, asks("", False, 10), asks("e", False, 10), now=T0 + 9)
+    assert [run for run, _, _ in told] == ["e"]
+
+
+def test_a_new_configuration_is_nothing_to_a_lock_where_none_of_the_function_ever_was() -> None:
+    lock = Permits()
+    assert verdicts(lock, Request("", "app-other", terms=Terms(5, version=3)), ask("a")) == [("a", 1, GRANTED)]
+    assert lock.summary()["limit"] == 1
+    assert list(lock.dump()["groups"]) == ["app-fn"]
+
+
 def test_functions_that_share_a_lock_are_counted_together_each_with_its_own_limit() -> None:
     lock = Permits()
     asked = [ask(f"a{n}", limit=3, score=n, function="app-a") for n in range(4)]

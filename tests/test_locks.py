@@ -16,6 +16,7 @@ from temporalio.exceptions import CancelledError
 
 import adapter as inngest
 from adapter import events, names
+from adapter.admission import limits_of
 from adapter.ingress import create_ingress
 from adapter.registry import Follower
 from adapter.settings import Settings
@@ -268,39 +269,67 @@ async def test_functions_share_a_limit_of_scope_env(client: Client) -> None:
     assert meter.most[""] == 1
 
 
-async def test_a_limit_that_a_deploy_changes_applies_at_once(client: Client) -> None:
+STRICT = inngest.Throttle(limit=1, period=timedelta(hours=1), burst=0, key="event.data.user")
+DEPLOYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "concurrency": (
+        {"concurrency": [inngest.Concurrency(limit=1)]},
+        {"concurrency": [inngest.Concurrency(limit=6)]},
+    ),
+    "of a key": (
+        {"concurrency": [inngest.Concurrency(limit=1, key="event.data.user")]},
+        {"concurrency": [inngest.Concurrency(limit=3, key="event.data.user")]},
+    ),
+    "of an environment": (
+        {"concurrency": [inngest.Concurrency(limit=1, key="event.data.user", scope="env")]},
+        {"concurrency": [inngest.Concurrency(limit=3, key="event.data.user", scope="env")]},
+    ),
+    "of whole runs, removed": (
+        {"concurrency": [inngest.Concurrency(limit=1, level="fn", key="event.data.user")]},
+        {"concurrency": [inngest.Concurrency(limit=9)]},
+    ),
+    "throttle": ({"throttle": STRICT}, {"throttle": STRICT.model_copy(update={"period": timedelta(seconds=1)})}),
+}
+
+
+@pytest.mark.parametrize("limits", DEPLOYS)
+async def test_limits_of_a_new_deploy_apply_at_once_to_those_that_wait(
+    client: Client, limits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No run asks again, and none ends: only the deploy can let those that wait go on.
+    monkeypatch.setattr(admission, "FIRST_LOOK", 3600.0)
     meter = Meter()
     release = asyncio.Event()
+    before, after = DEPLOYS[limits]
 
-    def version(limit: int) -> inngest.Function[Any]:
-        @new_client().create_function(fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=limit)])
+    def deployed(config: dict[str, Any]) -> inngest.Function[Any]:
+        @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0, **config)
         async def fn(ctx: inngest.Context) -> None:
             async def work() -> None:
-                async with meter.inside(), asyncio.timeout(20):
+                async with meter.inside(), asyncio.timeout(60):
                     await release.wait()
 
             await ctx.step.run("work", work)
 
         return fn
 
-    old, new = version(1), version(3)
+    old, new = deployed(before), deployed(after)
+    [kind] = {names.LOCK_TYPES[limit.kind] for limit in limits_of(old.parts()[0].config)}
     async with running(client, old) as app:
-        sent = await send(app, {"n": 0})
-        await until(lambda: meter.now[""] == 1)
-        sent += await send(app, {"n": 1}, {"n": 2})
+        sent = await send(app, *({"user": n % 2} for n in range(6)))
+        keys = 1 if limits == "concurrency" else 2
+
+        async def stands() -> bool:
+            listed = await running_ids(client, kind)
+            waiting = [(await summary(client, lock))["waiting"] for lock in listed]
+            return len(listed) == keys and sum(waiting) == 6 - keys and meter.now[""] == keys
+
+        await until(stands)
         other = await Client.connect(client.service_client.config.target_host, namespace=client.namespace)
         async with running(other, new) as app:
-            # The old worker is still there, and learns of the new limit a moment later: then it asks by it too.
-            async def grown() -> bool:
-                sent.extend(await send(app, {"n": 3}))
-                await asyncio.sleep(0.2)
-                return meter.now[""] == 3
-
-            await until(grown)
-            assert (await summary(client, names.lock_id("step", new.id)))["holding"] == 3
+            await until(lambda: meter.now[""] == 6)
             release.set()
             await results(app, new, sent)
-    assert meter.most[""] == 3
+    assert meter.most[""] == 6
 
 
 async def test_a_terminated_holder_frees_its_permit(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -340,12 +340,13 @@ class AdmissionActivities:
         snapshot = self.registry.snapshot
         published = snapshot.function(info.workflow_type) if snapshot is not None else None
         config = (published or self.parts[info.workflow_type]).config
+        version = published.version if published else 0
         score = arguments["score"]
         work = []
         asked: list[str] = []
         for item in arguments["items"]:
             need = Need(**item["need"])
-            terms = terms_of(config, need)
+            terms = terms_of(config, need, version)
             request = Request(info.workflow_id, info.workflow_type, item["acquire"], item["release"], score, terms)
             work.append(self.locks.ask(need, request))
             if item["acquire"]:

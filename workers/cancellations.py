@@ -5,13 +5,11 @@ where that one was, and each run is counted once. Visibility lags behind: the li
 new. The runs clean up and report `inngest/function.cancelled` themselves.
 """
 
-import asyncio
 import base64
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus
@@ -23,6 +21,8 @@ from adapter.cancellations import Cancellation, CancellationState, memo_of
 from adapter.expressions import compile_expression
 from adapter.protocol import RunInput
 
+from .calls import HEARTBEAT_TIMEOUT, each, heartbeats
+
 PAGE_SIZE = 200
 CONCURRENCY = 20
 """Calls that one page has in hand at once: runs that go on must get their turn."""
@@ -30,14 +30,9 @@ PAUSE = timedelta(seconds=2)
 """Between two listings."""
 SETTLED = timedelta(seconds=5)
 """After which visibility should know of each run that was started: a listing that finds nothing new counts then."""
-HEARTBEAT_INTERVAL = 2.0
-HEARTBEAT_TIMEOUT = timedelta(seconds=10)
-"""How soon a lost worker is noticed."""
 PAGE_TIMEOUT = timedelta(minutes=10)
 RETRIES = RetryPolicy(maximum_interval=timedelta(seconds=10))
 """Without an end: Temporal allows some ten listings per second and namespace."""
-
-T = TypeVar("T")
 
 
 @workflow.defn(name=names.CANCELLATION_TYPE, sandboxed=False)
@@ -101,11 +96,11 @@ class CancellationActivities:
         found = self.client.list_workflows(
             wanted.query, page_size=PAGE_SIZE, next_page_token=None if page is None else base64.b64decode(page)
         )
-        async with _heartbeats():
+        async with heartbeats():
             await found.fetch_next_page()
             runs = [run.id for run in found.current_page or ()]
             if again or wanted.condition is not None:
-                keep = await _each(runs, lambda run: self._is_wanted(run, wanted, again))
+                keep = await each(runs, lambda run: self._is_wanted(run, wanted, again), CONCURRENCY)
                 runs = [run for run, kept in zip(runs, keep, strict=True) if kept]
         token = found.next_page_token
         return {"runs": runs, "next": base64.b64encode(token).decode() if token else None}
@@ -113,8 +108,8 @@ class CancellationActivities:
     @activity.defn(name="inngest.cancel_runs")
     async def cancel_runs(self, runs: list[str]) -> int:
         """Cancel runs; how many of them are cancelled, by this attempt or one before. The others ended before."""
-        async with _heartbeats():
-            return sum(await _each(runs, self._cancel))
+        async with heartbeats():
+            return sum(await each(runs, self._cancel, CONCURRENCY))
 
     async def _is_wanted(self, run: str, wanted: Cancellation, again: bool) -> bool:
         if again:
@@ -156,27 +151,3 @@ class CancellationActivities:
             if error.status != RPCStatusCode.NOT_FOUND:
                 raise
             return None
-
-
-async def _each(runs: Iterable[str], work: Callable[[str], Awaitable[T]]) -> list[T]:
-    limit = asyncio.Semaphore(CONCURRENCY)
-
-    async def one(run: str) -> T:
-        async with limit:
-            return await work(run)
-
-    return await asyncio.gather(*map(one, runs))
-
-
-@contextlib.asynccontextmanager
-async def _heartbeats() -> AsyncIterator[None]:
-    async def beat() -> None:
-        while True:
-            activity.heartbeat()
-            await asyncio.sleep(HEARTBEAT_INTERVAL)
-
-    beating = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        beating.cancel()

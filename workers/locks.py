@@ -5,13 +5,16 @@ are concerned. A decision is a function of the requests before it, in the order 
 everything that a lock learns by itself (a run is gone) comes as a signal too. So when a workflow task is lost after
 runs were told, its repetition decides the same again.
 
+When an app is published with other limits, its entity announces them to the locks that are open.
+
 A run that was terminated can't give back what it holds. While others wait, a lock therefore looks at those that hold
 something every `CHECK`; a run that is gone while it waits is noticed when it is told.
 """
 
 import asyncio
+import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -22,8 +25,10 @@ from temporalio.common import RetryPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapter import names
-from adapter.admission import tell
+from adapter.admission import Change, Limit, tell
 from adapter.lock import GRANTED, Effects, Lock, Permits, Request, Singleton, Throttle, Ticket
+
+from .calls import HEARTBEAT_TIMEOUT, each, heartbeats
 
 LINGER = 10.0
 """Seconds that an idle one stays: Temporal Cloud starts the same id only about once a second."""
@@ -38,6 +43,10 @@ MAX_EVENTS = 4_000
 TIMEOUT = timedelta(seconds=30)
 CONCURRENCY = 50
 """Calls that one activity has in hand at once."""
+CHUNK = 100
+"""Limits that one activity announces."""
+ANNOUNCING = timedelta(hours=1)
+RETRIES = RetryPolicy(maximum_interval=timedelta(seconds=10))
 
 
 class Entity:
@@ -76,7 +85,7 @@ class Entity:
                     "inngest.lock",
                     args=[workflow.info().workflow_id, effects],
                     start_to_close_timeout=TIMEOUT,
-                    retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
+                    retry_policy=RETRIES,
                 )
             else:
                 self._set_timer()
@@ -138,6 +147,18 @@ def _is_full() -> bool:
     return info.is_continue_as_new_suggested() or info.get_current_history_length() >= MAX_EVENTS
 
 
+async def announce(made: Sequence[Change]) -> None:
+    """Tell the open locks of changed limits. Workflow code."""
+    for start in range(0, len(made), CHUNK):
+        await workflow.execute_activity(
+            "inngest.announce",
+            made[start : start + CHUNK],
+            start_to_close_timeout=ANNOUNCING,
+            heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            retry_policy=RETRIES,
+        )
+
+
 @dataclass(frozen=True)
 class LockActivities:
     """What locks need of Temporal."""
@@ -145,45 +166,56 @@ class LockActivities:
     client: Client
 
     def all(self) -> list[Callable[..., Any]]:
-        return [self.carry_out]
+        return [self.carry_out, self.announce]
 
     @activity.defn(name="inngest.lock")
     async def carry_out(self, lock: str, effects: Effects) -> None:
         """Carry out what a lock has decided; may be repeated. What is learned of runs goes back to the lock."""
-        limit = asyncio.Semaphore(CONCURRENCY)
         found: list[Request] = []
 
         async def told(run: str, verdicts: dict[str, list[int]]) -> None:
-            async with limit:
-                if not await self._is_gone(
-                    self.client.get_workflow_handle(run).signal("admission", args=[lock, verdicts])
-                ):
-                    return
-            if verdicts.get(GRANTED):
+            telling = self.client.get_workflow_handle(run).signal("admission", args=[lock, verdicts])
+            if await self._is_gone(telling) and verdicts.get(GRANTED):
                 found.append(Request(run, release=verdicts[GRANTED]))
 
         async def cancelled(run: str, numbers: list[int]) -> None:
-            async with limit:
-                if await self._is_gone(self.client.get_workflow_handle(run).cancel()):
-                    found.append(Request(run, release=numbers))
+            if await self._is_gone(self.client.get_workflow_handle(run).cancel()):
+                found.append(Request(run, release=numbers))
 
         async def checked(run: str, numbers: list[int]) -> None:
-            async with limit:
-                if not await self._executes(run):
-                    found.append(Request(run, release=numbers))
-                elif effects.reply:
-                    found.append(Request(run, alive=True))
+            if not await self._executes(run):
+                found.append(Request(run, release=numbers))
+            elif effects.reply:
+                found.append(Request(run, alive=True))
 
         runs: dict[str, dict[str, list[int]]] = {}
         for run, number, verdict in effects.verdicts:
             runs.setdefault(run, {}).setdefault(verdict, []).append(number)
-        await asyncio.gather(
-            *(told(run, verdicts) for run, verdicts in runs.items()),
-            *(cancelled(run, numbers) for run, numbers in _by_run(effects.cancel).items()),
-            *(checked(run, numbers) for run, numbers in _by_run(effects.check).items()),
-        )
+        calls = [
+            *(functools.partial(told, run, verdicts) for run, verdicts in runs.items()),
+            *(functools.partial(cancelled, run, numbers) for run, numbers in _by_run(effects.cancel).items()),
+            *(functools.partial(checked, run, numbers) for run, numbers in _by_run(effects.check).items()),
+        ]
+        await each(calls, lambda call: call(), CONCURRENCY)
         if found:
             await tell(self.client, lock, found)
+
+    @activity.defn(name="inngest.announce")
+    async def announce(self, made: list[Change]) -> None:
+        """Tell the open locks of changed limits; may be repeated. One that visibility does not list yet learns of it
+        from the runs that wait for it: they ask again after `workers.admission.FIRST_LOOK`."""
+        async with heartbeats():
+            for change in made:
+                call = functools.partial(tell, self.client, requests=[Request("", change.function, terms=change.terms)])
+                await each(await self._open(change.limit), call, CONCURRENCY)
+
+    async def _open(self, limit: Limit) -> list[str]:
+        """Ids of a limit's locks that are open or may be."""
+        if limit.key is None:
+            return [names.lock_id(limit.kind, limit.owner)]
+        prefix = names.lock_prefix(limit.kind, limit.owner, limit.key).replace("\\", "\\\\").replace("'", "\\'")
+        query = f"WorkflowId STARTS_WITH '{prefix}' AND ExecutionStatus = 'Running'"
+        return [lock.id async for lock in self.client.list_workflows(query)]
 
     async def _is_gone(self, call: Any) -> bool:
         """Make a call to a run; whether it is gone, or can't be reached any more (it has had too many signals)."""

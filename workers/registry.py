@@ -23,9 +23,12 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapter import names
+from adapter.admission import Change, changes
 from adapter.errors import FunctionConfigInvalidError
+from adapter.functions import FunctionConfig
 from adapter.registry import AppConfig
 
+from .locks import announce
 from .schedules import Schedules, cron_triggers
 
 MAX_APP_BYTES = 1_500_000
@@ -61,11 +64,12 @@ class App:
         self._state = state
         self._schedules = Schedules(state.schedules)
         self._turn = asyncio.Lock()
+        self._announcing: set[asyncio.Task[None]] = set()
         self._updates = 0
 
     @workflow.run
     async def run(self, state: AppState) -> None:
-        await workflow.wait_condition(lambda: _is_full(self._updates))
+        await workflow.wait_condition(lambda: _is_full(self._updates) and not self._announcing)
         workflow.continue_as_new(self._state, memo=self._memo())
 
     @workflow.update
@@ -100,9 +104,16 @@ class App:
                 raise
             if app != self._state.app or not self._state.version:
                 version = max(self._state.version + 1, workflow.time_ns() // 1_000_000)
+                self._announce(_changes(self._state.app, app, version))
                 self._state = AppState(app, version, self._schedules.remembered)
                 workflow.upsert_memo(self._memo())
             return self._state.version
+
+    def _announce(self, made: list[Change]) -> None:
+        if made:
+            task = asyncio.create_task(announce(made))
+            self._announcing.add(task)
+            task.add_done_callback(self._announcing.discard)
 
     def _memo(self) -> dict[str, Any]:
         return {"app": self._state.app, "version": self._state.version}
@@ -198,6 +209,21 @@ async def remove(client: Client, app_id: str, timeout: timedelta = PUBLISH_TIMEO
     version = await _update(client, start, "remove", [], timeout)
     start = _with_start(names.REGISTRY_TYPE, RegistryState(), names.REGISTRY_ID)
     await _update(client, start, "drop", [app_id, version], timeout)
+
+
+def _changes(before: dict[str, Any] | None, after: dict[str, Any] | None, version: int) -> list[Change]:
+    """The limits of functions that are in both configurations of an app and have other terms in the later one."""
+    known = {function["id"]: function for function in (before or {}).get("functions", ())}
+    made: list[Change] = []
+    for function in (after or {}).get("functions", ()):
+        old = known.get(function["id"])
+        if old is None or all(old.get(field) == function.get(field) for field in ("concurrency", "throttle")):
+            continue
+        try:
+            made += changes(FunctionConfig.from_wire(old), FunctionConfig.from_wire(function), version)
+        except FunctionConfigInvalidError:
+            continue  # a version of ours that we can't read: locks learn of it with the next request
+    return made
 
 
 def _is_full(updates: int) -> bool:
