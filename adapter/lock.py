@@ -13,15 +13,14 @@ A *ticket* is a run and a number of its own: a run may hold several. Everything 
 ticket has the same answer, and giving back one that is not held is nothing.
 """
 
-import base64
 import heapq
-import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias
 
 from .gcra import Arrival, Rate, admit
+from .packing import pack, unpack
 
 Ticket: TypeAlias = tuple[str, int]
 """Run id, and the number by which the run knows it."""
@@ -88,6 +87,12 @@ class Effects:
     def __bool__(self) -> bool:
         return bool(self.verdicts or self.check or self.cancel)
 
+    def parts(self, size: int) -> Iterator["Effects"]:
+        """The same, in parts of at most so many of each; none if there is nothing."""
+        for start in range(0, max(len(self.verdicts), len(self.check), len(self.cancel)), size):
+            part = slice(start, start + size)
+            yield Effects(self.verdicts[part], self.check[part], self.reply, self.cancel[part])
+
 
 class Queue:
     """Tickets that wait: by score, then in order of arrival."""
@@ -150,15 +155,6 @@ class Queue:
             score, number, run = line.split(" ", 2)
             queue.add((run, int(number)), int(base) + int(score))
         return queue
-
-
-def pack(lines: Iterable[str]) -> str:
-    """Lines of text in few bytes. Ids repeat their beginning and use 5 bits of each character."""
-    return base64.b64encode(zlib.compress("\n".join(lines).encode(), 6)).decode()
-
-
-def unpack(text: str) -> list[str]:
-    return zlib.decompress(base64.b64decode(text)).decode().split("\n")
 
 
 class Lock(Protocol):

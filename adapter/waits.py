@@ -12,8 +12,9 @@ sent after a registration returned can miss it.
 import asyncio
 import contextlib
 import functools
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from . import names
 from .conditions import split_condition, value_at
 from .models import Cancel, milliseconds
+from .packing import pack, unpack
 
 CANCEL: Final = "cancel:"
 """Begins the id of a wait that cancels its run."""
@@ -63,9 +65,19 @@ class Delivery:
 class MailboxState:
     """Argument of a mailbox workflow; carried over when it continues as new."""
 
-    waits: list[Wait] = field(default_factory=list)
+    packed: str = ""
+    """The waits: they may be tens of thousands, which must fit one payload. About 40 bytes each if their conditions are
+    alike."""
     seen: list[str] = field(default_factory=list)
     """Internal ids of the events it had last."""
+
+    @classmethod
+    def of(cls, waits: Iterable[Wait], seen: Iterable[str]) -> "MailboxState":
+        lines = [json.dumps(list(vars(wait).values()), separators=(",", ":")) for wait in waits]
+        return cls(pack(lines) if lines else "", list(seen))
+
+    def waits(self) -> list[Wait]:
+        return [Wait(*json.loads(line)) for line in unpack(self.packed)] if self.packed else []
 
 
 @dataclass

@@ -13,6 +13,7 @@ from adapter.lock import (
     GRANTED,
     SKIPPED,
     YOUNG_MS,
+    Effects,
     Lock,
     Permits,
     Queue,
@@ -444,3 +445,17 @@ def test_a_singleton_has_one_holder_and_forgets_nobody(trace: list[tuple[str, in
         state: Any = lock.dump()
         present = {ticket[0] for ticket in [state["holder"], state["next"], *state["doubtful"]] if ticket}
         assert open_ <= present
+
+
+@given(st.lists(st.integers()), st.lists(st.integers()), st.lists(st.integers()), st.booleans(), st.integers(1, 5))
+def test_parts_of_effects_are_the_whole(
+    verdicts: list[Any], check: list[Any], cancel: list[Any], reply: bool, size: int
+) -> None:
+    whole = Effects(verdicts, check, reply, cancel)
+    parts = list(whole.parts(size))
+    assert [each for part in parts for each in part.verdicts] == verdicts
+    assert [each for part in parts for each in part.check] == check
+    assert [each for part in parts for each in part.cancel] == cancel
+    assert all(part and part.reply == reply for part in parts)
+    assert all(max(len(part.verdicts), len(part.check), len(part.cancel)) <= size for part in parts)
+    assert bool(parts) == bool(whole)

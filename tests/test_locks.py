@@ -18,9 +18,12 @@ import adapter as inngest
 from adapter import events, names
 from adapter.admission import limits_of
 from adapter.ingress import create_ingress
+from adapter.lock import Request, Terms
+from adapter.packing import MAX_STATE
 from adapter.registry import Follower
 from adapter.settings import Settings
 from workers import admission, locks
+from workers.plugin import system_worker
 
 from .harness import TRIGGER, App, new_client, running
 from .test_run import until
@@ -35,11 +38,14 @@ class Meter:
         self.order: list[Any] = []
 
     @contextlib.asynccontextmanager
-    async def inside(self, key: str = "", mark: Any = None) -> AsyncIterator[None]:
+    async def inside(self, key: str = "", mark: Any = None, fill: int = 0) -> AsyncIterator[None]:
+        """Nobody leaves before `fill` of the key were inside at once; or not for long, if they can't be."""
         self.now[key] += 1
         self.most[key] = max(self.most[key], self.now[key])
         self.order.append(mark)
         try:
+            with contextlib.suppress(TimeoutError):
+                await until(lambda: self.most[key] >= fill, 5)
             yield
         finally:
             self.now[key] -= 1
@@ -92,7 +98,7 @@ async def test_a_key_never_has_more_than_its_limit_and_all_runs_finish(client: C
         user = str(ctx.event.data["user"])
 
         async def work() -> None:
-            async with meter.inside(user):
+            async with meter.inside(user, fill=2):
                 await asyncio.sleep(0.02)
 
         await ctx.step.run("a", work)
@@ -184,7 +190,7 @@ async def test_parallel_steps_count_each(client: Client) -> None:
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=2)])
     async def fn(ctx: inngest.Context) -> list[int]:
         async def work(n: int) -> int:
-            async with meter.inside():
+            async with meter.inside(fill=2):
                 await asyncio.sleep(0.05)
             return n
 
@@ -216,11 +222,20 @@ async def test_a_run_under_way_counts_through_its_sleep_at_level_fn(client: Clie
 
         n = int(str(ctx.event.data["n"]))
         await ctx.step.run("enter", enter, n)
-        await ctx.step.sleep("sleep", timedelta(milliseconds=300))
+        await ctx.step.wait_for_event("wait", event="test/leave", if_exp="event.data.n == async.data.n", timeout=60_000)
         await ctx.step.run("leave", inside.discard, n)
 
+    async def leave(app: App, n: int) -> None:
+        while n in inside:  # the wait may not have begun yet
+            await app.send("test/leave", {"n": n})
+            await asyncio.sleep(0.05)
+
     async with running(client, fn) as app:
-        await results(app, fn, await send(app, *({"n": n} for n in range(5))))
+        sent = await send(app, *({"n": n} for n in range(5)))
+        for left in (5, 4, 3, 2, 1):
+            await until(lambda left=left: len(inside) == min(left, 2))
+            await leave(app, min(inside))
+        await results(app, fn, sent)
     assert most == 2
     assert meter.most[""] == 1
 
@@ -235,7 +250,7 @@ async def test_two_constraints_must_both_pass(client: Client) -> None:
     )
     async def fn(ctx: inngest.Context) -> None:
         async def work() -> None:
-            async with meter.inside(), meter.inside(str(ctx.event.data["user"])):
+            async with meter.inside(str(ctx.event.data["user"])), meter.inside(fill=3):
                 await asyncio.sleep(0.05)
 
         await ctx.step.run("a", work)
@@ -479,22 +494,27 @@ async def test_a_handler_without_steps_holds_its_permit_while_it_executes(client
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=2)])
     async def fn(ctx: inngest.Context) -> None:
-        async with meter.inside():
-            await asyncio.sleep(0.6 if ctx.event.data["slow"] else 0.05)
+        async with meter.inside(fill=2):
+            await asyncio.sleep(0.05)
 
     async with running(client, fn) as app:
-        await results(app, fn, await send(app, *({"slow": n < 3} for n in range(9))))
+        await results(app, fn, await send(app, *({} for _ in range(9))))
     assert meter.most[""] == 2
 
 
-async def test_a_lock_continues_as_new_without_losing_anybody(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", [MAX_STATE, 0])
+async def test_a_lock_continues_as_new_without_losing_anybody(
+    client: Client, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Unless it had to carry over too much: Temporal would end it then."""
     monkeypatch.setattr(locks, "MAX_EVENTS", 30)
+    monkeypatch.setattr(locks, "MAX_STATE", room)
     meter = Meter()
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=2)])
     async def fn(ctx: inngest.Context) -> None:
         async def work() -> None:
-            async with meter.inside():
+            async with meter.inside(fill=2):
                 await asyncio.sleep(0.01)
 
         await ctx.step.run("work", work)
@@ -503,9 +523,30 @@ async def test_a_lock_continues_as_new_without_losing_anybody(client: Client, mo
         await results(app, fn, await send(app, *({} for _ in range(40))))
         runs = [run.status async for run in client.list_workflows(f"WorkflowId = '{names.lock_id('step', fn.id)}'")]
         lock = await client.get_workflow_handle(names.lock_id("step", fn.id)).describe()
-        assert lock.raw_info.first_run_id != lock.run_id, runs
+        assert (lock.raw_info.first_run_id != lock.run_id) == bool(room), runs
     assert meter.most[""] == 2
     assert len(meter.order) == 40
+
+
+async def test_many_runs_are_told_in_parts(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One activity for all would be over its time; here with runs that are not there, which give back what they get."""
+    monkeypatch.setattr(locks, "CHUNK", 20)
+    monkeypatch.setattr(locks, "LINGER", 1.0)
+    lock = names.lock_id("step", "app-fn")
+    requests = [Request(f"run {n}", "app-fn", [1], terms=Terms(limit=70)) for n in range(100)]
+    async with system_worker(client):
+        await client.start_workflow(
+            names.LOCK_TYPES["step"],
+            {},
+            id=lock,
+            task_queue=names.SYSTEM_TASK_QUEUE,
+            start_signal="ask",
+            start_signal_args=[requests],
+        )
+        await client.get_workflow_handle(lock).result()
+        history = await client.get_workflow_handle(lock).fetch_history()
+    told = [event for event in history.events if event.HasField("marker_recorded_event_attributes")]
+    assert len(told) >= 100 / 20
 
 
 async def test_nothing_is_left_running(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

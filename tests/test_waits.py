@@ -2,16 +2,20 @@
 
 import asyncio
 import random
+import time
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from ulid import ULID
 
 import adapter as inngest
+import workers.mailbox
 from adapter import names
 from adapter.events import stamp
-from adapter.waits import Waits
+from adapter.packing import MAX_STATE
+from adapter.waits import MailboxState, Wait, Waits
 
 from .harness import TRIGGER, App, new_client, running
 from .test_run import until
@@ -154,3 +158,80 @@ async def test_hubs_list_the_paths_and_mailboxes_end_when_they_are_empty(client:
         await asyncio.wait_for(client.get_workflow_handle(names.mailbox_id("go", "data.id", 3)).result(), 30)
         # Nobody is there any more, and that is fine.
         await Waits(client).deliver({"name": "go", "data": {"id": 3}}, "id")
+
+
+REST = "async.data.n > event.data.id"
+
+
+def absent(count: int) -> list[Wait]:
+    """Waits of runs that are not there."""
+    expires_ms = round(time.time() * 1000) + 3_600_000
+    ids = [str(ULID()) for _ in range(2 * count)]
+    return [
+        Wait(run, "2c9a2dbb1b1b2a4c7e2b7b4f1a2d3c4b5e6f7a8b", expires_ms + n, REST, {"data": {"id": 100}}, [own])
+        for n, (run, own) in enumerate(zip(ids[:count], ids[count:], strict=True))
+    ]
+
+
+def test_a_mailbox_carries_over_40000_waits() -> None:
+    waits = absent(40_000)
+    state = MailboxState.of(waits, ["seen"])
+    assert len(state.packed) <= MAX_STATE
+    assert state.waits() == waits
+    assert MailboxState.of([], []).waits() == []
+
+
+@pytest.mark.parametrize("limit", [MAX_STATE, 0])
+async def test_a_mailbox_of_20000_waits_loses_none_when_its_history_is_long(
+    client: Client, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """It continues as new; or, if the waits are too many for that, goes on as it is."""
+    monkeypatch.setattr(workers.mailbox, "_is_long", lambda: True)
+    monkeypatch.setattr(workers.mailbox, "MAX_STATE", limit)
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        found = await ctx.step.wait_for_event("wait", event="go", if_exp=REST, timeout=timedelta(minutes=30))
+        return found and found.data["n"]
+
+    async with running(client, fn) as app:
+        mailbox = await client.start_workflow(
+            names.MAILBOX_TYPE,
+            MailboxState.of(absent(20_000), []),
+            id=names.mailbox_id("go", "", None),
+            task_queue=names.SYSTEM_TASK_QUEUE,
+        )
+        run = await start(app, fn, 5)
+        for n in range(3, 8):
+            await app.send("go", {"n": n})
+        assert await run.result() == 6
+        if limit:
+            await until(
+                lambda: continued(client.get_workflow_handle(mailbox.id, run_id=mailbox.first_execution_run_id))
+            )
+        latest = await client.get_workflow_handle(mailbox.id).describe()
+        assert latest.status == WorkflowExecutionStatus.RUNNING
+        later = await start(app, fn, 7)
+        await app.send("go", {"n": 8})
+        assert await later.result() == 8
+        assert limit or latest.run_id == mailbox.first_execution_run_id
+
+
+async def continued(entity: WorkflowHandle[Any, Any]) -> bool:
+    return (await entity.describe()).status == WorkflowExecutionStatus.CONTINUED_AS_NEW
+
+
+async def test_an_event_resumes_all_that_match_in_parts(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One activity for all would be over its time, and begin again."""
+    monkeypatch.setattr(workers.mailbox, "CHUNK", 5)
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        return await ctx.step.wait_for_event("wait", event="go", timeout=60_000) is not None
+
+    async with running(client, fn) as app:
+        runs = await asyncio.gather(*(start(app, fn, n) for n in range(12)))
+        await app.send("go")
+        assert await asyncio.gather(*(run.result() for run in runs)) == [True] * 12
+        history = await client.get_workflow_handle(names.mailbox_id("go", "", None)).fetch_history()
+    assert sum(event.HasField("marker_recorded_event_attributes") for event in history.events) == 3

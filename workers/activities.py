@@ -24,6 +24,7 @@ from adapter.protocol import ErrorInfo, Failed, Invoker, Memo, Outcome, Returned
 from adapter.routing import EVENT_IDS, Router, start_run
 from adapter.waits import CANCEL, Delivery, Waits
 
+from .calls import CONCURRENCY, each, is_gone
 from .memos import RunMemory
 from .retries import next_delay
 from .run import RunFailure, RunSettings
@@ -406,24 +407,15 @@ class SystemActivities:
     @activity.defn(name="inngest.resume")
     async def resume(self, matching: dict[str, list[str]], delivery: Delivery) -> list[str]:
         """Tell runs which of their waits an event matches, and cancel those that it cancels; which ones are gone."""
-        limit = asyncio.Semaphore(50)
 
-        async def resume(run: str, waits: list[str]) -> str | None:
-            handle = self.client.get_workflow_handle(run)
-            async with limit:
-                try:
-                    if any(wait.startswith(CANCEL) for wait in waits):
-                        await handle.cancel()
-                    else:
-                        await handle.signal("event", vars(Delivery(delivery.id, delivery.event, waits)))
-                except RPCError as error:
-                    if error.status != RPCStatusCode.NOT_FOUND:
-                        raise
-                    return run
-            return None
+        async def resume(run: str) -> bool:
+            handle, waits = self.client.get_workflow_handle(run), matching[run]
+            if any(wait.startswith(CANCEL) for wait in waits):
+                return await is_gone(handle.cancel())
+            return await is_gone(handle.signal("event", vars(Delivery(delivery.id, delivery.event, waits))))
 
-        gone = await asyncio.gather(*(resume(run, waits) for run, waits in matching.items()))
-        return [run for run in gone if run is not None]
+        gone = await each(matching, resume, CONCURRENCY)
+        return [run for run, is_lost in zip(matching, gone, strict=True) if is_lost]
 
     @activity.defn(name="inngest.start")
     async def start(self, request: StartRequest) -> list[str]:

@@ -7,7 +7,12 @@ from datetime import timedelta
 from typing import TypeVar
 
 from temporalio import activity
+from temporalio.service import RPCError, RPCStatusCode
 
+CONCURRENCY = 50
+"""Calls that one activity has in hand at once."""
+CHUNK = 500
+"""Runs that one local activity of an entity calls: it must be done within the 30 s of its timeout."""
 HEARTBEAT_INTERVAL = 2.0
 HEARTBEAT_TIMEOUT = timedelta(seconds=10)
 """How soon a lost worker is noticed."""
@@ -25,6 +30,17 @@ async def each(items: Iterable[T], call: Callable[[T], Awaitable[R]], concurrenc
             return await call(item)
 
     return await asyncio.gather(*map(one, items))
+
+
+async def is_gone(call: Awaitable[None]) -> bool:
+    """Make a call to a run; whether the run is gone, or can't be reached any more (it has had too many signals)."""
+    try:
+        await call
+    except RPCError as error:
+        if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
+            raise
+        return True
+    return False
 
 
 @contextlib.asynccontextmanager

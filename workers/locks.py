@@ -13,12 +13,14 @@ something every `CHECK`; a run that is gone while it waits is noticed when it is
 
 import asyncio
 import functools
+import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
+import pydantic
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.common import RetryPolicy
@@ -27,8 +29,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from adapter import names
 from adapter.admission import Change, Limit, tell
 from adapter.lock import GRANTED, Effects, Lock, Permits, Request, Singleton, Throttle, Ticket
+from adapter.packing import MAX_STATE, RETRY
 
-from .calls import HEARTBEAT_TIMEOUT, each, heartbeats
+from .calls import CHUNK, CONCURRENCY, HEARTBEAT_TIMEOUT, each, heartbeats, is_gone
 
 LINGER = 10.0
 """Seconds that an idle one stays: Temporal Cloud starts the same id only about once a second."""
@@ -41,9 +44,10 @@ MIN_TIMER = 0.05
 MAX_EVENTS = 4_000
 """Of a history, before it continues as new; Temporal suggests it at 4,096."""
 TIMEOUT = timedelta(seconds=30)
-CONCURRENCY = 50
-"""Calls that one activity has in hand at once."""
-CHUNK = 100
+REQUESTS = pydantic.TypeAdapter(list[Request])
+"""Takes 4 us for a request, where temporalio's own takes 65: a queue of 20,000 has to be replayed within the 2 s that a
+workflow task may compute."""
+ANNOUNCED = 100
 """Limits that one activity announces."""
 ANNOUNCING = timedelta(hours=1)
 RETRIES = RetryPolicy(maximum_interval=timedelta(seconds=10))
@@ -61,6 +65,8 @@ class Entity:
         self._timer: asyncio.Task[None] | None = None
         self._timer_ends = 0.0
         self._used = workflow.time()
+        self._retry_at = 0
+        """Length of history from which it may continue as new."""
 
     @workflow.run
     async def run(self, state: dict[str, Any]) -> None:
@@ -76,22 +82,33 @@ class Entity:
                 self._lock.suspect(now_ms)
                 if self._lock.idle(now_ms) and workflow.time() >= self._used + LINGER - 0.5:
                     return
-            if _is_full():
-                # Runs are told by the next execution: the shorter this task, the less likely a signal forbids its end.
-                workflow.continue_as_new(self._lock.dump())
+            if workflow.info().get_current_history_length() >= self._retry_at and _is_full():
+                self._continue_as_new()
             effects = self._lock.effects()
-            if effects:
+            for part in effects.parts(CHUNK):
                 await workflow.execute_local_activity(
                     "inngest.lock",
-                    args=[workflow.info().workflow_id, effects],
+                    args=[workflow.info().workflow_id, part],
                     start_to_close_timeout=TIMEOUT,
                     retry_policy=RETRIES,
                 )
-            else:
+            if not effects:
                 self._set_timer()
                 await workflow.wait_condition(
                     lambda: bool(self._inbox) or (self._timer is not None and self._timer.done())
                 )
+
+    def _continue_as_new(self) -> None:
+        """Unless more waits than it can carry over.
+
+        Runs are told by the next execution: the shorter this task, the less likely a signal forbids its end.
+        """
+        state = self._lock.dump()
+        if len(json.dumps(state)) <= MAX_STATE:
+            workflow.continue_as_new(state)
+        self._lock = self.lock.load(state)
+        self._retry_at = workflow.info().get_current_history_length() + RETRY
+        workflow.logger.warning("%d runs that wait are too many for one lock to continue as new", self._lock.waiting)
 
     def _set_timer(self) -> None:
         """One timer at a time, and a new one only if the old one would fire too late."""
@@ -114,9 +131,9 @@ class Entity:
         self._timer = asyncio.create_task(asyncio.sleep(ends - now))
 
     @workflow.signal
-    def ask(self, requests: list[Request]) -> None:
-        """From runs, and from the lock's own activity."""
-        self._inbox.extend(requests)
+    def ask(self, requests: list[Any]) -> None:
+        """`Request`s, from runs and from the lock's own activity."""
+        self._inbox.extend(REQUESTS.validate_python(requests))
 
     @workflow.query
     def queue(self) -> dict[str, Any]:
@@ -149,10 +166,10 @@ def _is_full() -> bool:
 
 async def announce(made: Sequence[Change]) -> None:
     """Tell the open locks of changed limits. Workflow code."""
-    for start in range(0, len(made), CHUNK):
+    for start in range(0, len(made), ANNOUNCED):
         await workflow.execute_activity(
             "inngest.announce",
-            made[start : start + CHUNK],
+            made[start : start + ANNOUNCED],
             start_to_close_timeout=ANNOUNCING,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=RETRIES,
@@ -175,11 +192,11 @@ class LockActivities:
 
         async def told(run: str, verdicts: dict[str, list[int]]) -> None:
             telling = self.client.get_workflow_handle(run).signal("admission", args=[lock, verdicts])
-            if await self._is_gone(telling) and verdicts.get(GRANTED):
+            if await is_gone(telling) and verdicts.get(GRANTED):
                 found.append(Request(run, release=verdicts[GRANTED]))
 
         async def cancelled(run: str, numbers: list[int]) -> None:
-            if await self._is_gone(self.client.get_workflow_handle(run).cancel()):
+            if await is_gone(self.client.get_workflow_handle(run).cancel()):
                 found.append(Request(run, release=numbers))
 
         async def checked(run: str, numbers: list[int]) -> None:
@@ -216,16 +233,6 @@ class LockActivities:
         prefix = names.lock_prefix(limit.kind, limit.owner, limit.key).replace("\\", "\\\\").replace("'", "\\'")
         query = f"WorkflowId STARTS_WITH '{prefix}' AND ExecutionStatus = 'Running'"
         return [lock.id async for lock in self.client.list_workflows(query)]
-
-    async def _is_gone(self, call: Any) -> bool:
-        """Make a call to a run; whether it is gone, or can't be reached any more (it has had too many signals)."""
-        try:
-            await call
-        except RPCError as error:
-            if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
-                raise
-            return True
-        return False
 
     async def _executes(self, run: str) -> bool:
         try:

@@ -14,7 +14,10 @@ from temporalio.common import RetryPolicy
 
 from adapter import names
 from adapter.expressions import compile_expression
+from adapter.packing import MAX_STATE, RETRY
 from adapter.waits import CANCEL, Delivery, MailboxState, Wait
+
+from .calls import CHUNK
 
 LINGER = timedelta(seconds=10)
 """How long an empty one stays: Temporal Cloud starts the same id only about once a second."""
@@ -28,10 +31,12 @@ EXPIRY_GRACE = timedelta(minutes=1)
 class Mailbox:
     @workflow.init
     def __init__(self, state: MailboxState) -> None:
-        self._waits = {(wait.run, wait.id): wait for wait in state.waits}
+        self._waits = {(wait.run, wait.id): wait for wait in state.waits()}
         self._seen = OrderedDict.fromkeys(state.seen)
         self._inbox: deque[Wait | Delivery | tuple[str, str]] = deque()
         self._resting_long = False
+        self._retry_at = 0
+        """Length of history from which it may continue as new."""
 
     @workflow.run
     async def run(self, state: MailboxState) -> None:
@@ -47,8 +52,17 @@ class Mailbox:
                 self._start_rest()
             elif not self._waits and self._resting_long:
                 self._start_rest()
-            if workflow.info().is_continue_as_new_suggested() and not self._inbox:
-                workflow.continue_as_new(MailboxState(list(self._waits.values()), list(self._seen)))
+            if not self._inbox and workflow.info().get_current_history_length() >= self._retry_at and _is_long():
+                self._continue_as_new()
+
+    def _continue_as_new(self) -> None:
+        """Unless there are more waits than it can carry over."""
+        self._expire()
+        state = MailboxState.of(self._waits.values(), self._seen)
+        if len(state.packed) <= MAX_STATE:
+            workflow.continue_as_new(state)
+        self._retry_at = workflow.info().get_current_history_length() + RETRY
+        workflow.logger.warning("%d waits are too many for one mailbox to continue as new", len(self._waits))
 
     def _start_rest(self) -> None:
         """One timer at a time, not one for each message: short when empty, else to the first expiry."""
@@ -83,15 +97,18 @@ class Mailbox:
         for wait in self._waits.values():
             if wait.expires_ms > now.timestamp() * 1000 and _matches(wait, delivery, now):
                 matching.setdefault(wait.run, []).append(wait.id)
-        if not matching:
-            return
-        gone = await workflow.execute_local_activity(
-            "inngest.resume",
-            args=[matching, vars(delivery)],
-            start_to_close_timeout=timedelta(seconds=30),
-            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
-            result_type=list[str],
-        )
+        gone: set[str] = set()
+        runs = list(matching)
+        for start in range(0, len(runs), CHUNK):
+            gone.update(
+                await workflow.execute_local_activity(
+                    "inngest.resume",
+                    args=[{run: matching[run] for run in runs[start : start + CHUNK]}, vars(delivery)],
+                    start_to_close_timeout=timedelta(seconds=30),
+                    retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
+                    result_type=list[str],
+                )
+            )
         for run, ids in matching.items():
             # A run that is to be cancelled may be on its way: its entry is registered before it is started.
             for wait_id in ids if run not in gone else _steps(ids):
@@ -108,6 +125,10 @@ class Mailbox:
     @workflow.signal
     def deliver(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
+
+
+def _is_long() -> bool:
+    return workflow.info().is_continue_as_new_suggested()
 
 
 def _steps(ids: list[str]) -> list[str]:
