@@ -1,6 +1,7 @@
 """Waits in numbers: none lost, none woken by another's event, however many there are."""
 
 import asyncio
+import os
 import random
 import time
 from datetime import timedelta
@@ -166,7 +167,10 @@ REST = "async.data.n > event.data.id"
 def absent(count: int) -> list[Wait]:
     """Waits of runs that are not there."""
     expires_ms = round(time.time() * 1000) + 3_600_000
-    ids = [str(ULID()) for _ in range(2 * count)]
+    # `ULID()` counts up within a millisecond, and would pack too well.
+    ids = [
+        str(ULID.from_timestamp(time.time() + n / 1000))[:10] + str(ULID(os.urandom(16)))[10:] for n in range(2 * count)
+    ]
     return [
         Wait(run, "2c9a2dbb1b1b2a4c7e2b7b4f1a2d3c4b5e6f7a8b", expires_ms + n, REST, {"data": {"id": 100}}, [own])
         for n, (run, own) in enumerate(zip(ids[:count], ids[count:], strict=True))
