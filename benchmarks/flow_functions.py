@@ -17,6 +17,8 @@ from .worker import until_published
 
 PLAIN = "none"
 HOT_LIMITS = (1, 10, 50)
+DEBOUNCE = timedelta(seconds=1)
+"""Its period, the shortest."""
 
 client = inngest.Inngest(app_id="flow-bench", is_production=False)
 
@@ -45,7 +47,6 @@ def function_of(name: str, **options: Any) -> inngest.Function[Any]:
 
 
 KEY = "event.data.key"
-SAME_KEY = f"{KEY} == async.data.key"
 FEATURES = {
     PLAIN: function_of(PLAIN),
     "concurrency": function_of("concurrency", concurrency=[inngest.Concurrency(limit=1_000, key=KEY)]),
@@ -53,6 +54,7 @@ FEATURES = {
     "singleton": function_of("singleton", singleton=inngest.Singleton(mode="skip", key=KEY)),
     "rate limit": function_of("rate-limit", rate_limit=inngest.RateLimit(limit=100_000, period=1_000, key=KEY)),
     "batch": function_of("batch", batch_events=inngest.Batch(max_size=2, timeout=timedelta(minutes=1), key=KEY)),
+    "debounce": function_of("debounce", debounce=inngest.Debounce(period=DEBOUNCE, key=KEY)),
     "cancel": function_of(
         "cancel", cancel=[inngest.Cancel(event="flow-bench/stop", if_exp=f"{KEY} == async.data.key")]
     ),
