@@ -241,7 +241,10 @@ class Ingress:
         name = body.get("signal") if isinstance(body, dict) else None
         if not isinstance(name, str) or not 0 < len(name.encode()) <= names.MAX_SIGNAL_BYTES:
             raise _ApiError(400, f"Request body must be an object whose signal has 1 to {names.MAX_SIGNAL_BYTES} bytes")
-        run_id = await signals.send(self._client, name, body.get("data"))
+        try:
+            run_id = await signals.send(self._client, name, body.get("data"))
+        except BodyInvalidError as error:
+            raise _ApiError(400, error.message) from None
         if run_id is None:
             raise _ApiError(404, "No signal found")
         return _json({"data": {"run_id": run_id}})

@@ -6,6 +6,7 @@ workflow (`workers.signals`) that knows who waits. A signal that nobody waits fo
 """
 
 import contextlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,11 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from . import names
+from .errors import BodyInvalidError
+
+MAX_DATA_BYTES = 1_800_000
+"""Of what a signal carries, as Temporal's default converter writes it: a payload is limited to 2 MiB, and the entity
+of a signal can neither refuse nor pass on an update that is larger."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,28 @@ class SignalState:
 
 async def claim(client: Client, signal: str, wait: Claim) -> bool:
     """Begin a wait; False if another run waits for that signal already. Raises `RPCError`."""
+    if await _claim(client, signal, wait):
+        return True
+    entity = client.get_workflow_handle(names.signal_id(signal))
+    holder: Claim | None = await entity.query("holder", result_type=Claim)
+    if holder is not None:
+        if not await _is_gone(client, holder.run):
+            return False
+        # It was terminated: a run that ends otherwise takes its waits back.
+        await release(client, signal, holder.run, holder.step)
+    return await _claim(client, signal, wait)
+
+
+async def _is_gone(client: Client, run: str) -> bool:
+    try:
+        return (await client.get_workflow_handle(run).describe()).close_time is not None
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        return True
+
+
+async def _claim(client: Client, signal: str, wait: Claim) -> bool:
     start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
         names.SIGNAL_TYPE,
         SignalState(),
@@ -58,10 +86,15 @@ async def release(client: Client, signal: str, run: str, step: str) -> None:
 
 
 async def send(client: Client, signal: str, data: Any, *, send_id: str | None = None) -> str | None:
-    """Send a signal; the id of the run that waited for it, or None if nobody did. Raises `RPCError`.
+    """Send a signal; the id of the run that waited for it, or None if nobody did.
 
     The same `send_id` has the same effect and answer, for as long as the signal's entity remembers it.
+
+    Raises `RPCError`, and `BodyInvalidError` for data that is too large.
     """
+    size = len(json.dumps(data, separators=(",", ":")))
+    if size > MAX_DATA_BYTES:
+        raise BodyInvalidError(f"Signal is over the max size: Max {MAX_DATA_BYTES} bytes / Size {size} bytes")
     entity = client.get_workflow_handle(names.signal_id(signal))
     try:
         with _nobody():

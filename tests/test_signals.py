@@ -5,12 +5,15 @@ from typing import Any
 
 import httpx
 import pytest
+from temporalio import workflow
 from temporalio.client import Client, WorkflowFailureError
 
 import adapter as inngest
 from adapter import names, signals
+from adapter.errors import BodyInvalidError
 from adapter.ingress import create_ingress
 from adapter.settings import Settings
+from workers import signals as entity
 
 from .harness import TRIGGER, App, new_client, running
 from .test_run import failure_of, until, waiting
@@ -92,6 +95,52 @@ async def test_a_signal_to_a_run_that_is_gone_reaches_nobody(client: Client) -> 
         assert await signals.send(client, "s", 2) == second.id
 
 
+async def test_a_terminated_run_does_not_keep_the_name(client: Client) -> None:
+    fn = waiter()
+    async with running(client, fn) as app:
+        first = await started(app, fn, "s")
+        await first.terminate()
+        second = await started(app, fn, "s")
+        assert await signals.send(client, "s", 1) == second.id
+
+
+async def test_refused_claims_do_not_use_up_the_updates_of_an_execution(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entity, "_is_long", lambda: workflow.info().get_current_history_length() > 40)
+    fn = waiter()
+    async with running(client, fn) as app:
+        first = await started(app, fn, "s")
+        handle = client.get_workflow_handle(names.signal_id("s"))
+        begun = (await handle.describe()).run_id
+        for n in range(10):
+            assert not await signals.claim(client, "s", signals.Claim(first.id, f"another-{n}", 2**42))
+
+        async def continued() -> bool:
+            return (await handle.describe()).run_id != begun
+
+        await until(continued)
+        assert await signals.send(client, "s", 1) == first.id
+        assert await first.result() == ["s", 1]
+
+
+async def test_a_signal_that_temporal_can_not_carry_is_refused_and_harms_nobody(client: Client) -> None:
+    @new_client().create_function(fn_id="sender", trigger=inngest.TriggerEvent(event="send"))
+    async def sender(ctx: inngest.Context) -> Any:
+        return await ctx.step.send_signal("send", signal="s", data="x" * 3_000_000)
+
+    fn = waiter()
+    async with running(client, fn, sender) as app:
+        run = await started(app, fn, "s")
+        with pytest.raises(BodyInvalidError, match="Signal is over the max size: Max 1800000 bytes / Size 2000002"):
+            await signals.send(client, "s", "x" * 2_000_000)
+        with pytest.raises(WorkflowFailureError) as raised:
+            await app.run(sender, name="send")
+        assert "Signal is over the max size" in failure_of(raised.value).message
+        assert await signals.send(client, "s", "x" * 1_700_000) == run.id
+        assert len((await run.result())[1]) == 1_700_000
+
+
 @pytest.mark.parametrize("is_async", [True, False])
 async def test_a_step_sends_a_signal_once(client: Client, is_async: bool) -> None:
     inngest_client = new_client()
@@ -125,6 +174,8 @@ async def test_the_api_sends_signals_and_says_when_nobody_waits(client: Client) 
             for bad in ({}, {"signal": 3}, {"signal": ""}, {"signal": "x" * 1_000}, ["s"]):
                 reply = await http.post(url, json=bad)
                 assert (reply.status_code, "signal has 1 to 900 bytes" in reply.json()["error"]) == (400, True)
+            reply = await http.post(url, json={"signal": "s", "data": "x" * 3_000_000})
+            assert (reply.status_code, "over the max size" in reply.json()["error"]) == (400, True)
             reply = await http.post(url, json={"signal": "s", "data": "hello"})
             assert (reply.status_code, reply.json()) == (200, {"data": {"run_id": run.id}})
             assert await run.result() == ["s", "hello"]

@@ -14,10 +14,10 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapter import events, protocol, signals
+from adapter.cel_syntax import ExpressionError
 from adapter.driver import Call, Pass, error_info
 from adapter.errors import BodyInvalidError, NonRetriableError, OutputTooLargeError
 from adapter.events import Stamped
-from adapter.expressions import ExpressionError
 from adapter.functions import FunctionPart
 from adapter.gates import StartRequest
 from adapter.protocol import ErrorInfo, Failed, Invoker, Memo, Outcome, Returned, RunInput
@@ -392,7 +392,10 @@ class _Outside:
 
     async def send_signal(self, seed: str, signal: str, data: Any) -> str | None:
         """Send a signal as the ingress does."""
-        return await signals.send(self.client, signal, data, send_id=seed)
+        try:
+            return await signals.send(self.client, signal, data, send_id=seed)
+        except BodyInvalidError as error:
+            raise NonRetriableError(error.message) from error
 
 
 @dataclass(frozen=True)
@@ -442,13 +445,8 @@ class SystemActivities:
     @activity.defn(name="inngest.send_signal")
     async def send_signal(self, holder: signals.Claim, signal: str, data: Any) -> bool:
         """Give a signal to the run that waits for it; False if that run is gone."""
-        try:
-            await self.client.get_workflow_handle(holder.run).signal("signal", args=[holder.step, signal, data])
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-            return False
-        return True
+        handle = self.client.get_workflow_handle(holder.run)
+        return not await is_gone(handle.signal("signal", args=[holder.step, signal, data]))
 
 
 def _run_input(given: dict[str, Any]) -> RunInput:

@@ -26,11 +26,12 @@ class Signal:
     async def run(self, state: SignalState) -> None:
         while True:
             await workflow.wait_condition(workflow.all_handlers_finished)
-            if workflow.info().is_continue_as_new_suggested():
+            if _is_long():
                 workflow.continue_as_new(SignalState(self._holder))
             self._changed = False
             try:
-                await workflow.wait_condition(lambda: self._changed, timeout=self._patience())
+                # Claims that are refused change nothing, but an execution takes 2,000 updates.
+                await workflow.wait_condition(lambda: self._changed or _is_long(), timeout=self._patience())
             except TimeoutError:
                 if self._expired():
                     self._holder = None
@@ -44,6 +45,10 @@ class Signal:
 
     def _expired(self) -> bool:
         return self._holder is not None and self._holder.expires_ms <= workflow.time() * 1000
+
+    @workflow.query
+    def holder(self) -> Claim | None:
+        return self._holder
 
     @workflow.update
     async def claim(self, wait: Claim) -> bool:
@@ -78,3 +83,7 @@ class Signal:
     def _hold(self, wait: Claim | None) -> None:
         self._holder = wait
         self._changed = True
+
+
+def _is_long() -> bool:
+    return workflow.info().is_continue_as_new_suggested()
