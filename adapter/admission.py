@@ -19,7 +19,8 @@ from temporalio.common import Priority, WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from . import names
-from .expressions import UInt, compile_expression
+from .cel_syntax import UInt
+from .expressions import compile_expression
 from .functions import FunctionConfig
 from .gates import Coalescer
 from .lock import Request, Terms

@@ -16,8 +16,9 @@ from temporalio.service import RPCError, RPCStatusCode
 from ulid import ULID
 
 from . import names
+from .cel_syntax import ExpressionError
 from .errors import BodyInvalidError, FunctionNotFoundError
-from .expressions import ExpressionError, compile_expression
+from .expressions import compile_expression
 from .routing import SnapshotSource
 from .settings import RPC_TIMEOUT
 

@@ -20,22 +20,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from .expressions import (
-    CACHE_SIZE,
-    Call,
-    Const,
-    EvaluationError,
-    Expression,
-    ExpressionError,
-    Ident,
-    Macro,
-    Node,
-    Select,
-    children,
-    compile_expression,
-    const_path,
-    operands,
-)
+from .cel_syntax import Call, Const, ExpressionError, Ident, Macro, Node, Select, children, const_path, operands
+from .cel_values import EvaluationError
+from .expressions import CACHE_SIZE, Expression, compile_expression
 
 __all__ = ["Scalar", "WaitCondition", "canonical_scalar", "reduce_event", "split_condition", "value_at"]
 

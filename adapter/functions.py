@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
 import pydantic
 from pydantic import AliasChoices, Discriminator, Field, Tag
 
+from .cel_syntax import ExpressionError
 from .context import Context, ContextSync
 from .cron import parse_cron
 from .errors import FunctionConfigInvalidError
-from .expressions import ExpressionError, check_cancel_policy, compile_expression
+from .expressions import check_cancel_policy, compile_expression
 from .middleware import UninitializedMiddleware
 from .models import (
     WIRE,

@@ -29,8 +29,10 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from . import events, names
+from .cel_syntax import ExpressionError
+from .cel_values import EvaluationError
 from .events import Stamped
-from .expressions import EvaluationError, ExpressionError, compile_expression
+from .expressions import compile_expression
 from .functions import FunctionConfig
 from .gcra import Arrival
 from .models import Batch, Debounce, milliseconds

@@ -18,7 +18,8 @@ from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.service import RPCError, RPCStatusCode
 
 from . import names
-from .expressions import Call, Const, Expression, ExpressionError, Node, compile_expression, const_path
+from .cel_syntax import Call, Const, ExpressionError, Node, const_path
+from .expressions import Expression, compile_expression
 from .functions import FunctionConfig
 from .models import TriggerEvent
 from .settings import RPC_TIMEOUT

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from adapter.cel_syntax import ExpressionError
 from adapter.conditions import WaitCondition, canonical_scalar, reduce_event, split_condition, value_at
-from adapter.expressions import ExpressionError, compile_expression
+from adapter.expressions import compile_expression
 
 TRIGGER: dict[str, Any] = {
     "id": "evt-1",

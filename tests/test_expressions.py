@@ -10,15 +10,9 @@ from typing import Any
 
 import pytest
 
-from adapter.expressions import (
-    CACHE_SIZE,
-    MAX_LENGTH,
-    EvaluationError,
-    Expression,
-    ExpressionError,
-    check_cancel_policy,
-    compile_expression,
-)
+from adapter.cel_syntax import MAX_LENGTH, ExpressionError
+from adapter.cel_values import EvaluationError
+from adapter.expressions import CACHE_SIZE, Expression, check_cancel_policy, compile_expression
 
 # The table of what Inngest's own engine answers.
 FIXTURE: dict[str, Any] = json.loads((Path(__file__).with_name("expressions.json")).read_text())
