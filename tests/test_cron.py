@@ -236,6 +236,24 @@ async def test_two_workers_that_start_at_once_make_one_schedule_for_each_trigger
         await asyncio.gather(*workers)
 
 
+@pytest.mark.usefixtures("system")
+async def test_replicas_that_start_at_once_share_a_look_at_the_schedules(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than Temporal takes updates of one workflow at a time, which is 10."""
+    monkeypatch.setattr(registry, "SHARED_SECONDS", 3600)
+    version = await registry.publish(client, app(*HOURS[:2]))
+    put, calls = ScheduleActivities._put, itertools.count()
+
+    async def counted(self: ScheduleActivities, trigger: schedules.CronTrigger, *, replace: bool) -> None:
+        next(calls)
+        await put(self, trigger, replace=replace)
+
+    monkeypatch.setattr(ScheduleActivities, "_put", counted)
+    assert await asyncio.gather(*(registry.publish(client, app(*HOURS[:2])) for _ in range(30))) == [version] * 30
+    assert next(calls) < 10  # not 60; a look may be repeated
+
+
 HANGING_WORKER = """
 import asyncio, sys
 from temporalio.client import Client

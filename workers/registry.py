@@ -7,6 +7,7 @@ Versions are times, so they rise even if an operator terminates an entity and it
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -36,6 +37,9 @@ MAX_APP_BYTES = 1_500_000
 MAX_UPDATES = 1_000
 """Updates before an entity continues as new: Temporal allows 2,000 in one execution."""
 PUBLISH_TIMEOUT = timedelta(seconds=30)
+SHARED_SECONDS = 10
+"""Replicas that start within such a time share one update: Temporal allows 10 in flight, and one too many makes it
+forget them all."""
 
 
 @dataclass
@@ -190,7 +194,7 @@ async def publish(client: Client, app: AppConfig, timeout: timedelta = PUBLISH_T
     version: int | None = known["version"] if unchanged else None
     if version is None:
         start = _with_start(names.APP_TYPE, AppState(), names.app_id(app.app_id))
-        version = int(await _update(client, start, "publish", [config], timeout))
+        version = int(await _update(client, start, "publish", [config], timeout, known.get("version", 0)))
     listed = (await _memo(client, names.REGISTRY_ID)).get("apps", {}).get(app.app_id, 0)
     if listed < version:
         start = _with_start(names.REGISTRY_TYPE, RegistryState(), names.REGISTRY_ID)
@@ -203,10 +207,11 @@ async def remove(client: Client, app_id: str, timeout: timedelta = PUBLISH_TIMEO
 
     Raises `TimeoutError` if no worker answered in time.
     """
-    if not await _memo(client, names.app_id(app_id)):
+    known = await _memo(client, names.app_id(app_id))
+    if not known:
         return
     start = _with_start(names.APP_TYPE, AppState(), names.app_id(app_id))
-    version = await _update(client, start, "remove", [], timeout)
+    version = await _update(client, start, "remove", [], timeout, known["version"])
     start = _with_start(names.REGISTRY_TYPE, RegistryState(), names.REGISTRY_ID)
     await _update(client, start, "drop", [app_id, version], timeout)
 
@@ -248,11 +253,20 @@ def _with_start(workflow_type: str, state: object, workflow_id: str) -> WithStar
 
 
 async def _update(
-    client: Client, start: WithStartWorkflowOperation[Any, Any], update: str, args: list[Any], timeout: timedelta
+    client: Client,
+    start: WithStartWorkflowOperation[Any, Any],
+    update: str,
+    args: list[Any],
+    timeout: timedelta,
+    known: int = 0,
 ) -> Any:
+    """Update an entity. Those who ask for the same at the same time, and know of the same version, share one update."""
+    shared = names.digest(update, args, known, int(time.time() // SHARED_SECONDS))
     try:
         async with asyncio.timeout(timeout.total_seconds()):
-            return await client.execute_update_with_start_workflow(update, args=args, start_workflow_operation=start)
+            return await client.execute_update_with_start_workflow(
+                update, args=args, id=shared, start_workflow_operation=start
+            )
     except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
         raise TimeoutError(
             f"The registry did not answer within {timeout.total_seconds():g} s: a worker must poll task queue "
