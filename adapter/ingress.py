@@ -395,12 +395,15 @@ def create_ingress(
 def signing_tokens(key: str) -> list[str]:
     """What a caller may present for a signing key: as it is, without `signkey-<env>-`, or the hash of its bytes (§2.2).
 
-    The hash needs a key of hexadecimal digits. SDKs send it after the key's own prefix, so that counts too.
+    The hash needs a key of hexadecimal digits. SDKs send it after the key's own prefix, so that counts too. A prefix
+    alone is no key.
     """
     prefix, bare = "", key
     if key.startswith("signkey-"):
         *head, bare = key.split("-", 2)
         prefix = "-".join(head) + "-"
+    if not bare:
+        return []
     tokens = [key, bare]
     try:
         hashed = hashlib.sha256(binascii.unhexlify(bare)).hexdigest()

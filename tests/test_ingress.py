@@ -310,6 +310,15 @@ def test_signing_tokens_of_a_key_that_is_no_hex() -> None:
     assert signing_tokens("odd") == ["odd", "odd"]
 
 
+@pytest.mark.parametrize("key", ["signkey-prod-", "signkey-"])
+async def test_a_signing_key_that_is_only_its_prefix_opens_nothing(client: Client, key: str) -> None:
+    """As of `INNGEST_SIGNING_KEY=signkey-prod-$SECRET` where SECRET is not set."""
+    async with http(ingress_for(client, Settings(event_keys=("one",), signing_keys=(key,)))) as api:
+        for headers in ({}, {"authorization": "Bearer "}, {"authorization": f"Bearer {key}"}):
+            assert (await api.post("/invoke/shop-ok", json={}, headers=headers)).status_code == 401
+            assert (await api.get(f"/v1/runs/{ULID()}", headers=headers)).status_code == 503
+
+
 # Invoking
 
 
