@@ -131,12 +131,17 @@ def stamp_invocation(raw: object, function_id: str, internal_id: str | None = No
 def run_id(function_id: str, event: Stamped) -> str:
     """The id of the run of a function for an event: always the same one, so a second start is a duplicate.
 
-    If the sender gave the event an id, it counts whatever internal id the event got: one run per function and event id.
+    The event's id counts, whatever internal id it got: one run per function and event id. An event without one has its
+    internal id, by which it is known when it is sent again.
     """
     given = event.event["id"]
-    if given != event.internal_id:
+    try:
+        ulid = ULID.from_str(given)
+    except ValueError:
+        ulid = None
+    if ulid is None or str(ulid) != given:
         return str(ULID(_digest("run", function_id, given)[:16]))
-    return _ulid(ULID.from_str(event.internal_id).milliseconds, "run", function_id, event.internal_id)
+    return _ulid(ulid.milliseconds, "run", function_id, given)
 
 
 def batch_run_id(function_id: str, batch_id: str, first_id: str) -> str:

@@ -192,6 +192,15 @@ def test_a_run_of_a_named_event_depends_on_function_and_event_id_only() -> None:
     assert events.run_id("app-f", one) != events.run_id("app-f", events.stamp({"name": "a", "id": "order-2"}))
 
 
+def test_an_event_sent_again_under_its_internal_id_is_the_same_one() -> None:
+    first = events.stamp({"name": "a"}, str(ULID()))
+    again = events.stamp(first.event, str(ULID()))
+    assert events.run_id("app-f", again) == events.run_id("app-f", first)
+    # An id that only looks alike is another one.
+    lower = events.stamp({**first.event, "id": first.internal_id.lower()}, str(ULID()))
+    assert events.run_id("app-f", lower) != events.run_id("app-f", first)
+
+
 def test_a_run_of_an_unnamed_event_depends_on_the_internal_id_and_sorts_by_its_time() -> None:
     seed = Seed(1_700_000_000_000, bytes(10))
     one, two = events.stamp({"name": "a"}, seed.internal_id(1)), events.stamp({"name": "a"}, seed.internal_id(1))
