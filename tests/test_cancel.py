@@ -10,6 +10,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 import adapter as inngest
 from adapter import names
 from adapter.routing import Router
+from workers import mailbox
 
 from .harness import TRIGGER, App, new_client, running
 from .test_run import until, waiting
@@ -118,7 +119,9 @@ def running_system_only(client: Client) -> Any:
     return system_worker(client)
 
 
-async def test_a_finished_run_takes_its_cancel_entries_back(client: Client) -> None:
+async def test_a_finished_run_takes_its_cancel_entries_back(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "LINGER", timedelta(seconds=1))
+
     @new_client().create_function(
         fn_id="fn",
         trigger=TRIGGER,
@@ -129,9 +132,9 @@ async def test_a_finished_run_takes_its_cancel_entries_back(client: Client) -> N
 
     async with running(client, fn) as app:
         assert await app.run(fn, {"id": 7}) == "done"
-        mailbox = client.get_workflow_handle(names.mailbox_id("stop", "data.id", 7))
+        entity = client.get_workflow_handle(names.mailbox_id("stop", "data.id", 7))
         # It ends by itself when it is empty.
-        assert await asyncio.wait_for(mailbox.result(), 30) is None
+        assert await asyncio.wait_for(entity.result(), 30) is None
 
 
 async def test_a_cancel_entry_whose_timeout_has_passed_does_not_count(client: Client) -> None:

@@ -1,6 +1,7 @@
 """Signals: one run waits for one by name, anybody sends it."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -73,7 +74,10 @@ async def test_a_wait_that_times_out_frees_the_name(client: Client) -> None:
         assert await signals.send(client, "s", 2) == second.id
 
 
-async def test_a_cancelled_run_frees_the_name_and_the_entity_ends_by_itself(client: Client) -> None:
+async def test_a_cancelled_run_frees_the_name_and_the_entity_ends_by_itself(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entity, "LINGER", timedelta(seconds=1))
     fn = waiter()
     async with running(client, fn) as app:
         first = await started(app, fn, "s")

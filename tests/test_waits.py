@@ -148,7 +148,10 @@ async def test_paths_and_values_with_odd_characters_find_their_mailbox(client: C
             assert await run.result() == {"other key": value}
 
 
-async def test_hubs_list_the_paths_and_mailboxes_end_when_they_are_empty(client: Client) -> None:
+async def test_hubs_list_the_paths_and_mailboxes_end_when_they_are_empty(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.mailbox, "LINGER", timedelta(seconds=1))
     fn = waiter()
     async with running(client, fn) as app:
         run = await start(app, fn, 3)
