@@ -300,6 +300,8 @@ class _TreeReader:
 
 
 _PROBLEM = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
+_WORD = re.compile(r"\w+|&&|\|\||\W")
+_TOO_DEEP = ("CANCELLED: Expression recursion limit", "Exceeded max recursion depth")
 _REMEDIES = {"=": "use == to compare", "&": "use &&", "|": "use ||", "and": "use &&", "or": "use ||", "not": "use !"}
 
 
@@ -322,22 +324,21 @@ def parse(source: str) -> Node:
 
 
 def _syntax_error(source: str, report: str) -> ExpressionError:
-    if "recursion" in report:
+    found = _PROBLEM.search(report)
+    if (found[3] if found else report).startswith(_TOO_DEEP):
         message = f"the expression is nested too deeply (limit {MAX_DEPTH} levels); use fewer operators in a row"
         return ExpressionError(message, 0, source)
-    found = _PROBLEM.search(report)
     if not found:
         return ExpressionError(f"the expression can't be parsed: {report[:200]}", 0, source)
     line, column, problem = int(found[1]), int(found[2]), found[3]
     starts = [0, *(m.end() for m in re.finditer("\n", source))]
     position = min(starts[min(line, len(starts)) - 1] + column - 1, len(source))
     rest = source[position:]
-    word = re.match(r"\w+|\W", rest)
     if not problem.startswith("Syntax error"):
         return ExpressionError(problem, position, source)
     if not rest.strip():
         return ExpressionError("the expression ends too early; complete it", position, source)
-    token = word[0] if word else rest[:1]
+    token = next(_WORD.finditer(rest))[0]
     remedy = _REMEDIES.get(token, "check for a missing operator, quote or bracket")
     if rest[0] in "'\"":
         remedy = "close the string, and write a backslash as \\\\"

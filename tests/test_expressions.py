@@ -295,6 +295,8 @@ def test_now_in_another_zone_is_the_same_moment() -> None:
         ("event.a and event.b", "unexpected 'and'; use &&", 8),
         ("event.a ==\n  'x", 'unexpected "\'"; close the string, and write a backslash as \\\\', 13),
         ("event.a == 'é' ~ 1", "unexpected '~'; check for a missing operator, quote or bracket", 15),
+        ("event.recursion = 1", "unexpected '='; use == to compare", 16),
+        ("|| event.a", "unexpected '||'; check for a missing operator, quote or bracket", 0),
         ("", "the expression is empty; leave it out or write a condition", 0),
         ("event.x.exists(1, true)", "exists() variable name must be a simple identifier", 15),
         ("event.x.startsWith()", "startsWith() takes 1 argument(s), not 0", 18),
