@@ -5,12 +5,12 @@ import concurrent.futures
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from adapter import events, protocol, signals
@@ -20,14 +20,14 @@ from adapter.errors import BodyInvalidError, NonRetriableError, OutputTooLargeEr
 from adapter.events import Stamped
 from adapter.functions import FunctionPart
 from adapter.gates import StartRequest
-from adapter.protocol import ErrorInfo, Failed, Invoker, Memo, Outcome, Returned, RunInput
+from adapter.protocol import ErrorInfo, Failed, Invoker, Memo, Ops, Outcome, Returned, RunInput
 from adapter.routing import EVENT_IDS, Router, start_run
 from adapter.waits import CANCEL, Delivery, Waits
 
 from .calls import CONCURRENCY, each, is_gone
 from .memos import RunMemory
 from .retries import next_delay
-from .run import RunFailure, RunSettings
+from .run import LOST_RETRY, RunFailure, RunSettings
 
 DISCOVERY_TIME = 0.5
 """Seconds a handler may take inside a workflow task; one that needs longer goes on in a regular activity."""
@@ -74,21 +74,25 @@ class RunActivities:
     @activity.defn(name="inngest.discover")
     async def discover(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """What the handler needs next; `{"slow": true}` if that takes longer than a workflow task should."""
-        key, pass_ = await self._discovery(arguments)
-        await asyncio.wait([pass_.outcome], timeout=DISCOVERY_TIME)
+        key, pass_, pending = await self._discovery(arguments)
+        try:
+            await asyncio.wait([pass_.outcome], timeout=DISCOVERY_TIME)
+        except asyncio.CancelledError:
+            pass_.close()
+            raise
         if not pass_.outcome.done():
             self._offer(key, pass_)
             return {"slow": True}
-        return await self._reply(pass_.outcome.result(), int(arguments["attempt"]))
+        return await self._reply(pass_.outcome.result(), int(arguments["attempt"]), pending)
 
     @activity.defn(name="inngest.discover_slowly")
     async def discover_slowly(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """As `discover`, for as long as it takes."""
-        _, pass_ = await self._discovery(arguments)
-        async with self._attended(pass_):
+        _, pass_, _ = await self._discovery(arguments)  # in another process, what is pending may be out of date
+        async with self._attended(pass_, activity.info().attempt - 1):
             return await self._reply(await pass_.outcome, int(arguments["attempt"]))
 
-    async def _discovery(self, arguments: dict[str, Any]) -> tuple[_PassKey, Pass]:
+    async def _discovery(self, arguments: dict[str, Any]) -> tuple[_PassKey, Pass, Container[str]]:
         info = activity.info()
         version, attempt = int(arguments["version"]), int(arguments["attempt"])
         memory = await self._memory(version)
@@ -96,7 +100,7 @@ class RunActivities:
         assert info.workflow_run_id is not None
         key = (info.workflow_run_id, version, last, attempt)
         adopted = self._adoptable.pop(key, None)
-        return key, adopted or self._start(memory, attempt=attempt)
+        return key, adopted or self._start(memory, attempt=attempt), memory.pending
 
     @activity.defn(name="inngest.step")
     async def step(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -104,25 +108,33 @@ class RunActivities:
         info = activity.info()
         # A step that needs permits is tried again by its run.
         attempt = info.attempt - 1 + int(arguments.get("attempt", 0))
-        memory = await self._memory(int(arguments["version"]))
+        try:
+            memory = await self._memory(int(arguments["version"]))
+        except (RPCError, WorkflowQueryFailedError) as error:
+            message = f"The results of finished steps could not be read: {error}"
+            raise self._lost(ErrorInfo(type(error).__name__, message), attempt) from error
         version = len(memory.memos)
+        # A run that says nothing of the handler's attempt is one of an earlier version, which ignores it.
+        known = {"version": version} if "tried" in arguments else {}
         target = str(arguments["step"])
-        pass_ = self._start(memory, attempt=attempt, target=target)
-        async with self._attended(pass_):
+        pass_ = self._start(memory, attempt=attempt, target=target, since_ms=arguments.get("since_ms"))
+        async with self._attended(pass_, attempt):
             await pass_.answered()
             if not pass_.executed.done():
-                outcome = pass_.outcome.result()
-                return {"vanished": True, "next": await self._reply(outcome)}
+                following = await self._reply(pass_.outcome.result(), int(arguments.get("tried", 0)), memory.pending)
+                return {"vanished": True, "next": following} | known
             memo = pass_.executed.result()
             if memo.error is not None:
                 raise self._attempt_failed(memo.error, attempt)
-            reply: dict[str, Any] = {"data": memo.data}
+            reply: dict[str, Any] = {"data": memo.data} | known
             size = _size(memo.data)
             if size > MAX_OUTPUT_BYTES:
                 raise RunFailure(_too_large("The step's output", size))
             await asyncio.wait([pass_.outcome], timeout=LOOK_AHEAD_TIME)
-            if pass_.outcome.done():
-                following = await self._reply(pass_.outcome.result())
+            if pass_.outcome.cancelled():
+                pass  # the result can't be looked ahead with
+            elif pass_.outcome.done():
+                following = await self._reply(pass_.outcome.result(), pending=memory.pending)
                 if size + _size(following) <= MAX_OUTPUT_BYTES:
                     reply["next"] = following
             else:
@@ -130,7 +142,10 @@ class RunActivities:
                 self._offer((info.workflow_run_id, version + 1, target, 0), pass_)
             return reply
 
-    def _start(self, memory: RunMemory, *, attempt: int, target: str | None = None) -> Pass:
+    def _start(
+        self, memory: RunMemory, *, attempt: int, target: str | None = None, since_ms: int | None = None
+    ) -> Pass:
+        """`since_ms`: when the step was first to be executed, if this activity is not the only one for it."""
         info = activity.info()
         assert info.workflow_id is not None
         call = Call(
@@ -142,7 +157,7 @@ class RunActivities:
             pending=memory.pending,
             request_id=info.activity_id,
         )
-        outside = _Outside(self.client, self.router, round(info.scheduled_time.timestamp() * 1000))
+        outside = _Outside(self.client, self.router, since_ms or round(info.scheduled_time.timestamp() * 1000))
         pass_ = Pass(self._part(), call, outside=outside, executor=self.executor)
         pass_.start()
         return pass_
@@ -159,8 +174,8 @@ class RunActivities:
         asyncio.get_running_loop().call_later(ADOPTION_TIME, expire)
 
     @contextlib.asynccontextmanager
-    async def _attended(self, pass_: Pass) -> AsyncIterator[None]:
-        """Heartbeat while user code runs, and stop it when the activity is cancelled."""
+    async def _attended(self, pass_: Pass, attempt: int) -> AsyncIterator[None]:
+        """Heartbeat while user code runs, and stop it when the activity fails or is cancelled."""
         loop = asyncio.get_running_loop()
         beat: asyncio.TimerHandle | None = None
 
@@ -172,14 +187,19 @@ class RunActivities:
         beat = loop.call_later(HEARTBEAT_INTERVAL, heartbeat)
         try:
             yield
-        except asyncio.CancelledError:
+        except BaseException as error:
             pass_.close()
-            if activity.is_worker_shutdown():
+            if isinstance(error, asyncio.CancelledError) and activity.is_worker_shutdown():
                 message = "The worker stopped while it executed this step; another one goes on."
-                raise RunFailure(ErrorInfo("WorkerStopped", message), final=False) from None
+                raise self._lost(ErrorInfo("WorkerStopped", message), attempt) from None
             raise
         finally:
             beat.cancel()
+
+    def _lost(self, error: ErrorInfo, attempt: int) -> RunFailure:
+        """An attempt that did not fail by user code. It is repeated soon, as if the worker had been killed: by Temporal
+        or, if its steps need permits, by the run."""
+        return RunFailure(error, retry_delay=LOST_RETRY if attempt < self._part().retries else None, final=False)
 
     def _attempt_failed(self, error: ErrorInfo, attempt: int) -> RunFailure:
         delay = None
@@ -187,7 +207,10 @@ class RunActivities:
             delay = next_delay(error, attempt, self.settings.retry_interval)
         return RunFailure(error, retry_delay=delay, final=not error.retriable)
 
-    async def _reply(self, outcome: Outcome, attempt: int = 0) -> dict[str, Any]:
+    async def _reply(self, outcome: Outcome, attempt: int = 0, pending: Container[str] = ()) -> dict[str, Any]:
+        """As it crosses to the run: without the steps that are pending, which each of a thousand others would name."""
+        if isinstance(outcome, Ops):
+            outcome = Ops([op for op in outcome.ops if op.id not in pending])
         what = "The function's output" if isinstance(outcome, Returned) else "What the handler gives to its steps"
         size = 0 if isinstance(outcome, Failed) else _size(protocol.outcome_to_json(outcome))
         if size > MAX_OUTPUT_BYTES:

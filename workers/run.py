@@ -8,9 +8,9 @@ activities. Only what was not looked ahead to is discovered again.
 import asyncio
 import builtins
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -34,6 +34,8 @@ from .admission import Admission
 from .memos import MemoCache, RunMemory, page
 
 MAX_STEPS = 1_000
+MAX_VANISHED = 10
+"""How often a step may be asked for and then not be there."""
 MAX_STATE_BYTES = 32 * 1024 * 1024
 MAX_WAIT = timedelta(days=366)
 DEFAULT_TIMEOUT = timedelta(days=365)
@@ -77,6 +79,8 @@ class _Ended:
     next: Outcome | None = None
     """What the handler needs next, if that is known."""
     vanished: bool = False
+    version: int | None = None
+    """How many memos `next` builds on, besides its own; None: not told (in histories of earlier versions)."""
     error: BaseException | None = None
 
 
@@ -90,6 +94,7 @@ class Run:
         self._ended: deque[_Ended] = deque()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ops: dict[str, Op] = {}
+        self._vanished: Counter[str] = Counter()
         self._mailboxes: dict[str, list[str]] = {}
         self._registering: set[str] = set()
         self._wait_order: dict[str, int] = {}
@@ -173,7 +178,11 @@ class Run:
         return task
 
     async def _take(self) -> Outcome | None:
-        """Store what has ended, and say what the handler needs next."""
+        """Store what has ended, and say what the handler needs next.
+
+        A step's activity looks ahead from the memos that were there when it began. Where another step has ended since,
+        the handler may be elsewhere: past a gather of the two, or the race between them has another winner.
+        """
         discover = False
         while self._ended:
             ended = self._ended.popleft()
@@ -181,19 +190,32 @@ class Run:
             self._memory.pending.discard(ended.op.id)
             if ended.error is not None:
                 raise ended.error
+            following = ended.next if ended.version in (None, len(self._memory.memos)) else None
             if ended.vanished:
-                del self._ops[ended.op.id]
+                self._forget(ended)
             if ended.memo is not None:
                 self._store(ended.op, ended.memo)
-            if isinstance(ended.next, Ops):
-                self._start(ended.next.ops)
-            elif ended.next is not None:
-                return ended.next
+            if isinstance(following, Ops):
+                self._start(following.ops)
+            elif following is not None:
+                return following
             else:
                 discover = True
         if discover or not self._tasks:
             return await self._discover()
         return None
+
+    def _forget(self, ended: _Ended) -> None:
+        """The handler asked for a step, and did not when that was to be executed. A deploy may have removed it; but if
+        this goes on, the handler decides by something that is not the same each time."""
+        del self._ops[ended.op.id]
+        if isinstance(ended.next, Failed):
+            return  # it will be tried again, as often as that may be
+        self._vanished[ended.op.id] += 1
+        if self._vanished[ended.op.id] > MAX_VANISHED:
+            message = f'The handler asks for step "{ended.op.name}", and does not when that is to be executed'
+            remedy = "make what decides that a step too."
+            raise RunFailure(ErrorInfo("StepUnexpectedError", f"{message}: {remedy}", retriable=False))
 
     def _store(self, op: Op, memo: Memo) -> None:
         text = json.dumps(protocol.memo_to_json(memo), separators=(",", ":"))
@@ -305,11 +327,12 @@ class Run:
             self._ended.append(_Ended(op, None, error=error))
 
     async def _run_step(self, op: Op) -> _Ended:
+        since_ms = _now_ms()
         attempt = 0
         while True:
             await self._admission.permit()
             try:
-                reply = await self._attempt_step(op, attempt)
+                reply = await self._attempt_step(op, attempt, since_ms)
                 break
             except ActivityError as error:
                 if is_cancelled_exception(error):
@@ -324,17 +347,18 @@ class Run:
             await workflow.sleep(delay, summary=f"retry {attempt}: {_summary(op.name)}")
             self._admission.want()
         following = protocol.outcome_from_json(reply["next"]) if "next" in reply else None
+        version = reply.get("version")
         if "vanished" in reply:
-            return _Ended(op, None, following, vanished=True)
-        return _Ended(op, Memo(data=reply.get("data")), following)
+            return _Ended(op, None, following, vanished=True, version=version)
+        return _Ended(op, Memo(data=reply.get("data")), following, version=version)
 
-    async def _attempt_step(self, op: Op, attempt: int) -> dict[str, Any]:
+    async def _attempt_step(self, op: Op, attempt: int, since_ms: int) -> dict[str, Any]:
         """Temporal repeats attempts; but where each needs a permit, this workflow does, and holds none in between."""
-        arguments: dict[str, Any] = {"step": op.id, "version": len(self._memory.memos)}
+        arguments: dict[str, Any] = {"step": op.id, "version": len(self._memory.memos), "tried": self._attempt}
         once = self._admission.per_step
         reply: dict[str, Any] = await workflow.execute_activity(
             "inngest.step",
-            arguments | {"attempt": attempt} if once else arguments,
+            arguments | {"attempt": attempt, "since_ms": since_ms} if once else arguments,
             summary=_summary(op.name),
             start_to_close_timeout=STEP_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
@@ -362,18 +386,13 @@ class Run:
 
     async def _sleep(self, op: Op) -> _Ended:
         until = op.options.get("until_ms")
-        if until is not None:
-            duration = timedelta(milliseconds=max(0.0, until - workflow.time() * 1000))
-        else:
-            duration = timedelta(milliseconds=op.options["duration_ms"])
-        _check_length(op, duration)
+        duration = _duration(op, op.options["duration_ms"] if until is None else until - workflow.time() * 1000)
         if duration > timedelta(0):
             await workflow.sleep(duration, summary=_summary(op.name))
         return _Ended(op, Memo())
 
     async def _wait_for_event(self, op: Op) -> _Ended:
-        timeout = timedelta(milliseconds=op.options["timeout_ms"])
-        _check_length(op, timeout)
+        timeout = _duration(op, op.options["timeout_ms"])
         self._wait_order[op.id] = len(self._consumed)
         registered = await self._local(
             "inngest.wait",
@@ -446,7 +465,11 @@ class Run:
         except builtins.TimeoutError:
             error = ErrorInfo(protocol.INVOKE_TIMEOUT_NAME, protocol.INVOKE_TIMEOUT_MESSAGE)
             return _Ended(op, Memo(error=error))
-        return _Ended(op, self._invoked.pop(op.id))
+        memo = self._invoked.pop(op.id)
+        if memo.error is not None:
+            # Whether the other run could be tried again says nothing here: it is a `StepError`, as in Inngest.
+            memo = Memo(error=replace(memo.error, retriable=True))
+        return _Ended(op, memo)
 
     @workflow.signal(name="invoked")
     def _on_invoked(self, step: str, result: dict[str, Any]) -> None:
@@ -544,15 +567,15 @@ def _summary(name: str) -> str:
 
 def _timeout_of(op: Op) -> timedelta:
     """Of a step that may have none."""
-    timeout = timedelta(milliseconds=op.options["timeout_ms"]) if "timeout_ms" in op.options else DEFAULT_TIMEOUT
-    _check_length(op, timeout)
-    return timeout
+    return _duration(op, op.options["timeout_ms"]) if "timeout_ms" in op.options else DEFAULT_TIMEOUT
 
 
-def _check_length(op: Op, duration: timedelta) -> None:
-    if duration > MAX_WAIT:
+def _duration(op: Op, ms: float) -> timedelta:
+    """How long a step waits; a negative duration counts as none."""
+    if ms > MAX_WAIT / timedelta(milliseconds=1):
         message = f'Step "{op.name}" waits longer than the limit of {MAX_WAIT.days} days.'
         raise RunFailure(ErrorInfo("InngestErrTimeoutTooLong", message))
+    return timedelta(milliseconds=max(0, ms))
 
 
 def _error_of(error: ActivityError) -> ErrorInfo:
