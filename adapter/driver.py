@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from . import errors
 from .context import Context, ContextSync
-from .errors import CodedError, Error, ErrorCode, Interrupt, NonRetriableError, RetryAfterError, StepError
+from .errors import (
+    CodedError,
+    Error,
+    ErrorCode,
+    Interrupt,
+    NonRetriableError,
+    OutputUnserializableError,
+    RetryAfterError,
+    StepError,
+)
 from .group import Group, GroupSync
 from .logger import FilteredLogger
 from .middleware import (
@@ -50,7 +59,7 @@ from .protocol import (
     Returned,
     memo_from_json,
 )
-from .serialization import EmptySentinel, deserialize, serialize
+from .serialization import EmptySentinel, deserialize, serialize, to_json
 from .steps import Step, StepSync, drive
 
 T = TypeVar("T")
@@ -122,6 +131,7 @@ class Pass:
         executor: concurrent.futures.Executor | None = None,
     ) -> None:
         self.client: Inngest = function.client
+        self.is_async = function.is_async
         self.ended = False
         self._function = function
         self._call = call
@@ -150,7 +160,8 @@ class Pass:
         self._target_begun = False
         self._reached_new_code = False
 
-        self._middleware = MiddlewareManager.for_function(function.client, function.middleware, None, function.is_async)
+        self._middleware: MiddlewareManager
+        self._has_middleware = bool(function.client.middleware or function.middleware)
         self._logger = FilteredLogger(function.client.logger)
         """The built-in middleware takes it as it is; made here, it needs no round of hooks where there is no other."""
         self._context: Context | ContextSync | None = None
@@ -177,8 +188,10 @@ class Pass:
 
     async def _run(self) -> None:
         try:
+            function = self._function
+            self._middleware = MiddlewareManager.for_function(self.client, function.middleware, None, function.is_async)
             self._context = self._new_context()
-            if self._function.is_async:
+            if function.is_async:
                 outcome = await self._run_async(self._context)
             else:
                 context = contextvars.copy_context()
@@ -235,6 +248,8 @@ class Pass:
         except (asyncio.CancelledError, Interrupt):
             raise
         except BaseException as error:
+            if self.ended:
+                raise Interrupt from None  # it is in the group that a TaskGroup raised
             return await self._outcome_of(None, error)
         return await self._outcome_of(value, None)
 
@@ -253,7 +268,7 @@ class Pass:
         return drive(self._conclude(drive(self._outcome_of(value, None))))
 
     async def _prepare(self, context: Context | ContextSync) -> None:
-        if self.client.middleware or self._function.middleware:
+        if self._has_middleware:
             memos = {step: memo_from_json(json.loads(text)) for step, text in self._call.memos}
             outputs = {step: Output(memo.data, memo.error) for step, memo in memos.items()}
             await self._middleware.transform_input(context, self._function.function, StepMemos(outputs))
@@ -284,13 +299,20 @@ class Pass:
     async def _transformed(
         self, output: Any, error: BaseException | None, step: TransformOutputStepInfo | None
     ) -> tuple[Any, BaseException | None]:
-        """An output or error after the middleware's `transform_output`."""
+        """An output, as JSON, or an error after the middleware's `transform_output`."""
         shown = _as_exception(error)
         result = TransformOutputResult(error=shown, output=output, step=step)
         await self._middleware.transform_output(result)
         if result.error is not None:
             return None, error if result.error is shown else result.error
-        return (result.output if result.has_output() else None), None
+        if not result.has_output():
+            return None, None
+        if not self._has_middleware:
+            return result.output, None
+        try:
+            return to_json(result.output, self._function.id if step is None else step.id), None
+        except OutputUnserializableError as raised:
+            return None, raised
 
     async def _conclude(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Ops):
@@ -370,7 +392,11 @@ class Pass:
         """What the body of `step.send_event` does: middleware around a durable send."""
         await self._middleware.before_send_events(events)
         wire = [event.model_dump(exclude_defaults=True) | {"name": event.name} for event in events]
-        ids = await self._from_anywhere(self._outside.send_events(self._seed, wire))
+        try:
+            ids = await self._from_anywhere(self._outside.send_events(self._seed, wire))
+        except Exception as error:
+            await self._middleware.after_send_events(SendEventsResult(error=str(error)))
+            raise
         result = SendEventsResult(ids=ids)
         await self._middleware.after_send_events(result)
         return result.ids
@@ -432,11 +458,11 @@ class Pass:
 
     async def _execute(self, op: Op, body: Callable[[], Awaitable[object]], output_type: object) -> Any:
         self._target_begun = self._executing = True
-        await self._reach_new_code()
         error: BaseException | None = None
         value: Any = EmptySentinel
         inside = _inside_step.set(True)
         try:
+            await self._reach_new_code()
             value = self._encode(await body(), output_type, op.name)
         except _NestedStep:
             error = CodedError(ErrorCode.STEP_NESTED, "Nested steps are not supported.", is_retriable=False)
@@ -452,15 +478,28 @@ class Pass:
             self._executing = False
             self._changed.set()
         info = TransformOutputStepInfo(id=op.name, op=Opcode.STEP_RUN, opts=op.options)
-        output, error = await self._transformed(value, error, info)
+        try:
+            if error is not None:
+                await self._middleware.after_execution()
+            output, error = await self._transformed(value, error, info)
+            if error is not None:
+                await self._middleware.before_response()
+        except Exception as raised:
+            error = raised
         if error is not None:
             self._publish(Memo(error=error_info(error)))
             self.ended = True
             raise Interrupt
         self._publish(Memo(data=output))
+        try:
+            value = output if value is EmptySentinel else to_json(value)
+        except OutputUnserializableError:
+            # Middleware made JSON of it, and will make of that what the handler is to get.
+            self.ended = True
+            raise Interrupt from None
         if self._context is not None:
             self._context.attempt = 0
-        return self._decode(json.loads(json.dumps(value)), output_type)
+        return self._decode(value, output_type)
 
     def _publish(self, memo: Memo) -> None:
         def publish() -> None:
@@ -492,7 +531,8 @@ class Pass:
         return task
 
     def _encode(self, value: object, output_type: object, what: str) -> Any:
-        return serialize(self.client._serializer, value, output_type, what)
+        """As JSON; or, for middleware, which may make JSON of anything, as the serializer leaves it."""
+        return serialize(self.client._serializer, value, output_type, what, raw=self._has_middleware)
 
     def _decode(self, value: Any, output_type: object) -> Any:
         return deserialize(self.client._serializer, value, output_type)
@@ -515,19 +555,32 @@ def error_info(error: BaseException) -> ErrorInfo:
         delay = (error.retry_after - datetime.datetime.now(datetime.UTC)).total_seconds() * 1000
         low, high = RETRY_AFTER_MS
         retry_after_ms = round(min(max(delay, low), high))
-    retriable = error.is_retriable if isinstance(error, Error) else True
     return ErrorInfo(
         name=error.name if isinstance(error, Error) else type(error).__name__,
         message=_text(error.message if isinstance(error, Error) else str(error)),
         stack=None if (stack := _stack(error)) is None else _text(stack),
-        retriable=retriable,
+        retriable=_is_retriable(error),
         retry_after_ms=retry_after_ms,
         quiet=bool(getattr(error, "quiet", False)),
     )
 
 
+def _is_retriable(error: BaseException) -> bool:
+    """Of a group, as a `TaskGroup` raises it: whether all in it are."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_retriable(each) for each in error.exceptions)
+    return error.is_retriable if isinstance(error, Error) else True
+
+
+MAX_TEXT = 50_000
+"""Characters of an error's message, and of its stack: both travel in one Temporal payload, with others."""
+
+
 def _text(text: str) -> str:
-    """Without halves of characters, as in the names of odd files, which nothing downstream can encode."""
+    """Without halves of characters, as in the names of odd files, which nothing downstream can encode; and not too
+    long: messages may quote all that a server answered."""
+    if len(text) > MAX_TEXT:
+        text = f"{text[: MAX_TEXT // 2]}\n... {len(text) - MAX_TEXT} characters left out ...\n{text[-MAX_TEXT // 2 :]}"
     return text.encode(errors="replace").decode()
 
 

@@ -6,7 +6,7 @@
     ├── StepError                    raised at a step whose attempts are used up
     ├── CodedError                   an error whose code is known only where it is raised
     ├── FunctionConfigInvalidError   a function's configuration
-    ├── AsyncUnsupportedError        an async middleware in a function that is not async
+    ├── AsyncUnsupportedError        async middleware, or an async step, in a function that is not async
     ├── EventKeyUnspecifiedError, SigningKeyMissingError, URLInvalidError     a client's settings
     ├── SendEventsError              the ingress did not take all events
     ├── BodyInvalidError             JSON from outside, or an event that can't be JSON
@@ -145,7 +145,7 @@ class FunctionConfigInvalidError(Error):
 
 
 class AsyncUnsupportedError(Error):
-    """An async `Middleware` met a function, or a `send_sync`, that is not async."""
+    """An async `Middleware`, or an async body of a step, met a function, or a `send_sync`, that is not async."""
 
     code = ErrorCode.ASYNC_UNSUPPORTED
 

@@ -40,15 +40,18 @@ class PydanticSerializer:
         return _adapter(typ).validate_python(obj)
 
 
-def serialize(serializer: Serializer | None, obj: object, typ: object, of: str | None = None) -> Any:
-    """The JSON value of a result: through the serializer if there are both it and a `typ`, then through `to_json`."""
-    if serializer is None or typ is EmptySentinel:
-        return to_json(obj, of)
-    try:
-        value = serializer.serialize(obj, typ)
-    except Exception as error:
-        raise OutputUnserializableError(f"{_subject(of)}, as {typ!r}: {error}") from error
-    return to_json(value, of)
+def serialize(
+    serializer: Serializer | None, obj: object, typ: object, of: str | None = None, *, raw: bool = False
+) -> Any:
+    """The JSON value of a result: through the serializer if there are both it and a `typ`, then (unless `raw`) through
+    `to_json`."""
+    value = obj
+    if serializer is not None and typ is not EmptySentinel:
+        try:
+            value = serializer.serialize(obj, typ)
+        except Exception as error:
+            raise OutputUnserializableError(f"{_subject(of)}, as {typ!r}: {error}") from error
+    return value if raw else to_json(value, of)
 
 
 def deserialize(serializer: Serializer | None, obj: object, typ: object) -> Any:

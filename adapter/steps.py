@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, cast
 
 from . import protocol
-from .errors import Error
+from .errors import AsyncUnsupportedError, Error
 from .models import JSON, Event, Signal, milliseconds
 from .names import MAX_EVENT_NAME_BYTES, MAX_SIGNAL_BYTES
 from .serialization import EmptySentinel, to_json
@@ -52,6 +52,13 @@ class Step:
         async def body() -> object:
             result: object = handler(*handler_args)
             if inspect.isawaitable(result):
+                if not self._pass.is_async:
+                    if inspect.iscoroutine(result):
+                        result.close()
+                    raise AsyncUnsupportedError(
+                        f'Step "{step_id}" got an async body in a function that is not async: make the function async,'
+                        " or the body not."
+                    )
                 result = await result
             return result
 
@@ -269,4 +276,6 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
         return cast(T, stop.value)
     finally:
         coroutine.close()
-    raise Error("A step of a function that is not async got an async body: make the function async, or the body not.")
+    raise Error(
+        "Something in a function that is not async had to wait: its middleware or serializer must not be async."
+    )

@@ -50,6 +50,7 @@ async def run(
     on: inngest.Inngest | None = None,
     attempt: int = 0,
     pending: Iterable[str] = (),
+    outside: Outside | None = None,
     **options: Any,
 ) -> Result:
     decorate = (on or client()).create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="test/event"), **options)
@@ -63,7 +64,7 @@ async def run(
         target=hashed(target) if target else None,
         pending={hashed(step) for step in pending},
     )
-    pass_ = Pass(part, call, outside=Outside())
+    pass_ = Pass(part, call, outside=outside or Outside())
     pass_.start()
     await asyncio.wait([pass_.outcome], timeout=15)
     assert pass_.outcome.done(), "the pass did not end"
@@ -458,3 +459,103 @@ async def test_memos_are_fresh_copies() -> None:
     memos = [memo("a", {"list": [1]})]
     for _ in range(2):
         assert (await run(handler, memos)).outcome == Returned({"list": [1, 2]})
+
+
+@pytest.mark.parametrize("hook", ["before_execution", "transform_output"])
+async def test_a_hook_that_raises_around_a_steps_body_fails_the_step(hook: str) -> None:
+    def raise_error(self: Any, *_: Any) -> None:
+        raise ValueError(hook)
+
+    broken = type("Broken", (inngest.MiddlewareSync,), {hook: raise_error})
+
+    async def handler(ctx: inngest.Context) -> Any:
+        return await ctx.step.run("a", lambda: 1)
+
+    result = await run(handler, target="a", middleware=[broken])
+    assert result.executed is not None
+    assert result.executed.error is not None
+    assert result.executed.error.message == hook
+
+
+async def test_a_failing_step_ends_with_the_same_hooks_as_one_that_does_not() -> None:
+    calls: list[str] = []
+
+    class Recorder(inngest.MiddlewareSync):
+        def after_execution(self) -> None:
+            calls.append("after_execution")
+
+        def transform_output(self, result: inngest.TransformOutputResult) -> None:
+            calls.append(f"transform_output {result.error!r}")
+
+        def before_response(self) -> None:
+            calls.append("before_response")
+
+    async def handler(ctx: inngest.Context) -> Any:
+        def fail() -> None:
+            raise ValueError("x")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ctx.step.run("a", fail))
+
+    await run(handler, target="a", middleware=[Recorder])
+    assert calls == ["after_execution", "transform_output ValueError('x')", "before_response"]
+
+
+async def test_middleware_may_make_json_of_what_is_none() -> None:
+    class Sets(inngest.MiddlewareSync):
+        def transform_input(self, ctx: Any, function: Any, steps: inngest.StepMemos) -> None:
+            for memo in steps.values():
+                memo.data = set(memo.data)  # type: ignore[call-overload]
+
+        def transform_output(self, result: inngest.TransformOutputResult) -> None:
+            if isinstance(result.output, set):
+                result.output = sorted(result.output)
+
+    async def handler(ctx: inngest.Context) -> Any:
+        return await ctx.step.run("a", lambda: {1, 2}) | {3}
+
+    first = await run(handler, target="a", middleware=[Sets])
+    assert first.executed == Memo(data=[1, 2])
+    assert first.outcome is None
+    assert (await run(handler, [memo("a", [1, 2])], middleware=[Sets])).outcome == Returned([1, 2, 3])
+
+
+async def test_after_send_events_is_told_of_a_failure() -> None:
+    results: list[inngest.SendEventsResult] = []
+
+    class Recorder(inngest.MiddlewareSync):
+        def after_send_events(self, result: inngest.SendEventsResult) -> None:
+            results.append(result)
+
+    class Unreachable(Outside):
+        async def send_events(self, seed: str, events: list[dict[str, Any]]) -> list[str]:
+            raise ConnectionError("unreachable")
+
+    async def handler(ctx: inngest.Context) -> Any:
+        await ctx.step.send_event("a", inngest.Event(name="x"))
+
+    result = await run(handler, target="a", middleware=[Recorder], outside=Unreachable())
+    assert result.executed is not None
+    assert result.executed.error is not None
+    assert result.executed.error.name == "ConnectionError"
+    assert results == [inngest.SendEventsResult(error="unreachable")]
+
+
+async def test_an_async_body_in_a_sync_handler_is_refused_by_name() -> None:
+    def handler(ctx: inngest.ContextSync) -> None:
+        ctx.step.run("a", asyncio.sleep, 0)
+
+    result = await run(handler, target="a")
+    assert result.executed is not None
+    assert result.executed.error is not None
+    assert result.executed.error.message.startswith('Step "a" got an async body in a function that is not async')
+
+
+async def test_a_group_of_errors_is_retriable_only_if_all_of_them_are() -> None:
+    async def handler(ctx: inngest.Context) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ctx.step.run("a", lambda: None))
+
+    outcome = (await run(handler, [memo("a", error={"name": "ValueError", "message": "no"})])).outcome
+    assert isinstance(outcome, Failed)
+    assert not outcome.error.retriable

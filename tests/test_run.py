@@ -561,3 +561,219 @@ async def test_what_no_retry_helps_fails_at_the_step_or_the_run_and_nothing_is_s
             error = failure_of(raised.value)
             assert error.type == name, case
             assert message in error.message, case
+
+
+async def test_steps_that_end_together_let_the_handler_go_on_while_others_wait(client: Client) -> None:
+    """Neither of the two knows of the other's result when it looks ahead."""
+    both = asyncio.Barrier(2)
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        async def join() -> None:
+            await asyncio.gather(ctx.step.run("a", both.wait), ctx.step.run("b", both.wait))
+            await ctx.step.send_event("joined", inngest.Event(name="joined"))
+
+        found, _ = await asyncio.gather(ctx.step.wait_for_event("wait", event="joined", timeout=15_000), join())
+        return found is not None
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) is True
+
+
+async def test_a_step_that_lost_a_race_does_not_change_its_winner(client: Client) -> None:
+    begun, release = asyncio.Barrier(2), asyncio.Event()
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        async def late() -> None:
+            await begun.wait()
+            await release.wait()
+
+        first = asyncio.create_task(ctx.step.run("first", begun.wait))
+        second = asyncio.create_task(ctx.step.run("second", late))
+        await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+        if second.done():
+            return "second"
+        await ctx.step.run("release", release.set)
+        await ctx.step.sleep("nap", 300)
+        return "first"
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == "first"
+
+
+async def test_an_invoked_function_that_must_not_be_retried_raises_a_step_error(client: Client) -> None:
+    inngest_client = new_client()
+
+    @inngest_client.create_function(fn_id="child", trigger=inngest.TriggerEvent(event="never"), retries=0)
+    async def child(ctx: inngest.Context) -> None:
+        def fail() -> None:
+            raise ValueError("declined")
+
+        if ctx.event.data["where"] == "step":
+            await ctx.step.run("fail", fail)
+        raise inngest.NonRetriableError("declined")
+
+    @inngest_client.create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        names = []
+        for where in ("step", "handler"):
+            try:
+                await ctx.step.invoke(where, function=child, data={"where": where})
+            except inngest.StepError as error:
+                names.append((error.name, error.message))
+        return names
+
+    async with running(client, fn, child) as app:
+        assert await app.run(fn) == [["ValueError", "declined"], ["NonRetriableError", "declined"]]
+
+
+@pytest.mark.parametrize("kind", ["sleep", "wait", "invoke", "signal"])
+async def test_a_duration_that_no_timedelta_holds_fails_the_run(client: Client, kind: str) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> None:
+        step, nanoseconds = ctx.step, 10**18
+        await step.sleep("negative", -nanoseconds)
+        if kind == "sleep":
+            await step.sleep("step", nanoseconds)
+        elif kind == "wait":
+            await step.wait_for_event("step", event="x", timeout=nanoseconds)
+        elif kind == "invoke":
+            await step.invoke_by_id("step", function_id="x", timeout=nanoseconds)
+        else:
+            await step.wait_for_signal("step", signal="x", timeout=nanoseconds)
+
+    async with running(client, fn) as app:
+        with pytest.raises(WorkflowFailureError) as raised:
+            await asyncio.wait_for(app.run(fn), 15)
+    assert failure_of(raised.value).type == "InngestErrTimeoutTooLong"
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+async def test_a_step_that_the_handler_itself_stops_is_not_repeated_for_ever(client: Client, fallback: bool) -> None:
+    begun: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=1)
+    async def fn(ctx: inngest.Context) -> Any:
+        async def slow() -> None:
+            begun.append(1)
+            await asyncio.Event().wait()
+
+        try:
+            async with asyncio.timeout(0.02):
+                await ctx.step.run("slow", slow)
+        except TimeoutError:
+            if not fallback:
+                raise
+            return await ctx.step.run("fallback", lambda: "fallback")
+
+    async with running(client, fn) as app:
+        with pytest.raises(WorkflowFailureError) as raised:
+            await asyncio.wait_for(app.run(fn), 20)
+    error = failure_of(raised.value)
+    if fallback:
+        assert error.message.startswith('The handler asks for step "slow", and does not when that is to be executed')
+    else:
+        assert error.type == "TimeoutError"
+        assert len(begun) == 2
+
+
+@pytest.mark.parametrize("where", ["step", "handler"])
+async def test_an_error_of_megabytes_is_shortened(client: Client, where: str) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0)
+    async def fn(ctx: inngest.Context) -> None:
+        def fail() -> None:
+            raise ValueError("first words " + "x" * 5_000_000 + " last words")
+
+        if where == "step":
+            await ctx.step.run("fail", fail)
+        fail()
+
+    async with running(client, fn) as app:
+        with pytest.raises(WorkflowFailureError) as raised:
+            await asyncio.wait_for(app.run(fn), 15)
+    error = failure_of(raised.value)
+    assert error.message.startswith("first words xxx")
+    assert error.message.endswith("xxx last words")
+    assert len(error.message) < 100_000
+
+
+@pytest.mark.parametrize("case", ["constructor", "async", "unserializable"])
+async def test_middleware_that_can_not_work_fails_the_run(client: Client, case: str) -> None:
+    """It is not tried again and again inside a workflow task."""
+
+    class Broken(inngest.MiddlewareSync):
+        def __init__(self, *_: object) -> None:
+            if case == "constructor":
+                raise ValueError("no key")
+
+        def transform_output(self, result: inngest.TransformOutputResult) -> None:
+            result.output = object()
+
+    middleware: Any = inngest.Middleware if case == "async" else Broken
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=1, middleware=[middleware])
+    def fn(ctx: inngest.ContextSync) -> None: ...
+
+    async with running(client, fn) as app:
+        with pytest.raises(WorkflowFailureError) as raised:
+            await asyncio.wait_for(app.run(fn), 15)
+    names = {
+        "constructor": "ValueError",
+        "async": "AsyncUnsupportedError",
+        "unserializable": "OutputUnserializableError",
+    }
+    assert failure_of(raised.value).type == names[case]
+
+
+async def test_a_retried_step_sends_no_event_twice_where_steps_need_permits(client: Client) -> None:
+    received: list[str] = []
+    attempts: list[int] = []
+
+    class Flaky(inngest.MiddlewareSync):
+        def after_send_events(self, result: inngest.SendEventsResult) -> None:
+            attempts.append(1)
+            if len(attempts) < 3:
+                raise ConnectionError("after it was sent")
+
+    inngest_client = new_client()
+
+    @inngest_client.create_function(fn_id="other", trigger=inngest.TriggerEvent(event="other"))
+    async def other(ctx: inngest.Context) -> None:
+        received.append(ctx.event.id)
+
+    limits = [inngest.Concurrency(limit=5)]
+
+    @inngest_client.create_function(fn_id="fn", trigger=TRIGGER, concurrency=limits, middleware=[Flaky])
+    async def fn(ctx: inngest.Context) -> Any:
+        return await ctx.step.send_event("send", inngest.Event(name="other"))
+
+    async with running(client, fn, other) as app:
+        ids = await app.run(fn)
+        await until(lambda: received)
+        assert len(attempts) == 3
+        # Once the last one has been routed, so have all before it.
+        await app.run_of(other, await app.send("other")).result()
+    assert received[0] == ids[0]
+    assert len(received) == 2
+
+
+async def test_a_step_that_needs_a_permit_goes_on_after_its_worker_stopped(client: Client) -> None:
+    begun: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=5)], retries=1)
+    async def fn(ctx: inngest.Context) -> Any:
+        async def work() -> int:
+            begun.append(ctx.attempt)
+            if len(begun) == 1:
+                await asyncio.Event().wait()
+            return len(begun)
+
+        return await ctx.step.run("work", work)
+
+    async with running(client, fn, graceful_shutdown_timeout=timedelta(0)) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+        await until(lambda: begun)
+    async with running(client, fn):
+        assert await asyncio.wait_for(run.result(), 20) == 2
+    assert begun == [0, 1]
