@@ -260,6 +260,16 @@ async def test_if_decides_by_the_event_of_each_run(client: Client) -> None:
         assert await statuses(client, runs[:4]) == {"RUNNING": 4}
 
 
+async def test_a_run_without_an_event_holds_up_no_cancellation(client: Client) -> None:
+    fn = sleeping()
+    async with running(client, fn) as app, http(client) as api:
+        runs = await sleepers_of(app, fn, 2, user="ann")
+        by_hand = await client.start_workflow(fn.id, id="by-hand", task_queue="nobody-polls-it")
+        created = await cancel(api, started_before=rfc3339(time.time() + 4), **{"if": "event.data.user == 'ann'"})
+        assert (await completed(api, created["id"]))["cancelled"] == 2
+        assert await statuses(client, [*runs, by_hand.id]) == {"CANCELED": 2, "RUNNING": 1}
+
+
 async def test_runs_that_wait_for_their_time_or_for_a_worker_are_counted_once(client: Client) -> None:
     """Their cancellation is requested; they end when they would begin."""
     fn = sleeping()

@@ -19,7 +19,6 @@ from temporalio.service import RPCError, RPCStatusCode
 from adapter import names
 from adapter.cancellations import Cancellation, CancellationState, memo_of
 from adapter.expressions import compile_expression
-from adapter.protocol import RunInput
 
 from .calls import HEARTBEAT_TIMEOUT, each, heartbeats
 
@@ -130,8 +129,10 @@ class CancellationActivities:
                 raise
             return False
         payloads = first.workflow_execution_started_event_attributes.input.payloads
-        [given] = await self.client.data_converter.decode(payloads, [RunInput])
-        return compile_expression(condition).matches(given.events[0])
+        match await self.client.data_converter.decode(payloads):
+            case [{"events": [event, *_]}]:
+                return compile_expression(condition).matches(event)
+        return False  # somebody started it by hand, without an event
 
     async def _cancel(self, run: str) -> bool:
         try:
