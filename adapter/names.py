@@ -73,6 +73,10 @@ MAX_SIGNAL_BYTES = 900
 """Of a signal's name: it is part of a workflow id, which Temporal limits to 1,000."""
 
 
+MAX_FUNCTION_ID_BYTES = 900
+"""Of a function's full id: it is a workflow type and part of workflow ids, which Temporal limits to 1,000."""
+
+
 def signal_id(signal: str) -> str:
     """Workflow id of the entity of one signal."""
     return f"inngest:signal:{signal}"

@@ -9,7 +9,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 import adapter as inngest
-from adapter.errors import FunctionConfigInvalidError
+from adapter.errors import Error, FunctionConfigInvalidError
 from adapter.registry import Follower
 from adapter.routing import Router
 from adapter.waits import Waits
@@ -62,12 +62,31 @@ async def test_a_teams_worker_runs_its_own_workflows_and_our_functions_on_its_ow
         ([function(), function()], 'Two functions have the id "app-fn": give each its own fn_id.'),
         ([function(), function("b", "other")], "Functions of several apps (app, other) can't share a worker"),
         ([function(retries=-1)], "retries"),
+        ([function("ü" * 500)], 'The function id "app-üü'),
     ],
 )
 def test_functions_that_cannot_be_served_are_refused(functions: list[Any], message: str) -> None:
     with pytest.raises(FunctionConfigInvalidError) as raised:
         InngestPlugin(functions)
     assert message in str(raised.value)
+
+
+async def test_a_second_worker_with_the_same_client_says_what_it_needs(client: Client) -> None:
+    plugin = InngestPlugin([function(app_id="a")])
+    async with Worker(client, task_queue="a", plugins=[plugin]):
+        await plugin.published.wait()
+        second = Worker(client, task_queue="b", plugins=[InngestPlugin([function(app_id="b")])])
+        with pytest.raises(RuntimeError, match=r"Give each worker that has an InngestPlugin its own Client\.connect"):
+            await second.run()
+
+
+@pytest.mark.parametrize("value", ["many", "-1", "0", "1.5"])
+def test_a_number_of_threads_that_is_none_is_refused(
+    client: Client, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("INNGEST_THREAD_POOL_MAX_WORKERS", value)
+    with pytest.raises(Error, match=f"INNGEST_THREAD_POOL_MAX_WORKERS is '{value}'. Set it to a number of threads"):
+        Worker(client, task_queue="a", plugins=[InngestPlugin([function()])])
 
 
 async def test_a_worker_whose_configuration_cannot_be_published_stops_and_says_why(

@@ -22,7 +22,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from adapter import names
 from adapter.admission import Locks
-from adapter.errors import FunctionConfigInvalidError
+from adapter.errors import Error, FunctionConfigInvalidError
 from adapter.functions import Function, FunctionPart
 from adapter.registry import AppConfig, Follower
 from adapter.routing import Router
@@ -73,7 +73,7 @@ class InngestPlugin(SimplePlugin):
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """Add the functions to the worker's workflows and activities."""
         client = config["client"]
-        threads = self._max_threads or int(os.environ.get("INNGEST_THREAD_POOL_MAX_WORKERS") or 0) or None
+        threads = self._max_threads or _max_threads()
         self._executor = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="inngest-handler")
         self._follower = Follower(client)
         waits = Waits.of(client)
@@ -102,7 +102,7 @@ class InngestPlugin(SimplePlugin):
         configs = [part.config for part in self._parts.values()]
         app = AppConfig(app_id=self.app_id, task_queue=worker.task_queue, functions=configs)
         try:
-            async with system_worker(worker.client, self._follower), self._follower:
+            async with _own_system_worker(worker.client, self._follower), self._follower:
                 working = asyncio.ensure_future(next(worker))
                 publishing = asyncio.create_task(self._publish(worker.client, app))
                 try:
@@ -125,6 +125,15 @@ class InngestPlugin(SimplePlugin):
         self.published.set()
 
 
+def _max_threads() -> int | None:
+    value = os.environ.get("INNGEST_THREAD_POOL_MAX_WORKERS") or None
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdecimal() and int(value)):
+        raise Error(f"INNGEST_THREAD_POOL_MAX_WORKERS is {value!r}. Set it to a number of threads, or not at all.")
+    return int(value)
+
+
 SYSTEM_WORKFLOWS = [Hub, Mailbox, Registry, App, Signal, CronTick, BulkCancellation, RateLimit, Debounce, Batch, *LOCKS]
 
 
@@ -141,6 +150,18 @@ def system_worker(client: Client, follower: Follower | None = None) -> Worker:
             *CancellationActivities(client).all(),
         ],
     )
+
+
+def _own_system_worker(client: Client, follower: Follower) -> Worker:
+    try:
+        return system_worker(client, follower)
+    except RuntimeError as error:
+        if "overlapping worker task types" not in str(error):
+            raise
+        raise RuntimeError(
+            f"A worker of this process polls task queue {names.SYSTEM_TASK_QUEUE!r} with this client already, and "
+            "Temporal allows one for each client. Give each worker that has an InngestPlugin its own Client.connect()."
+        ) from error
 
 
 def parts_of(functions: Sequence[Function[Any]]) -> dict[str, FunctionPart]:
@@ -162,5 +183,10 @@ def parts_of(functions: Sequence[Function[Any]]) -> dict[str, FunctionPart]:
         for part in function.parts():
             if part.id in parts:
                 raise FunctionConfigInvalidError(f'Two functions have the id "{part.id}": give each its own fn_id.')
+            if len(part.id.encode()) > names.MAX_FUNCTION_ID_BYTES:
+                raise FunctionConfigInvalidError(
+                    f'The function id "{part.id[:40]}..." has {len(part.id.encode())} bytes; the limit, app id '
+                    f"included, is {names.MAX_FUNCTION_ID_BYTES}. Give it a shorter fn_id."
+                )
             parts[part.id] = part
     return parts
