@@ -18,6 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
+import adapter as inngest
+from workers import cli
+
 ROOT = Path(__file__).parents[1]
 LIMIT = 60.0
 
@@ -142,7 +145,7 @@ def start(project: Path) -> Iterator[Callable[..., Command]]:
 class Dev:
     """A running `inngest-temporal dev`."""
 
-    def __init__(self, start: Callable[..., Command], *arguments: str) -> None:
+    def __init__(self, start: Callable[..., Command], *arguments: str, **environ: str) -> None:
         self.port, self.temporal_port, self.ui_port = free_port(), free_port(), free_port()
         self.command = start(
             "dev",
@@ -150,6 +153,7 @@ class Dev:
             *("--port", str(self.port)),
             *("--temporal-port", str(self.temporal_port)),
             *("--ui-port", str(self.ui_port)),
+            **environ,
         )
         self.says = self.command.says
         self.temporal = f"127.0.0.1:{self.temporal_port}"
@@ -280,6 +284,51 @@ def test_dev_ends_with_the_reason_when_its_server_is_lost(start: Callable[..., C
     assert dev.command.ends() == 1
     assert "The embedded Temporal server ended." in dev.command.output
     assert dev.command.left() == []
+
+
+def test_the_printed_curl_is_for_an_event_that_may_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    client = inngest.Inngest(app_id="app", is_production=False)
+
+    @client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="inngest/function.failed"))
+    async def on_any_failure(ctx: inngest.Context) -> None:
+        pass
+
+    @client.create_function(fn_id="other", trigger=inngest.TriggerEvent(event="app/*"))
+    async def other(ctx: inngest.Context) -> None:
+        pass
+
+    cli._print_curl([on_any_failure], "http://ingress")
+    assert capsys.readouterr().out == ""
+    cli._print_curl([on_any_failure, other], "http://ingress")
+    assert """ -d '{"name": "app/example", "data": {}}'""" in capsys.readouterr().out
+
+
+def test_dev_sends_no_event_to_the_ingress_that_the_environment_names(
+    start: Callable[..., Command], project: Path
+) -> None:
+    (project / "app.py").write_text(APP + "\nprint('events go to', client.event_api_origin)\n")
+    production = "https://production.example"
+    dev = Dev(start, "app.py", INNGEST_BASE_URL=production, INNGEST_EVENT_API_BASE_URL=production)
+    dev.says(f"events go to http://127.0.0.1:{dev.port}")
+    assert dev.command.stop() == 0
+
+
+def test_dev_that_can_not_watch_for_changes_says_so(start: Callable[..., Command], project: Path) -> None:
+    (project / "watchfiles.py").write_text(
+        textwrap.dedent("""
+            PythonFilter = object
+
+            async def awatch(*_, **__):
+                raise OSError("OS file watch limit reached")
+                yield
+        """)
+    )
+    dev = Dev(start, "app.py")
+    assert dev.command.ends() == 1
+    assert f"Files in {project} can't be watched for changes: OS file watch limit reached. Use --no-reload." in (
+        dev.command.output
+    )
+    assert "Traceback" not in dev.command.output
 
 
 def test_dev_without_reload_ends_when_its_module_fails(start: Callable[..., Command], project: Path) -> None:
@@ -449,6 +498,32 @@ def test_a_namespace_that_does_not_exist_is_named(start: Callable[..., Command],
     assert worker.ends() == 1
     assert f"Temporal at {temporal_address}, namespace not-there: there is no such namespace." in worker.output
     assert "Traceback" not in worker.output
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"TEMPORAL_PROFILE": "missing"}, "Profile 'missing' not found"),
+        ({"TEMPORAL_TLS": "true", "TEMPORAL_TLS_CLIENT_CERT_PATH": "/missing"}, "'/missing'"),
+        ({"TEMPORAL_CONFIG_FILE": "app.py"}, "TOML parse error"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [["worker", "app.py"], ["ingress"]], ids=lambda arguments: str(arguments[0]))
+def test_settings_of_temporal_that_can_not_be_read(
+    start: Callable[..., Command], arguments: list[str], environ: dict[str, str], message: str
+) -> None:
+    command = start(*arguments, INNGEST_DEV="1", **environ)
+    assert command.ends() == 1
+    assert "Temporal's settings can't be read: " in command.output
+    assert message in command.output
+    assert "Traceback" not in command.output
+
+
+def test_an_address_that_is_none(start: Callable[..., Command]) -> None:
+    command = start("worker", "app.py", TEMPORAL_ADDRESS="my host:7233")
+    assert command.ends() == 1
+    assert "Temporal can't be at my host:7233, namespace default: invalid target URL" in command.output
+    assert "Traceback" not in command.output
 
 
 def test_an_ingress_without_keys_does_not_start(start: Callable[..., Command]) -> None:

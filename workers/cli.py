@@ -21,6 +21,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from adapter.errors import Error
+from adapter.events import is_internal
 from adapter.functions import Function
 from adapter.models import TriggerCron, TriggerEvent
 from adapter.registry import POLL_INTERVAL
@@ -86,10 +87,11 @@ def ingress(host: Host = "127.0.0.1", port: Port = 8288) -> None:
     import uvloop  # a fifth less CPU for each event; workers keep Python's own loop, for what users' code may expect
 
     async def run(stop: asyncio.Event) -> None:
+        place = temporal_place()
         listener = listen(host, port, "--port")
         async with serving(await connect(), settings, listener) as server:
             out.print(f"Events    {url_of(host, port)}/e/{'dev' if settings.dev else 'EVENT_KEY'}")
-            out.print(f"Temporal  {temporal_place()}")
+            out.print(f"Temporal  {place}")
             if settings.dev:
                 out.print("Dev mode: without keys, anyone who reaches this port may send events.")
             elif not settings.signing_keys:
@@ -206,7 +208,7 @@ def _print_curl(functions: Sequence[Function[Any]], url: str) -> None:
     for function in functions:
         part = function.parts()[0]
         for trigger in part.config.triggers:
-            if isinstance(trigger, TriggerEvent):
+            if isinstance(trigger, TriggerEvent) and not is_internal(trigger.event):
                 event = {"name": trigger.event.replace("*", "example"), "data": _sample_data(part.handler)}
                 out.print("\nSend an event:")
                 out.print(f"  curl {url}/e/dev -d {shlex.quote(json.dumps(event))}")

@@ -11,6 +11,7 @@ they are: events are accepted, and their runs wait for a worker that starts.
 import asyncio
 import contextlib
 import importlib.util
+import math
 import os
 import shutil
 import sys
@@ -156,19 +157,22 @@ class DevServer:
         if options.retry_interval is not None:
             command += ["--retry-interval", f"{options.retry_interval:g}"]
         changes: asyncio.Queue[str] = asyncio.Queue()
-        watch = _watch(source.directory, changes) if options.reload else asyncio.sleep(0)
-        async with _in_background(watch):
+        watch = _watch(source.directory, changes) if options.reload else asyncio.sleep(math.inf)
+        async with _in_background(watch) as watching:
             while True:
                 while not changes.empty():
                     changes.get_nowait()
                 async with self._child(command) as worker:
                     ended = asyncio.create_task(worker.wait())
                     changed = asyncio.create_task(changes.get())
-                    await asyncio.wait({ended, changed}, return_when=asyncio.FIRST_COMPLETED)
-                    if not changed.done():
+                    await asyncio.wait({ended, changed, watching}, return_when=asyncio.FIRST_COMPLETED)
+                    if not changed.done() and not watching.done():
                         if not options.reload:
                             raise ProcessError("The worker ended; what it printed says why.")
                         err.print(f"\nNo worker runs. It starts again when a file in {source.directory} changes.")
+                        await asyncio.wait({changed, watching}, return_when=asyncio.FIRST_COMPLETED)
+                    if watching.done():
+                        watching.result()
                     out.print(f"\n{await changed} changed: the worker starts again.")
 
     @contextlib.asynccontextmanager
@@ -196,6 +200,8 @@ def _use_embedded_server(options: DevOptions) -> None:
     """This process and its children: not the Temporal, or the Inngest, that the environment or a file speaks of."""
     for variable in [name for name in os.environ if name.startswith("TEMPORAL_")]:
         del os.environ[variable]
+    for variable in ("INNGEST_BASE_URL", "INNGEST_API_BASE_URL", "INNGEST_EVENT_API_BASE_URL"):
+        os.environ.pop(variable, None)  # clients prefer them to INNGEST_DEV
     os.environ["TEMPORAL_ADDRESS"] = f"{TEMPORAL_HOST}:{options.temporal_port}"
     os.environ["TEMPORAL_NAMESPACE"] = "default"
     os.environ["TEMPORAL_CONFIG_FILE"] = os.devnull
@@ -241,8 +247,11 @@ async def _watch(directory: Path, changes: "asyncio.Queue[str]") -> None:
             "Reload needs watchfiles: pip install 'inngest-temporal[dev]', or use --no-reload."
         ) from None
 
-    async for batch in awatch(directory, watch_filter=PythonFilter()):
-        changes.put_nowait(", ".join(sorted({os.path.relpath(path) for _, path in batch})))
+    try:
+        async for batch in awatch(directory, watch_filter=PythonFilter()):
+            changes.put_nowait(", ".join(sorted({os.path.relpath(path) for _, path in batch})))
+    except (OSError, RuntimeError) as error:  # such as the system's limit of watches
+        raise ProcessError(f"Files in {directory} can't be watched for changes: {error}. Use --no-reload.") from error
 
 
 @contextlib.asynccontextmanager

@@ -71,10 +71,13 @@ async def wait_for_temporal(stop: asyncio.Event) -> Client | None:
     Raises `ProcessError` if Temporal is there and refuses.
     """
     told = False
+    temporal_place()  # settings that can't be read don't change by waiting
     while not stop.is_set():
         try:
             client = await connect(lazy=False)
             await ensure_search_attribute(client)
+        except ValueError as error:
+            raise ProcessError(f"Temporal can't be at {temporal_place()}: {error}. Set TEMPORAL_ADDRESS.") from error
         except (RPCError, RuntimeError, TimeoutError) as error:
             if not _is_unreachable(error):
                 raise ProcessError(_refusal(error)) from error
@@ -94,8 +97,14 @@ async def wait_for_temporal(stop: asyncio.Event) -> Client | None:
 
 
 def temporal_place() -> str:
-    """Address and namespace that this process is configured for."""
-    config = ClientConfig.load_client_connect_config()
+    """Address and namespace that this process is configured for. Raises `ProcessError` if that can't be read."""
+    try:
+        config = ClientConfig.load_client_connect_config()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ProcessError(
+            f"Temporal's settings can't be read: {error}. Correct the variables that begin with TEMPORAL_, or the"
+            " configuration file."
+        ) from error
     return f"{config.get('target_host', 'localhost:7233')}, namespace {config.get('namespace', 'default')}"
 
 
