@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
@@ -29,10 +29,11 @@ from .cel_values import (
     checked,
     is_number,
     spend,
+    spend_text,
     type_name,
 )
 
-_PATTERN_MATCHES = LIBRARY.compile("text.matches(pattern)", disable_check=True)
+_SEARCH = LIBRARY.compile("text.matches(pattern)", disable_check=True)
 _UNITS = {
     "ns": 0.001,
     "us": 1,
@@ -74,10 +75,11 @@ def _text_argument(name: str, value: Any) -> str:
     return value
 
 
-def _to_duration(_env: Env, value: Any, *, name: str = "duration", allow_days: bool = False) -> timedelta:
+def _to_duration(env: Env, value: Any, *, name: str = "duration", allow_days: bool = False) -> timedelta:
     if isinstance(value, timedelta):
         return value
     text = _text_argument(name, value)
+    spend(env, 4)
     sign, body = (-1, text[1:]) if text[:1] == "-" else (1, text.removeprefix("+"))
     parts = list(_DURATION_PART.finditer(body)) if len(body) < 100 else []
     if (not parts or sum(len(p[0]) for p in parts) != len(body)) and body != "0":
@@ -103,11 +105,14 @@ def _to_timestamp(_env: Env, value: Any) -> datetime:
     return datetime.fromisoformat(f"{day}T{time}.{fraction}{offset.upper().replace('Z', '+00:00')}").astimezone(UTC)
 
 
-def _date(_env: Env, value: Any) -> datetime:
+def _date(env: Env, value: Any) -> datetime:
     """A moment from text in many formats (UTC unless it says otherwise), or from s, ms, us or ns since 1970."""
     if isinstance(value, datetime):
         return value
-    text = value.strip()[:100] if isinstance(value, str) else ""
+    text = ""
+    if isinstance(value, str):
+        spend_text(env, value)
+        text = value.strip()[:100]
     if text.lstrip("-").isdigit() and len(text) > 8:
         value = int(text)
     if is_number(value):
@@ -115,18 +120,20 @@ def _date(_env: Env, value: Any) -> datetime:
         if isinstance(value, int):
             return EPOCH + timedelta(microseconds=value * 1_000_000 // unit)
         return EPOCH + timedelta(seconds=value / unit)
-    parsed = _parse_date(_text_argument("date", value).strip()[:100])
+    _text_argument("date", value)
+    parsed = _parse_date(env, text)
     if parsed is None:
         raise EvaluationError(f"{text[:50]!r} isn't a date; write it like '2024-05-06' or '2024-05-06T07:08:09Z'")
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).astimezone(UTC)
 
 
-def _parse_date(text: str) -> datetime | None:
+def _parse_date(env: Env, text: str) -> datetime | None:
     iso = re.sub(r"(\.\d{6})\d+", r"\1", text.removesuffix(" UTC"))
     try:
         return datetime.fromisoformat(iso)
     except ValueError:
         pass
+    spend(env, 300)  # trying them all takes 0.2 ms
     for form in _DATE_FORMATS:
         try:
             return datetime.strptime(text, form)
@@ -146,7 +153,7 @@ def _now(env: Env) -> datetime:
 
 def _b64decode(env: Env, value: Any) -> str:
     text = _text_argument("b64decode", value)
-    spend(env, len(text) // 32)
+    spend_text(env, text)
     text = text.replace("\n", "").replace("\r", "")
     padded = text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4)
     try:
@@ -155,10 +162,14 @@ def _b64decode(env: Env, value: Any) -> str:
         raise EvaluationError("b64decode() needs base64 of UTF-8 text") from None
 
 
+def _no_json(name: str) -> None:
+    raise EvaluationError(f"json_parse() needs JSON, which has no {name}")
+
+
 def _json_parse(env: Env, value: Any) -> dict[str, Any]:
     text = _text_argument("json_parse", value)
     spend(env, len(text) // 8)
-    parsed = json.loads(text)
+    parsed = json.loads(text, parse_constant=_no_json)
     if not isinstance(parsed, dict):
         raise EvaluationError(f"json_parse() needs the text of an object, not of a {type_name(parsed)}")
     return parsed
@@ -190,8 +201,9 @@ def _to_int(_env: Env, value: Any, *, unsigned: bool = False) -> int:
     return cast(int, checked(number, unsigned))
 
 
-def _to_double(_env: Env, value: Any) -> float:
+def _to_double(env: Env, value: Any) -> float:
     if isinstance(value, str):
+        spend_text(env, value)
         if "_" in value:
             raise EvaluationError(f"{value[:50]!r} isn't a number")
         return float(value)
@@ -216,16 +228,56 @@ def _to_bool(_env: Env, value: Any) -> bool:
     raise EvaluationError("bool() takes a bool, or 'true' or 'false'")
 
 
+_PATTERN_PART = re.compile(
+    r"""
+      (?P<open> \( ) | (?P<close> \) )
+    | \{ (?:\d+,(?=\d))? (?P<times>\d{1,4}) ,? \}
+    | \[ \^? \]? (?: \\. | \[:\^?\w+:\] | [^\]\\] )* \]
+    | \\[pP]\w | \\[pP]\{\^?\w+\} | \\. | .
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_UNICODE_CLASS = re.compile(r"\\[pP]")
+_MAX_PATTERN_WORK = 180_000
+"""RE2 refuses what would take it longer."""
+
+
+@lru_cache(maxsize=1_024)
+def _pattern_work(pattern: str) -> int:
+    """What compiling a pattern takes, which RE2 does each time: it unrolls `\\pL{1,50}`, and that takes 50 ms."""
+    groups, last = [0], 0
+    for part in _PATTERN_PART.finditer(pattern):
+        if part["open"]:
+            groups.append(0)
+            continue
+        if part["close"] and len(groups) > 1:
+            last = groups.pop()
+        elif part["times"]:
+            groups[-1] -= last
+            last *= int(part["times"])
+        else:
+            last = 2 + 600 * len(_UNICODE_CLASS.findall(part[0]))
+        groups[-1] += last
+    return min(sum(groups), _MAX_PATTERN_WORK)
+
+
+@lru_cache(maxsize=1_024)
+def _search(text: str, pattern: str) -> bool | None:
+    """None if the pattern or the text is refused. Cached: the waits of a mailbox search one text for one pattern."""
+    try:
+        found = _SEARCH.eval(data={"text": text, "pattern": pattern}).value()
+    except (RuntimeError, TypeError):
+        return None
+    return found if isinstance(found, bool) else None  # the library returns errors as values
+
+
 def _matches(env: Env, text: Any, pattern: Any) -> bool:
     text, pattern = _text_argument("matches", text), _text_argument("matches", pattern)
     if len(pattern) > 1_000:
         raise LimitError("the pattern of matches() is longer than 1,000 characters")
-    spend(env, 100 + len(text) // 8 + 2 * len(pattern))
-    try:
-        found = _PATTERN_MATCHES.eval(data={"text": text, "pattern": pattern}).value()
-    except (RuntimeError, TypeError):
-        found = None
-    if not isinstance(found, bool):  # the library returns errors as values
+    spend(env, 100 + len(text) // 8 + _pattern_work(pattern))
+    found = _search(text, pattern) if len(text) <= 1_000 else _search.__wrapped__(text, pattern)
+    if found is None:
         raise EvaluationError(f"matches() needs Unicode text and a pattern RE2 accepts, not {pattern[:50]!r}")
     return found
 
@@ -235,13 +287,14 @@ def _of_text(name: str, compute: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(env: Env, *values: Any) -> Any:
         texts = [_text_argument(name, value) for value in values]
-        spend(env, len(texts[0]) // 32)
+        spend_text(env, texts[0])
         return compute(*texts)
 
     return call
 
 
-def _zone(name: str) -> tzinfo:
+def _zone(env: Env, name: str) -> tzinfo:
+    spend(env, 100)  # an unknown name is looked up in the file system each time
     if found := re.fullmatch(r"([+-]?)(\d\d):(\d\d)", name):
         offset = timedelta(hours=int(found[2]), minutes=int(found[3]))
         return timezone(-offset if found[1] == "-" else offset)
@@ -251,12 +304,12 @@ def _zone(name: str) -> tzinfo:
 def _time_part(
     name: str, of_moment: Callable[[datetime], int], of_duration: Callable[[timedelta], int] | None = None
 ) -> Callable[..., Any]:
-    def call(_env: Env, value: Any, zone: Any = None) -> int:
+    def call(env: Env, value: Any, zone: Any = None) -> int:
         if isinstance(value, timedelta) and of_duration is not None and zone is None:
             return of_duration(value)
         if not isinstance(value, datetime):
             raise EvaluationError(f"{name}() needs a timestamp, as in date(x).{name}(), not {type_name(value)}")
-        return of_moment(value.astimezone(UTC if zone is None else _zone(_text_argument(name, zone))))
+        return of_moment(value.astimezone(UTC if zone is None else _zone(env, _text_argument(name, zone))))
 
     return call
 
@@ -277,8 +330,11 @@ class Function:
     """Others are false if an argument is missing."""
 
 
-def _to_bytes(_env: Env, value: Any) -> bytes:
-    return value if isinstance(value, bytes) else _text_argument("bytes", value).encode()
+def _to_bytes(env: Env, value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    spend_text(env, text := _text_argument("bytes", value))
+    return text.encode()
 
 
 def _moved(name: str, sign: int) -> Callable[..., datetime]:

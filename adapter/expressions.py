@@ -211,7 +211,7 @@ class _Compiler:
             return lambda env: not equal(env, left(env), right(env))
         if function in ORDERS:
             symbol, compare = ORDERS[function]
-            return lambda env: ordered(symbol, compare, left(env), right(env))
+            return lambda env: ordered(env, symbol, compare, left(env), right(env))
         if function == "@in":
             return lambda env: contains(env, left(env), right(env))
         assert function == "_+_", function

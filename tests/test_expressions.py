@@ -369,6 +369,7 @@ def test_errors_survive_pickling() -> None:
         ("b64decode('/w==')", r"b64decode\(\) needs base64 of UTF-8"),
         ("json_parse('[1]')", r"json_parse\(\) needs the text of an object"),
         ("json_parse('{')", "Expecting property name"),
+        ("json_parse('{\"a\": NaN}')", r"json_parse\(\) needs JSON, which has no NaN"),
         ("'a'.matches('(')", "a pattern RE2 accepts, not '\\('"),
         ("'a'.trim()", r"unknown method trim\(\); there are contains"),
         ("event.data.plan.exists(x, true)", r"exists\(\) needs a list or a map, not string"),
@@ -448,6 +449,51 @@ def test_work_is_limited(source: str) -> None:
             with pytest.raises(EvaluationError, match=r"too much work \(limit 500,000|builds a value larger than"):
                 expression.evaluate(event)
     assert time.process_time() - begun < 10
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "event.data.text == event.data.same",
+        "event.data.text <= event.data.same",
+        "event.data.text in [event.data.same]",
+        "bytes(event.data.text) != b''",
+        "'a' + [event.data.text] != ''",
+        "string(event.data.long) != ''",
+        "double(event.data.zeros) == 0",
+        "date(event.data.spaces) == null || true",
+        "date('2024') < now()",
+        "now().getHours('Mars/Base') == 0 || true",
+        "!(0.5 in event.data.many)",
+        r"!'x'.matches('^\\pL{20}$')",
+        r"'x'.matches('(\\pL{500})') || true",
+    ],
+)
+def test_work_that_hides_in_one_call_counts(body: str) -> None:
+    """Each takes so long that ten thousand of them would keep a worker busy for seconds, or minutes."""
+    data = {
+        "many": list(range(100)),
+        "text": "x" * 400_000,
+        "same": "".join(["x"] * 400_000),
+        "zeros": "0" * 400_000,
+        "spaces": " " * 400_000,
+        "long": 10**4_000,
+    }
+    with pytest.raises(EvaluationError, match="too much work"):
+        value_of(f"event.data.many.all(a, event.data.many.all(b, {body}))", data)
+    assert value_of(body, data) is True or "spaces" in body
+
+
+@pytest.mark.parametrize("source", ["'x' + {}", "{}"])
+def test_a_text_that_is_in_a_list_often_counts_each_time(source: str) -> None:
+    many = "[event.data.text]" + ".map(s, [s, s])" * 14
+    with pytest.raises(EvaluationError, match="too much work"):
+        value_of(source.format(many), {"text": "x" * 2_000})
+
+
+def test_an_ordinary_pattern_can_be_searched_for_in_a_list() -> None:
+    data = {"emails": [f"{n}@example.com" for n in range(100)]}
+    assert is_match(r"event.data.emails.all(e, e.matches('^[^@\\s]{1,64}@[a-z0-9.-]{1,255}$'))", data)
 
 
 def test_too_much_work_is_not_a_falsy_operand() -> None:
