@@ -11,6 +11,7 @@ from temporalio.exceptions import ApplicationError
 
 import adapter as inngest
 from adapter import events
+from workers import admission
 from workers.memos import MemoCache
 
 from .harness import TRIGGER, new_client, running
@@ -777,3 +778,36 @@ async def test_a_step_that_needs_a_permit_goes_on_after_its_worker_stopped(clien
     async with running(client, fn):
         assert await asyncio.wait_for(run.result(), 20) == 2
     assert begun == [0, 1]
+
+
+async def test_parallel_steps_that_wait_for_permits_look_at_the_queue_once_for_all(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks by each of them would fill a history, and ask for each of them as often as there are others."""
+    monkeypatch.setattr(admission, "FIRST_LOOK", 0.2)
+    monkeypatch.setattr(admission, "LOOKS", (0.2, 0.2))
+    asked: list[int] = []
+    call = admission.Admission._call
+
+    async def recorded(self: admission.Admission, items: list[dict[str, Any]]) -> dict[str, Any]:
+        asked.append(max(len(item["acquire"]) for item in items))
+        return await call(self, items)
+
+    monkeypatch.setattr(admission.Admission, "_call", recorded)
+    steps, looks = 8, 2
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=1)])
+    async def fn(ctx: inngest.Context) -> Any:
+        async def hold() -> None:
+            await until(lambda: len(asked) >= looks + 2)
+
+        holding = ctx.step.run("hold", hold)
+        return len(await asyncio.gather(holding, *(ctx.step.run(f"{n}", lambda: None) for n in range(steps - 1))))
+
+    async with running(client, fn) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+        assert await run.result() == steps
+        history = await run.fetch_history()
+    assert max(asked) <= steps
+    timers = [event for event in history.events if event.HasField("timer_started_event_attributes")]
+    assert len(timers) <= steps + len(asked)

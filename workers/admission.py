@@ -34,8 +34,9 @@ from adapter.routing import SnapshotSource
 TIMEOUT = timedelta(seconds=30)
 FIRST_LOOK = 10.0
 """Seconds after which a run that waits asks again: for its place, and in case an operator ended the lock."""
-LOOKS = (60.0, 900.0)
-"""The shortest and the longest interval between the looks that follow; it grows with the place."""
+LOOKS = (60.0, 3600.0)
+"""The shortest and the longest interval between the looks that follow. It grows with the place, and doubles with each
+look: a look is six events of a history, which ends at 50,000, and a run may wait for months."""
 SECONDS_PER_PLACE = 0.1
 FRESH = 10.0
 """Seconds for which what a lock said of its queue is good enough for all runs of a process."""
@@ -73,7 +74,7 @@ class Admission:
         self._free = 0
         """Tickets that have passed all and are not in use."""
         self._waiters: deque[_Waiter] = deque()
-        self._outbox: dict[str, tuple[Need, list[int]]] = {}
+        self._outbox: dict[str, tuple[Need, dict[int, None]]] = {}
         self._sending: asyncio.Task[None] | None = None
         self._returning: dict[asyncio.Task[None], list[tuple[Need, list[int]]]] = {}
         self._executed_at = -1
@@ -127,7 +128,7 @@ class Admission:
             self._last += 1
             self._tickets[self._last] = 0
             self._ask(self._steps[0], self._last)
-        await self._wait(self._steps[0], lambda: waiter.admitted)
+        await self._wait(self._steps[0], lambda: waiter.admitted, lambda: self._waiters[0] is waiter)
 
     def done(self, *, local: bool = False) -> None:
         """The execution is over. Its ticket stays for what follows, until `settle`. `local`: it was one of a local
@@ -244,7 +245,7 @@ class Admission:
 
     def _ask(self, need: Need, number: int) -> None:
         """All that is asked in one go is sent together."""
-        self._outbox.setdefault(need.lock, (need, []))[1].append(number)
+        self._outbox.setdefault(need.lock, (need, {}))[1][number] = None
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
 
@@ -252,7 +253,9 @@ class Admission:
         try:
             while self._outbox:
                 asked, self._outbox = self._outbox, {}
-                self._looks.update(await self._call([_item(need, numbers, []) for need, numbers in asked.values()]))
+                self._looks.update(
+                    await self._call([_item(need, list(numbers), []) for need, numbers in asked.values()])
+                )
         finally:
             self._sending = None
 
@@ -266,13 +269,20 @@ class Admission:
         )
         return reply
 
-    async def _wait(self, need: Need, admitted: Callable[[], Any]) -> None:
+    async def _wait(self, need: Need, admitted: Callable[[], Any], is_first: Callable[[], bool] = lambda: True) -> None:
+        """Until it is admitted. The first one that waits looks at the queue now and then, for all."""
+        looks = 0
         while not admitted():
+            if not is_first() and workflow.patched("one-looks"):
+                await workflow.wait_condition(lambda: bool(admitted()) or is_first())
+                continue
             await workflow.wait_condition(lambda: self._sending is None or bool(admitted()))
             if admitted():
                 break
             at = self._show_place(need)
-            interval = min(max(LOOKS[0], at * SECONDS_PER_PLACE), LOOKS[1]) if at else FIRST_LOOK
+            interval = max(LOOKS[0], at * SECONDS_PER_PLACE) if at else FIRST_LOOK
+            interval = min(interval * 2 ** max(0, looks - 1), LOOKS[1])
+            looks = min(looks + 1, 20)
             try:
                 await workflow.wait_condition(
                     lambda: bool(admitted()), timeout=interval, timeout_summary="look at the queue"
