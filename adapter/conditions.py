@@ -20,7 +20,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from .cel_syntax import Call, Const, ExpressionError, Ident, Macro, Node, Select, children, const_path, operands
+from .cel_syntax import (
+    MAX_LENGTH,
+    Call,
+    Const,
+    ExpressionError,
+    Ident,
+    Macro,
+    Node,
+    Select,
+    children,
+    const_path,
+    operands,
+)
 from .cel_values import EvaluationError
 from .expressions import CACHE_SIZE, Expression, compile_expression
 
@@ -53,7 +65,7 @@ def split_condition(source: str, event: dict[str, Any]) -> WaitCondition:
         ExpressionError: The condition can't be compiled.
     """
     condition = _split(source)
-    filled = _reduced(condition.paths, event, condition.paths)
+    filled = reduce_event(source, event)
     best: tuple[int, _Equality, Scalar] | None = None
     for equality in condition.equalities:
         try:
@@ -104,7 +116,7 @@ def canonical_scalar(value: object) -> tuple[bool, Scalar]:
 
 def reduce_event(source: str, event: dict[str, Any]) -> dict[str, Any]:
     """The trigger reduced to what an expression needs of it, with the absent paths as null."""
-    paths = _paths(compile_expression(source).node)
+    paths = _split(source).paths
     return _reduced(paths, event, paths)
 
 
@@ -255,19 +267,22 @@ def _split(source: str) -> _Condition:
         texts, conjuncts = _conjuncts(source), list(operands("_&&_", whole.node))
         if _compiled(texts) == conjuncts:
             parts, nodes = texts, conjuncts
+    paths = list(map(_paths, nodes))
     equalities: list[_Equality] = []
     for index, node in enumerate(nodes):
         sides = _equality(node)
         if sides is None:
             continue
         path, value = sides
-        kept, kept_nodes = parts[:index] + parts[index + 1 :], nodes[:index] + nodes[index + 1 :]
-        if kept and index == len(parts) - 1 and not _is_boolean(kept_nodes[-1]):
+        kept = parts[:index] + parts[index + 1 :]
+        if kept and index == len(parts) - 1 and not _is_boolean(nodes[-2]):
             kept.append("true")  # what `a && b` is, if a is truthy, is b
         rest = " && ".join(kept) or None
-        rest_paths = _merged([_paths(kept_node) for kept_node in kept_nodes])
+        if rest is not None and len(rest) > MAX_LENGTH:
+            continue  # the source has fewer spaces
+        rest_paths = _merged(paths[:index] + paths[index + 1 :])
         equalities.append(_Equality(path, Expression(source, value), bool(_roots(value)), rest, rest_paths))
-    return _Condition(_paths(whole.node), tuple(equalities))
+    return _Condition(_merged(paths), tuple(equalities))
 
 
 def _compiled(texts: list[str]) -> list[Node]:

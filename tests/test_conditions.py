@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapter.cel_syntax import ExpressionError
+from adapter.cel_syntax import MAX_LENGTH, ExpressionError
 from adapter.conditions import WaitCondition, canonical_scalar, reduce_event, split_condition, value_at
 from adapter.expressions import compile_expression
 
@@ -118,6 +118,15 @@ def test_the_rest_is_the_same_text_for_every_run() -> None:
     assert first.rest == second.rest == "async.data.amount > event.data.amount"
     assert first.event == {"data": {"amount": 1}}
     assert second.event == {"data": {"amount": None}}
+
+
+def test_what_is_left_of_the_longest_condition_compiles() -> None:
+    """A mailbox compiles it in workflow code, where an error would end in a task that is retried for ever."""
+    source = "event.id==async.id" + "&&async.n>1" * 740
+    assert MAX_LENGTH - 50 < len(source) <= MAX_LENGTH
+    condition = split(source)
+    assert condition.rest is not None
+    assert compile_expression(condition.rest).matches(condition.event, {"id": "evt-1", "n": 2})
 
 
 def test_a_condition_that_does_not_compile_is_refused() -> None:
