@@ -391,7 +391,7 @@ class Pass:
     async def send_events(self, step_id: str, events: list[Event]) -> list[str]:
         """What the body of `step.send_event` does: middleware around a durable send."""
         await self._middleware.before_send_events(events)
-        wire = [event.model_dump(exclude_defaults=True) | {"name": event.name} for event in events]
+        wire = to_json([event.model_dump(exclude_defaults=True) | {"name": event.name} for event in events], step_id)
         try:
             ids = await self._from_anywhere(self._outside.send_events(self._seed, wire))
         except Exception as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -529,6 +530,7 @@ async def test_what_no_retry_helps_fails_at_the_step_or_the_run_and_nothing_is_s
         "invoke-large": ("Error", "Event is over the max size"),
         "invoke-unserializable": ("OutputUnserializableError", '"step" returned unserializable data'),
         "send-large": ("NonRetriableError", "Event is over the max size"),
+        "send-unserializable": ("OutputUnserializableError", '"step" returned unserializable data'),
         "send-reserved": ("NonRetriableError", "event name is reserved for internal use: inngest/x"),
         "wait-unnamed": ("Error", 'Step "step" must name one event or more'),
         "many-large": ("OutputTooLargeError", "What the handler gives to its steps is over the limit"),
@@ -548,6 +550,8 @@ async def test_what_no_retry_helps_fails_at_the_step_or_the_run_and_nothing_is_s
             await step.invoke("step", function=child, data={"a": object()})
         elif case == "send-large":
             await step.send_event("step", inngest.Event(name="a", data={"a": large, "b": large}))
+        elif case == "send-unserializable":
+            await step.send_event("step", inngest.Event(name="a", data={"a": [float("nan")]}))
         elif case == "send-reserved":
             await step.send_event("step", inngest.Event(name="inngest/x"))
         elif case == "wait-unnamed":
@@ -811,3 +815,33 @@ async def test_parallel_steps_that_wait_for_permits_look_at_the_queue_once_for_a
     assert max(asked) <= steps
     timers = [event for event in history.events if event.HasField("timer_started_event_attributes")]
     assert len(timers) <= steps + len(asked)
+
+
+async def test_an_error_without_a_message_has_none(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0)
+    async def fn(ctx: inngest.Context) -> Any:
+        def fail() -> None:
+            raise ValueError
+
+        try:
+            await ctx.step.run("fail", fail)
+        except inngest.StepError as error:
+            return [error.name, error.message]
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == ["ValueError", ""]
+
+
+async def test_an_output_at_the_limit_of_nesting_ends_the_run(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0)
+    def fn(ctx: inngest.ContextSync) -> Any:
+        nested: list[Any] = []
+        for _ in range(int(ctx.event.data["depth"])):  # type: ignore[call-overload]
+            nested = [nested]
+        return nested
+
+    async with running(client, fn) as app:
+        limit = sys.getrecursionlimit()
+        for depth in range(limit - 80, limit, 8):
+            with contextlib.suppress(WorkflowFailureError):
+                await asyncio.wait_for(app.run(fn, {"depth": depth}), 10)

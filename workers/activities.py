@@ -16,7 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from adapter import events, protocol, signals
 from adapter.cel_syntax import ExpressionError
 from adapter.driver import Call, Pass, error_info
-from adapter.errors import BodyInvalidError, NonRetriableError, OutputTooLargeError
+from adapter.errors import BodyInvalidError, NonRetriableError, OutputTooLargeError, OutputUnserializableError
 from adapter.events import Stamped
 from adapter.functions import FunctionPart
 from adapter.gates import StartRequest
@@ -212,9 +212,12 @@ class RunActivities:
         if isinstance(outcome, Ops):
             outcome = Ops([op for op in outcome.ops if op.id not in pending])
         what = "The function's output" if isinstance(outcome, Returned) else "What the handler gives to its steps"
-        size = 0 if isinstance(outcome, Failed) else _size(protocol.outcome_to_json(outcome))
-        if size > MAX_OUTPUT_BYTES:
-            outcome = Failed(_too_large(what, size))
+        try:
+            size = 0 if isinstance(outcome, Failed) else _size(protocol.outcome_to_json(outcome))
+            if size > MAX_OUTPUT_BYTES:
+                outcome = Failed(_too_large(what, size))
+        except RecursionError:  # a thread, where the handler may have been, has a few levels more
+            outcome = Failed(error_info(OutputUnserializableError(f"{what} is nested too deeply.")))
         if isinstance(outcome, Returned):
             outcome = replace(outcome, unheard=await self._unheard())
         if isinstance(outcome, Failed) and attempt < self._part().retries:
@@ -428,7 +431,7 @@ class SystemActivities:
     client: Client
 
     def all(self) -> list[Callable[..., Any]]:
-        return [self.resume, self.send_signal, self.start]
+        return [self.resume, self.send_signal, self.start, self.pause]
 
     @activity.defn(name="inngest.resume")
     async def resume(self, matching: dict[str, list[str]], delivery: Delivery) -> list[str]:
@@ -464,6 +467,10 @@ class SystemActivities:
             [given] = await self.client.data_converter.decode(payloads, [RunInput])
             return list(given.event_ids)
         return []
+
+    @activity.defn(name="inngest.pause")
+    async def pause(self) -> None:
+        """Nothing; a workflow task ends before it."""
 
     @activity.defn(name="inngest.send_signal")
     async def send_signal(self, holder: signals.Claim, signal: str, data: Any) -> bool:

@@ -582,8 +582,10 @@ def _error_of(error: ActivityError) -> ErrorInfo:
     """The error of a step whose attempts are used up."""
     cause = error.cause
     if isinstance(cause, ApplicationError):
-        stack = cause.failure.stack_trace if cause.failure is not None else None
-        return ErrorInfo(cause.type or "Error", cause.message, stack or None, retriable=not cause.non_retryable)
+        failure = cause.failure
+        # An empty message is another one in the exception.
+        message, stack = (cause.message, None) if failure is None else (failure.message, failure.stack_trace)
+        return ErrorInfo(cause.type or "Error", message, stack or None, retriable=not cause.non_retryable)
     if isinstance(cause, TimeoutError):
         message = "The worker that executed it was lost, or it took longer than the limit."
         return ErrorInfo("StepTimeout", f"{message} ({cause.message})")
