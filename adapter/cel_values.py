@@ -52,7 +52,7 @@ MISSING = _Missing()
 Env: TypeAlias = list[Any]
 """State of one evaluation: event, async, vars, now, work left, then one slot per macro variable."""
 
-_EVENT, _ASYNC, _VARS, NOW, _WORK, SLOTS = range(6)
+_EVENT, _ASYNC, _VARS, NOW, WORK, SLOTS = range(6)
 ROOTS = {"event": _EVENT, "async": _ASYNC, "vars": _VARS}
 """Name -> place in an `Env`."""
 _TIMESTAMP, _DURATION = "google.protobuf.Timestamp", "google.protobuf.Duration"
@@ -65,8 +65,8 @@ _INT_MIN, _INT_MAX, _UINT_MAX = -(1 << 63), (1 << 63) - 1, (1 << 64) - 1
 
 
 def spend(env: Env, work: int) -> None:
-    env[_WORK] -= work
-    if env[_WORK] < 0:
+    env[WORK] -= work
+    if env[WORK] < 0:
         raise LimitError(f"the expression takes too much work (limit {MAX_WORK:,} operations); filter smaller lists")
 
 

@@ -41,6 +41,7 @@ from .cel_values import (
     ROOTS,
     SLOTS,
     TYPES,
+    WORK,
     Env,
     EvaluationError,
     LimitError,
@@ -357,7 +358,7 @@ def _reported(error: Exception, source: str) -> EvaluationError:
 class Expression:
     """A compiled expression; get one from `compile_expression`."""
 
-    __slots__ = ("_run", "_slots", "node", "source")
+    __slots__ = ("_run", "_size", "_slots", "node", "source")
 
     def __init__(self, source: str, node: Node) -> None:
         compiler = _Compiler(source)
@@ -365,6 +366,7 @@ class Expression:
         self.node = node
         """The syntax tree."""
         self._run = compiler.build(node)
+        self._size = _node_count(node)
         self._slots = [None] * compiler.slots
 
     def evaluate(
@@ -399,10 +401,18 @@ class Expression:
         self, event: Mapping[str, Any], async_event: Mapping[str, Any] | None = None, now: datetime | None = None
     ) -> bool:
         """Whether the expression is true for these events. Any other value, and any error, is no match."""
+        return self.measured_match(event, async_event, now)[0]
+
+    def measured_match(
+        self, event: Mapping[str, Any], async_event: Mapping[str, Any] | None, now: datetime | None
+    ) -> tuple[bool, int]:
+        """Like `matches`, and the work it took, as `MAX_WORK` counts it: the same each time."""
+        env = self._env(event, async_event, now)
         try:
-            return self._run(self._env(event, async_event, now)) is True
+            matched = self._run(env) is True
         except Exception:  # one run's event must never stop a mailbox that serves others
-            return False
+            matched = False
+        return matched, self._size + MAX_WORK - env[WORK]
 
     def _env(self, event: Mapping[str, Any], async_event: Mapping[str, Any] | None, now: datetime | None) -> Env:
         if now is not None and now.tzinfo is None:

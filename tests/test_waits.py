@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -222,6 +223,34 @@ async def test_a_mailbox_of_20000_waits_loses_none_when_its_history_is_long(
         await app.send("go", {"n": 8})
         assert await later.result() == 8
         assert limit or latest.run_id == mailbox.first_execution_run_id
+
+
+async def test_waits_that_take_long_to_check_do_not_stop_their_mailbox(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All in one workflow task they could take more than the two seconds that it may compute, again and again."""
+    monkeypatch.setattr(workers.mailbox, "MAX_TASK_WORK", 5_000)
+    heavy = "async.data.items.exists(i, i == event.data.id)"
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        found = await ctx.step.wait_for_event("wait", event="go", if_exp=heavy, timeout=timedelta(minutes=30))
+        return found is not None
+
+    waits = [replace(wait, rest=heavy, event={"data": {"id": -1}}) for wait in absent(50)]
+    async with running(client, fn) as app:
+        mailbox = await client.start_workflow(
+            names.MAILBOX_TYPE,
+            MailboxState.of(waits, []),
+            id=names.mailbox_id("go", "", None),
+            task_queue=names.SYSTEM_TASK_QUEUE,
+        )
+        run = await start(app, fn, 99)
+        await app.send("go", {"items": list(range(100))})
+        assert await run.result()
+        history = await mailbox.fetch_history()
+    pauses = [event for event in history.events if event.HasField("activity_task_completed_event_attributes")]
+    assert len(pauses) >= 4
 
 
 async def continued(entity: WorkflowHandle[Any, Any]) -> bool:

@@ -23,6 +23,8 @@ LINGER = timedelta(seconds=10)
 """How long an empty one stays: Temporal Cloud starts the same id only about once a second."""
 SEEN = 1_000
 """Events remembered, so that a sender's retry delivers none twice."""
+MAX_TASK_WORK = 300_000
+"""Work of expressions after which it ends the workflow task, which Temporal lets compute for two seconds."""
 EXPIRY_GRACE = timedelta(minutes=1)
 """A run whose wait times out takes the wait back itself; this is for runs that are gone."""
 
@@ -35,6 +37,7 @@ class Mailbox:
         self._seen = OrderedDict.fromkeys(state.seen)
         self._inbox: deque[Wait | Delivery | tuple[str, str]] = deque()
         self._resting_long = False
+        self._work = 0
         self._retry_at = 0
         """Length of history from which it may continue as new."""
 
@@ -93,10 +96,18 @@ class Mailbox:
         if len(self._seen) > SEEN:
             self._seen.popitem(last=False)
         now = workflow.now()
+        now_ms = now.timestamp() * 1000
         matching: dict[str, list[str]] = {}
         for wait in self._waits.values():
-            if wait.expires_ms > now.timestamp() * 1000 and _matches(wait, delivery, now):
+            if wait.expires_ms <= now_ms:
+                continue
+            matched, work = _matches(wait, delivery, now)
+            if matched:
                 matching.setdefault(wait.run, []).append(wait.id)
+            self._work += work
+            if self._work > MAX_TASK_WORK and workflow.patched("pause"):
+                self._work = 0
+                await workflow.execute_activity("inngest.pause", start_to_close_timeout=timedelta(seconds=10))
         gone: set[str] = set()
         runs = list(matching)
         for start in range(0, len(runs), CHUNK):
@@ -135,9 +146,10 @@ def _steps(ids: list[str]) -> list[str]:
     return [wait_id for wait_id in ids if not wait_id.startswith(CANCEL)]
 
 
-def _matches(wait: Wait, delivery: Delivery, now: datetime) -> bool:
+def _matches(wait: Wait, delivery: Delivery, now: datetime) -> tuple[bool, int]:
+    """And the work it took."""
     if delivery.id in wait.own:
-        return False
+        return False, 1
     if wait.rest is None:
-        return True
-    return compile_expression(wait.rest).matches(wait.event, delivery.event, now=now)
+        return True, 1
+    return compile_expression(wait.rest).measured_match(wait.event, delivery.event, now)
