@@ -22,6 +22,7 @@ from typing import Any, Generic, Self, TypeVar
 from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
+    WorkflowExecutionStatus,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
@@ -50,6 +51,12 @@ DAY_MS = 86_400_000
 MAX_CALL_BYTES = 1_000_000
 """Of events that go to an entity together; a single one may have more."""
 MAX_CALL_ITEMS = 500
+MAX_WAITING_BYTES = 15_000_000
+MAX_WAITING = 15_000
+"""Bytes and events of an entity's history with which it is given no more: Temporal would end it at 50 MB or 51,200, and
+all that it holds would be lost. It continues as new when it has caught up."""
+CHECKED_BYTES = 4_000
+"""Of a call before which the entity's history is looked at. Temporal itself takes no more than 10,000 smaller ones."""
 ENTRY_OVERHEAD = 200
 """Bytes of an entry besides its event, about."""
 
@@ -140,8 +147,10 @@ class BatchState:
     max_size: int = 0
     timeout_ms: int = 0
     opened_ms: int = 0
-    """When the first of the entries came."""
+    """When the first of the entries came, of those that are no batch yet."""
     seen: list[str] = field(default_factory=list)
+    ready: list[int] = field(default_factory=list)
+    """How many of the entries, from the first, are in each batch that is to be started."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +290,7 @@ class Gates:
         at, newest = max(enumerate(asked), key=lambda item: (item[1].entry.event["ts"], item[0]))
         older = [one.entry.key for index, one in enumerate(asked) if index != at]
         offer = DebounceOffer(Target.of(asked[-1].function), *_periods(config), newest.entry, older)
-        await self._signal(entity, names.DEBOUNCE_TYPE, DebounceState(), offer)
+        await self._signal(entity, names.DEBOUNCE_TYPE, DebounceState(), offer, newest.entry.size)
         return [None] * len(asked)
 
     async def _batch(self, entity: str, asked: Sequence[_Asked]) -> Sequence[None]:
@@ -289,11 +298,13 @@ class Gates:
         assert config is not None
         timeout = milliseconds(BATCH_TIMEOUT if config.timeout is None else config.timeout)
         offer = BatchOffer(Target.of(asked[-1].function), config.max_size, timeout, [one.entry for one in asked])
-        await self._signal(entity, names.BATCH_TYPE, BatchState(), offer)
+        await self._signal(entity, names.BATCH_TYPE, BatchState(), offer, sum(one.entry.size for one in asked))
         return [None] * len(asked)
 
-    async def _signal(self, entity: str, workflow_type: str, state: object, offer: object) -> None:
+    async def _signal(self, entity: str, workflow_type: str, state: object, offer: object, size: int) -> None:
         async with asyncio.timeout(self._timeout.total_seconds()):
+            if size > CHECKED_BYTES:
+                await self._check_room(entity)
             await self._client.start_workflow(
                 workflow_type,
                 state,
@@ -303,6 +314,22 @@ class Gates:
                 start_signal="offer",
                 start_signal_args=[offer],
                 rpc_timeout=self._timeout,
+            )
+
+    async def _check_room(self, entity: str) -> None:
+        """Raises `TimeoutError` if too much waits already."""
+        try:
+            found = await self._client.get_workflow_handle(entity).describe(rpc_timeout=self._timeout)
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+            return
+        info = found.raw_description.workflow_execution_info
+        is_full = info.history_size_bytes > MAX_WAITING_BYTES or info.history_length > MAX_WAITING
+        if is_full and found.status == WorkflowExecutionStatus.RUNNING:
+            raise TimeoutError(
+                f"{entity} has not kept up with its events ({info.history_size_bytes:,} bytes): send fewer at once to "
+                f"one key, and see to it that workers poll task queue {names.SYSTEM_TASK_QUEUE!r}."
             )
 
 

@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 import adapter as inngest
+import adapter.gates
 import workers.gates
 from adapter import events, names
 from adapter.events import Stamped
@@ -36,6 +38,10 @@ REFUSED = Verdict(start=False, refusal="invoked function is rate limited")
 SECOND = 1_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
+
+
+@activity.defn(name="inngest.pause")
+async def pause() -> None: ...
 
 
 # Times, on the time-skipping server
@@ -99,7 +105,9 @@ async def skipping() -> AsyncIterator[Skipping]:
             return skipping.taken.pop(0) if skipping.taken else []
 
         entities = [workers.gates.RateLimit, workers.gates.Debounce, workers.gates.Batch]
-        async with Worker(env.client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities, activities=[start]):
+        async with Worker(
+            env.client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities, activities=[start, pause]
+        ):
             yield skipping
 
 
@@ -573,7 +581,7 @@ async def test_no_event_is_lost_or_in_two_batches_while_entities_end_continue_as
         return taken
 
     entities = [workers.gates.Batch]
-    async with Worker(client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities, activities=[start]):
+    async with Worker(client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities, activities=[start, pause]):
         every = [Gates(client, timedelta(seconds=10)) for _ in range(3)]
         sent = [event(k=n % 3) for n in range(150)]
 
@@ -587,6 +595,85 @@ async def test_no_event_is_lost_or_in_two_batches_while_entities_end_continue_as
         for entity in ids:
             await until(lambda entity=entity: is_closed(client, entity), 60)
     assert sorted(each for batch in batches.values() for each in batch) == sorted(one.internal_id for one in sent)
+
+
+async def test_a_batch_reads_what_came_while_no_worker_was_there(client: Client) -> None:
+    """All of it in one workflow task, which may compute for 2 s and would fail for ever if it took longer."""
+    fn, started = function(batch_events=Batch(max_size=5_000, timeout=HOUR)), []
+
+    @activity.defn(name="inngest.start")
+    async def start(request: StartRequest) -> list[str]:
+        started.append([entry.key for entry in request.entries])
+        return []
+
+    keys = [str(n) for n in range(5_000)]
+    entries = [{"key": key, "id": key.zfill(26), "event": {}, "size": 250} for key in keys]
+    offer = {"target": vars(Target.of(fn)), "max_size": 5_000, "timeout_ms": HOUR, "entries": entries}
+    for _ in range(30):  # the same events: they are read, and known
+        await client.start_workflow(
+            names.BATCH_TYPE,
+            {},
+            id=names.gate_id("batch", fn.id),
+            task_queue=names.SYSTEM_TASK_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            start_signal="offer",
+            start_signal_args=[offer],
+        )
+    entities = [workers.gates.Batch]
+    async with Worker(client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities, activities=[start, pause]):
+        await until(lambda: started)
+    assert started == [keys]
+
+
+async def test_a_batch_continues_as_new_while_events_wait(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a backlog is all in one history, which Temporal ends at 50 MB, with all events."""
+    monkeypatch.setattr(workers.gates, "_is_long", lambda: workflow.info().get_current_history_length() > 40)
+    monkeypatch.setattr(workers.gates, "STARTS", 4)
+    fn = function(batch_events=Batch(max_size=2, timeout=SECOND))
+    executions: dict[str, list[str]] = {}
+    count = 0
+
+    @activity.defn(name="inngest.start")
+    async def start(request: StartRequest) -> list[str]:
+        nonlocal count
+        count += 1
+        known = request.run_id in batches
+        batches.setdefault(request.run_id, [entry.id for entry in request.entries])
+        executions.setdefault(str(activity.info().workflow_run_id), []).append(request.run_id)
+        if count % 20 == 0:
+            raise RuntimeError("the reply is lost")
+        return batches[request.run_id] if known else []
+
+    batches: dict[str, list[str]] = {}
+    sent = [event(n=n) for n in range(101)]
+    gates = Gates(client, timedelta(seconds=10))
+    await asyncio.gather(*(gates.ask(fn, one, events.run_id(fn.id, one)) for one in sent))
+    entities = [workers.gates.Batch]
+    async with Worker(client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities, activities=[start, pause]):
+        await until(lambda: len(batches) == 51)
+    assert sorted(each for batch in batches.values() for each in batch) == sorted(one.internal_id for one in sent)
+    assert len(executions) > 2
+
+
+async def test_an_entity_that_does_not_keep_up_is_given_no_more(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter.gates, "MAX_WAITING_BYTES", 20_000)
+    kinds: list[dict[str, Any]] = [
+        {"batch_events": Batch(max_size=2, timeout=HOUR)},
+        {"debounce": Debounce(period=MINUTE)},
+    ]
+    for config in kinds:
+        fn, gates, sent = function(**config), Gates(client, timedelta(seconds=10)), []
+
+        async def flood(fn: RegisteredFunction = fn, gates: Gates = gates, sent: list[Stamped] = sent) -> None:
+            while len(sent) < 10:
+                sent.append(event(text="x" * 5_000, n=len(sent)))
+                await gates.ask(fn, sent[-1], events.run_id(fn.id, sent[-1]))
+
+        with pytest.raises(TimeoutError, match="has not kept up"):
+            await flood()
+        assert 3 <= len(sent) < 7
 
 
 async def test_many_processes_share_a_rate_limit_that_continues_as_new(

@@ -11,7 +11,9 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
+import pydantic
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
@@ -32,12 +34,21 @@ from adapter.gcra import Rate, admit
 
 LINGER_MS = 10_000
 """How long an idle one stays: Temporal Cloud starts the same id only about once a second."""
-SEEN = 1_000
-"""Events remembered, so that a sender's retry counts none twice."""
+SEEN = 6_000
+"""Events remembered, so that a sender's retry counts none twice: more than a request holds."""
 MAX_UPDATES = 1_000
 """Before a rate limit continues as new: Temporal allows 2,000 updates in one execution."""
 MAX_BATCH_BYTES = 1_500_000
 """Of a batch: Inngest allows 10 MiB, but a run's events are one Temporal payload, which is limited to 2 MiB."""
+MAX_CARRIED = 1_600_000
+"""Bytes of events that a batch's workflow carries over when it continues as new, besides what it has seen."""
+STARTS = 20
+"""Runs that it starts at once."""
+
+# temporalio's own conversion takes 65 us for an event, this one 4: what comes while no worker is there has to be read
+# within the 2 s that a workflow task may compute.
+_DEBOUNCE_OFFER = pydantic.TypeAdapter(DebounceOffer)
+_BATCH_OFFER = pydantic.TypeAdapter(BatchOffer)
 
 
 @workflow.defn(name=names.RATE_LIMIT_TYPE, sandboxed=False)
@@ -121,20 +132,26 @@ class Debounce:
             self._state = debounced(self._state, offer, _now_ms())
 
     @workflow.signal
-    def offer(self, offer: DebounceOffer) -> None:
-        self._inbox.append(offer)
+    def offer(self, offer: dict[str, Any]) -> None:
+        """A `DebounceOffer`."""
+        self._inbox.append(_DEBOUNCE_OFFER.validate_python(offer))
 
 
 @workflow.defn(name=names.BATCH_TYPE, sandboxed=False)
 class Batch:
-    """Collects events and starts a run with them when the batch is full or old enough."""
+    """Collects events and starts a run with them when the batch is full or old enough.
+
+    What makes a batch depends on the events and their order alone, and the id of its run on its first event. So if a
+    batch is started again, after a crash or in the next execution, that is noticed.
+    """
 
     @workflow.init
     def __init__(self, state: BatchState) -> None:
-        self._state = state
+        entries = deque(state.entries)
+        self._ready = deque([entries.popleft() for _ in range(count)] for count in state.ready)
+        self._state = replace(state, entries=list(entries), ready=[])
         self._seen = _Seen(state.seen)
         self._inbox: deque[BatchOffer] = deque()
-        self._started = 0
 
     @workflow.run
     async def run(self, state: BatchState) -> None:
@@ -142,50 +159,77 @@ class Batch:
         idle_ms = _now_ms()
         while True:
             alarm.set(self._deadline_ms() if self._state.entries else idle_ms + LINGER_MS)
-            await workflow.wait_condition(lambda: bool(self._inbox) or alarm.rang)
-            while self._inbox:
-                self._take(self._inbox.popleft())
-                while full := full_batch(self._state.entries, self._state.max_size):
-                    await self._flush(full)
+            await workflow.wait_condition(lambda: bool(self._inbox or self._ready) or alarm.rang)
+            if self._inbox:
                 idle_ms = _now_ms()
-            if self._state.entries:
-                if _now_ms() >= self._deadline_ms():
-                    await self._flush(len(self._state.entries))
-                    idle_ms = _now_ms()
-            elif not self._inbox and _now_ms() >= idle_ms + LINGER_MS:
+            self._take()
+            if self._state.entries and _now_ms() >= self._deadline_ms():
+                self._cut(flush=True)
+            if self._ready:
+                await self._start()
+                idle_ms = _now_ms()
+                self._take()
+                if self._ready and workflow.patched("pause"):
+                    await _end_task()
+            elif not self._state.entries and _now_ms() >= idle_ms + LINGER_MS:
                 return
-            if _is_long() and not self._inbox:
-                workflow.continue_as_new(replace(self._state, seen=list(self._seen)))
+            if _is_long():
+                self._continue_as_new()
 
     def _deadline_ms(self) -> int:
         return self._state.opened_ms + self._state.timeout_ms
 
-    def _take(self, offer: BatchOffer) -> None:
-        new = [entry for entry in offer.entries if self._seen.add(entry.key)]
-        self._state = replace(
-            self._state,
-            entries=[*self._state.entries, *new],
-            target=offer.target,
-            max_size=offer.max_size,
-            timeout_ms=offer.timeout_ms,
-            opened_ms=self._state.opened_ms if self._state.entries else _now_ms(),
-        )
+    def _take(self) -> None:
+        """Put what has come into batches: each offer by its own configuration."""
+        while self._inbox:
+            offer = self._inbox.popleft()
+            new = [entry for entry in offer.entries if self._seen.add(entry.key)]
+            self._state = replace(
+                self._state,
+                entries=[*self._state.entries, *new],
+                target=offer.target,
+                max_size=offer.max_size,
+                timeout_ms=offer.timeout_ms,
+                opened_ms=self._state.opened_ms if self._state.entries else _now_ms(),
+            )
+            self._cut()
 
-    async def _flush(self, count: int) -> None:
-        """Start a run with the first `count` events."""
-        batch = self._state.entries[:count]
-        assert self._state.target is not None
-        # By position in this execution, so that the batch has the same id if it is started again after a crash.
-        self._started += 1
-        batch_id = f"{workflow.info().run_id}:{self._started}"
-        run_id = events.batch_run_id(self._state.target.config["id"], batch_id, batch[0].id)
-        taken = set(await _start(self._state.target, run_id, batch))
-        rest = [entry for entry in self._state.entries if entry.id not in taken]
-        self._state = replace(self._state, entries=rest, opened_ms=_now_ms())
+    def _cut(self, *, flush: bool = False) -> None:
+        """Make batches of the entries that fill one; with `flush`, of the others too."""
+        entries = self._state.entries
+        while entries and (count := full_batch(entries, self._state.max_size) or (len(entries) if flush else 0)):
+            self._ready.append(entries[:count])
+            entries = entries[count:]
+        if len(entries) < len(self._state.entries):
+            self._state = replace(self._state, entries=entries, opened_ms=_now_ms())
+
+    async def _start(self) -> None:
+        """Start runs with the first batches; events that none of them took are in the next batch."""
+        target = self._state.target
+        assert target is not None
+        batches = [self._ready.popleft() for _ in range(min(STARTS, len(self._ready)))]
+        ids = [events.batch_run_id(target.config["id"], batch[0].id, batch[0].id) for batch in batches]
+        taken = await asyncio.gather(*(_start(target, id, batch) for id, batch in zip(ids, batches, strict=True)))
+        left = []
+        for batch, known in zip(batches, map(set, taken), strict=True):
+            # None: there was no such run before.
+            left += [entry for entry in batch if entry.id not in known] if known else []
+        if left:
+            opened_ms = self._state.opened_ms if self._state.entries else _now_ms()
+            self._state = replace(self._state, entries=[*left, *self._state.entries], opened_ms=opened_ms)
+
+    def _continue_as_new(self) -> None:
+        """Unless more events wait than it can carry over."""
+        self._take()
+        entries = [entry for batch in (*self._ready, self._state.entries) for entry in batch]
+        if sum(entry.size for entry in entries) <= MAX_CARRIED:
+            ready = [len(batch) for batch in self._ready]
+            workflow.continue_as_new(replace(self._state, entries=entries, seen=list(self._seen), ready=ready))
 
     @workflow.signal
-    def offer(self, offer: BatchOffer) -> None:
-        self._inbox.append(offer)
+    def offer(self, offer: dict[str, Any]) -> None:
+        """A `BatchOffer`."""
+        self._inbox.append(_BATCH_OFFER.validate_python(offer))
 
 
 class _Seen:
@@ -229,7 +273,7 @@ class _Alarm:
 
 
 async def _start(target: Target, run_id: str, entries: Sequence[Entry]) -> list[str]:
-    """Start a run; the internal ids of the events that it has."""
+    """Start a run; the internal ids of the events that it has, if it was started before."""
     taken: list[str] = await workflow.execute_local_activity(
         "inngest.start",
         StartRequest(target, run_id, list(entries)),
@@ -237,7 +281,13 @@ async def _start(target: Target, run_id: str, entries: Sequence[Entry]) -> list[
         retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=200), maximum_interval=timedelta(seconds=10)),
         result_type=list[str],
     )
-    return taken or [entry.id for entry in entries]
+    return taken
+
+
+async def _end_task() -> None:
+    """Have history know what was done. In a workflow task that goes on for long signals pile up until Temporal gives it
+    up (at 2 MB), and all that it has started is started again. A timer would take a second."""
+    await workflow.execute_activity("inngest.pause", start_to_close_timeout=timedelta(seconds=10))
 
 
 def _is_long() -> bool:
