@@ -275,7 +275,7 @@ def _matches(env: Env, text: Any, pattern: Any) -> bool:
     text, pattern = _text_argument("matches", text), _text_argument("matches", pattern)
     if len(pattern) > 1_000:
         raise LimitError("the pattern of matches() is longer than 1,000 characters")
-    spend(env, 100 + len(text) // 8 + _pattern_work(pattern))
+    spend(env, 25 + len(text) // 8 + _pattern_work(pattern))
     found = _search(text, pattern) if len(text) <= 1_000 else _search.__wrapped__(text, pattern)
     if found is None:
         raise EvaluationError(f"matches() needs Unicode text and a pattern RE2 accepts, not {pattern[:50]!r}")
