@@ -34,7 +34,7 @@ from .errors import BodyInvalidError, FunctionNotFoundError
 from .events import Seed, Stamped
 from .protocol import ErrorInfo
 from .registry import Follower
-from .routing import EVENT_IDS, RegistryNotReadyError, Router
+from .routing import EVENT_IDS, RegistryNotReadyError, Router, refuses
 from .settings import RPC_TIMEOUT, Settings, ensure_search_attribute
 from .waits import Waits
 
@@ -508,7 +508,7 @@ def _unavailable(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, _OverloadedError):
         return 503, "Too many requests at once; try again"
     if isinstance(error, RPCError):
-        if error.status == RPCStatusCode.INVALID_ARGUMENT and EVENT_IDS.name not in error.message:
+        if refuses(error):
             return 400, f"Temporal refused the request: {error.message}"
         logger.warning("Temporal refused or did not answer: %s %s", error.status.name, error.message)
         return 503, "Temporal can't be reached or is overloaded; try again"

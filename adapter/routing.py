@@ -21,6 +21,7 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from . import events, names
 from .admission import factor_of, needs_of, priority_of
@@ -196,11 +197,12 @@ async def start_run(
     run_id: str,
     *,
     invokers: Sequence[Invoker] = (),
+    batched: bool = False,
     rpc_timeout: timedelta | None = None,
 ) -> bool:
     """Start one run of a function; False if there was one of that id already, ended or not.
 
-    A run of one event waits until the event's time, if that is in the future (§1.8).
+    It waits until the event's time, if that is in the future; not if it was batched, even alone (§1.8).
     """
     event_ids = [one.internal_id for one in stamped]
     first = stamped[0].event
@@ -209,7 +211,7 @@ async def start_run(
     if function.config.cancel:
         cancels = await waits.register_cancels(function.config.cancel, run_id, first, event_ids)
     needs, factor = needs_of(function.config, first), factor_of(function.config, first)
-    delay_ms = first["ts"] - time.time() * 1000 if len(stamped) == 1 else 0
+    delay_ms = 0 if batched else first["ts"] - time.time() * 1000
     try:
         await client.start_workflow(
             function.id,
@@ -240,6 +242,13 @@ async def start_run(
                 await asyncio.gather(*(waits.deregister(mailbox, run_id, wait) for wait, mailbox in cancels.items()))
         return False
     return True
+
+
+def refuses(error: RPCError) -> bool:
+    """Whether Temporal would refuse the same request again. One of a workflow that has had 10,000 signals it takes once
+    that has continued as new; one with a search attribute that the namespace lacks, once that was added."""
+    passing = (EVENT_IDS.name, "limit for signal events")
+    return error.status == RPCStatusCode.INVALID_ARGUMENT and not any(text in error.message for text in passing)
 
 
 async def _all_or_error(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

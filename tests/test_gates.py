@@ -550,6 +550,18 @@ async def test_every_invoker_of_a_batch_is_answered(client: Client) -> None:
     assert sorted((n, count) for _, n, count in finished) == [(1, 3), (2, 3), (4, 3)]
 
 
+async def test_a_batch_of_one_event_does_not_wait_for_its_time(client: Client) -> None:
+    ran: list[Any] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, batch_events=Batch(max_size=2, timeout=SECOND))
+    async def fn(ctx: inngest.Context) -> None:
+        ran.append(ctx.event.data["n"])
+
+    async with running(client, fn) as app:
+        await app.router.route([event(n=1, ts=4_000_000_000_000)])
+        await until(lambda: ran, 10)
+
+
 async def test_a_run_that_was_started_before_says_which_events_it_has(client: Client) -> None:
     fn = function(batch_events=Batch(max_size=5))
     sent = [event(n=n) for n in range(4)]

@@ -15,7 +15,7 @@ from adapter.functions import FunctionConfig
 from adapter.models import TriggerEvent
 from adapter.protocol import Invoker, RunInput
 from adapter.registry import AppConfig, Snapshot
-from adapter.routing import EVENT_IDS, RegistryNotReadyError, Routed, Router
+from adapter.routing import EVENT_IDS, RegistryNotReadyError, Routed, Router, refuses
 
 
 @dataclass
@@ -256,3 +256,16 @@ async def test_waits_that_can_not_be_reached_do_not_hold_a_sender(client: Client
     router = Router(client, functions("shop"), deliver, rpc_timeout=timedelta(milliseconds=100))
     with pytest.raises(TimeoutError):
         await router.route([order()])
+
+
+@pytest.mark.parametrize(
+    ("message", "refused"),
+    [
+        ("Blob data size exceeds limit.", True),
+        ("exceeded workflow execution limit for signal events", False),
+        ("Namespace test has no mapping defined for search attribute InngestEventId", False),
+    ],
+)
+def test_what_temporal_takes_later_is_not_refused(message: str, refused: bool) -> None:
+    assert refuses(RPCError(message, RPCStatusCode.INVALID_ARGUMENT, b"")) is refused
+    assert not refuses(RPCError(message, RPCStatusCode.UNAVAILABLE, b""))

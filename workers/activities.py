@@ -21,7 +21,7 @@ from adapter.events import Stamped
 from adapter.functions import FunctionPart
 from adapter.gates import StartRequest
 from adapter.protocol import ErrorInfo, Failed, Invoker, Memo, Ops, Outcome, Returned, RunInput
-from adapter.routing import EVENT_IDS, Router, start_run
+from adapter.routing import Router, refuses, start_run
 from adapter.waits import CANCEL, Delivery, Waits
 
 from .calls import CONCURRENCY, each, is_gone
@@ -454,10 +454,12 @@ class SystemActivities:
         invokers = [entry.invoker for entry in entries if entry.invoker is not None]
         function = request.target.function()
         try:
-            if await start_run(self.client, function, stamped, request.run_id, invokers=invokers) or len(entries) == 1:
+            batched = function.config.batch_events is not None
+            is_new = await start_run(self.client, function, stamped, request.run_id, invokers=invokers, batched=batched)
+            if is_new or len(entries) == 1:
                 return []
         except RPCError as error:
-            if error.status != RPCStatusCode.INVALID_ARGUMENT or EVENT_IDS.name in error.message:
+            if not refuses(error):
                 raise
             # Repeated, it would hold up all that come after it.
             activity.logger.error("Temporal refuses run %s of %s: %s", request.run_id, function.id, error.message)
