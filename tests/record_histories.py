@@ -17,8 +17,9 @@ from temporalio.testing import WorkflowEnvironment
 
 from adapter import names, signals
 from adapter.cancellations import Cancellations
-from adapter.registry import Follower
+from adapter.registry import AppConfig, Follower
 from workers.dev import server_program
+from workers.registry import publish
 
 from .apps import recorded
 from .harness import App, running
@@ -73,6 +74,15 @@ async def play(app: App, client: Client) -> None:
                 print(f"{run.id}: {error.__cause__ or error}")
 
 
+async def deploy(client: Client) -> None:
+    """Publish another limit."""
+    app = await client.get_workflow_handle(names.app_id("recorded")).describe()
+    config = await app.memo_value("app", type_hint=dict)
+    [limited] = [function for function in config["functions"] if function["id"] == recorded.limited.id]
+    limited["concurrency"][0]["limit"] += 1
+    await publish(client, AppConfig.from_json(config))
+
+
 async def record(name: str) -> None:
     env = await WorkflowEnvironment.start_local(
         dev_server_existing_path=server_program(),
@@ -83,10 +93,11 @@ async def record(name: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
     async with env, running(env.client, *recorded.FUNCTIONS, retry_interval=timedelta(milliseconds=10)) as app:
         await play(app, env.client)
+        await deploy(env.client)
         await until(lambda: only_entities_run(env.client), 60)
         async for execution in env.client.list_workflows():
             history = await env.client.get_workflow_handle(execution.id, run_id=execution.run_id).fetch_history()
-            label = re.sub(r"[^A-Za-z0-9]+", "-", f"{execution.workflow_type}-{execution.id}")[:80].strip("-")
+            label = re.sub(r"[^A-Za-z0-9]+", "-", f"{execution.workflow_type}-{execution.id}")[:120].strip("-")
             (target / f"{label}.json").write_text(history.to_json() + "\n")
             print(label, len(history.events))
 
