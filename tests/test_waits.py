@@ -37,12 +37,15 @@ def waiter() -> inngest.Function[Any]:
 
 
 @pytest.mark.timeout(300)
-async def test_no_wake_up_is_lost_while_2000_waits_are_being_registered(client: Client) -> None:
+async def test_no_wake_up_is_lost_while_2000_waits_are_being_registered(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each wait whose registration completed before its event was sent resumes, and none on another's event.
 
     The event of a run is sent as soon as the run's history shows that its registration is complete (the wait's timer
     has started), while the registrations of others go on.
     """
+    monkeypatch.setattr(workers.mailbox, "LINGER", timedelta(minutes=10))  # the end of 2,000 mailboxes is not looked at
     fn = waiter()
     async with running(client, fn, max_cached_workflows=2_000) as app:
         limit = asyncio.Semaphore(50)
