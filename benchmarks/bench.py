@@ -22,20 +22,29 @@ from adapter import names
 from adapter.registry import Follower
 from adapter.routing import Router
 from adapter.waits import Waits
-from workers.dev import server_program
+from workers.dev import POLL_SETTING, server_program
 
 ROOT = Path(__file__).parent.parent
 OURS = "ours"
 HAND = "hand-written"
 
 
+NO_PAUSE = POLL_SETTING
+"""The embedded server, as it comes, looks for workflow tasks 20 times a second, so one takes 50 ms, and most of any
+latency is that pause, on both sides. With this setting it is the work; a larger cluster has many shards that look."""
+
+
 @contextlib.asynccontextmanager
-async def embedded_server() -> AsyncIterator[Client]:
-    """An embedded Temporal server of its own, on loopback and a free port; a client of it."""
+async def embedded_server(*settings: str) -> AsyncIterator[Client]:
+    """An embedded Temporal server of its own, on loopback and a free port; a client of it.
+
+    `settings`: of its dynamic configuration, `key=value`.
+    """
     env = await WorkflowEnvironment.start_local(
         dev_server_existing_path=server_program(),
         dev_server_log_level="error",
         search_attributes=[SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)],
+        dev_server_extra_args=[part for each in settings for part in ("--dynamic-config-value", each)],
     )
     try:
         yield env.client

@@ -17,13 +17,13 @@ from adapter.protocol import RunInput
 from adapter.routing import Router
 
 from . import functions
-from .bench import HAND, OURS, Report, Turn, cpu_seconds, embedded_server, routing, take_turns, workers
+from .bench import HAND, NO_PAUSE, OURS, Report, Turn, cpu_seconds, embedded_server, routing, take_turns, workers
 
 DIRECT = "ours, started directly"
 AT_ONCE = {0: 60, 1: 40, 5: 20, 20: 10}
 """Runs at once, by number of steps."""
 THROUGHPUT_TURNS = 5
-LATENCY_TURNS = {0: 24, 1: 16, 5: 8, 20: 4}
+LATENCY_TURNS = {0: 24, 1: 16, 5: 12, 20: 6}
 
 Start = Callable[[], Awaitable[object]]
 """Starts one run and waits for its end."""
@@ -80,21 +80,8 @@ async def main(report: Report) -> None:
             report.compare(what, samples[OURS], samples[HAND], "runs/s", at_least=0.85)
             report.compare("   started directly", samples[DIRECT], samples[HAND], "runs/s")
 
-        report.title("runs: latency of one at a time, from its start to its result, median")
-        for size, turns in LATENCY_TURNS.items():
-
-            def latency(start: Start) -> Turn:
-                async def turn() -> float:
-                    begun = time.perf_counter()
-                    await start()
-                    return (time.perf_counter() - begun) * 1000
-
-                return turn
-
-            sides = {name: latency(start) for name, start in starters(client, router, size).items()}
-            del sides[DIRECT]
-            samples = await take_turns(sides, turns)
-            report.compare(f"{size} steps", samples[OURS], samples[HAND], "ms", at_most=1.25)
+        title = "runs: latency of one at a time, from its start to its result, median"
+        await latencies(report, client, router, title, at_most=1.25)
 
         report.title("runs: CPU of the worker process, in the throughput turns above")
         spent = {key: sum(values) / len(values) * 1000 for key, values in cpu.items()}
@@ -102,3 +89,26 @@ async def main(report: Report) -> None:
         report.compare("a run without steps", spent[OURS, small], spent[HAND, small], "ms")
         each = {name: (spent[name, large] - spent[name, small]) / (large - small) for name in (OURS, HAND)}
         report.compare("a step", each[OURS], each[HAND], "ms")
+
+    async with embedded_server(NO_PAUSE) as client, workers(client), routing(client) as router:
+        await latencies(report, client, router, "runs: the same on a server that does not pause between workflow tasks")
+
+
+async def latencies(
+    report: Report, client: Client, router: Router, title: str, *, at_most: float | None = None
+) -> None:
+    report.title(title)
+    for size, turns in LATENCY_TURNS.items():
+
+        def latency(start: Start) -> Turn:
+            async def turn() -> float:
+                begun = time.perf_counter()
+                await start()
+                return (time.perf_counter() - begun) * 1000
+
+            return turn
+
+        sides = {name: latency(start) for name, start in starters(client, router, size).items()}
+        del sides[DIRECT]
+        samples = await take_turns(sides, turns)
+        report.compare(f"{size} steps", samples[OURS], samples[HAND], "ms", at_most=at_most)
