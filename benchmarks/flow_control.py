@@ -14,14 +14,15 @@ from adapter.gates import Entry, debounced_run_id
 from adapter.routing import Router
 
 from . import flow_functions as functions
-from .bench import Report, embedded_server, process, routing, take_turns
+from .bench import NO_PAUSE, Report, embedded_server, process, routing, take_turns
 
 TURNS = 15
 HOT_RUNS = 150
 
 
 async def main(report: Report) -> None:
-    async with embedded_server() as client:
+    # Without the pause: a debounce's second would save up its tokens for the features measured next.
+    async with embedded_server(NO_PAUSE) as client:
         address = client.service_client.config.target_host
         async with process("benchmarks.flow_functions", address), routing(client) as router:
             await features(report, client, router)
