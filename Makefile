@@ -9,7 +9,7 @@ dev: $(VENV)/ready
 	$(BIN)/inngest-temporal dev examples/orders.py $(ARGS)
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

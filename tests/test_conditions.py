@@ -369,7 +369,7 @@ def test_split_matches_the_same_events_as_the_whole(source: str, pair: tuple[dic
 def test_filling_in_is_making_absent_paths_null(source: str, pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
     """The reduced trigger against another way to fill it in: the whole trigger, with null put where nothing is."""
     trigger, candidate = pair
-    filled = copy.deepcopy(trigger)
+    filled = json.loads(json.dumps(trigger))  # a deep copy would keep two places that share an object together
     read = [path for path in PATHS if f"event.{path}" in source.replace("event.data.m.x.deep", "event.DEEP")]
     read += ["data.m.x.deep"] * ("event.data.m.x.deep" in source)
     for path in sorted(read, key=len):
