@@ -3,13 +3,6 @@
 import base64
 import zlib
 from collections.abc import Iterable
-from typing import Final
-
-MAX_STATE: Final = 1_800_000
-"""Bytes that an entity carries over when it continues as new. With more, Temporal would end it, and what it knows would
-be lost: it goes on as it is, which it can until its history has 50,000 events."""
-RETRY: Final = 500
-"""Events of history after which one that had too much to carry over looks again."""
 
 
 def pack(lines: Iterable[str]) -> str:

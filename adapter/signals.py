@@ -16,6 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from . import names
 from .errors import BodyInvalidError
+from .runs import executes
 
 MAX_DATA_BYTES = 1_800_000
 """Of what a signal carries, as Temporal's default converter writes it: a payload is limited to 2 MiB, and the entity
@@ -49,20 +50,11 @@ async def claim(client: Client, signal: str, wait: Claim) -> bool:
     entity = client.get_workflow_handle(names.signal_id(signal))
     holder: Claim | None = await entity.query("holder", result_type=Claim)
     if holder is not None:
-        if not await _is_gone(client, holder.run):
+        if await executes(client, holder.run):
             return False
         # It was terminated: a run that ends otherwise takes its waits back.
         await release(client, signal, holder.run, holder.step)
     return await _claim(client, signal, wait)
-
-
-async def _is_gone(client: Client, run: str) -> bool:
-    try:
-        return (await client.get_workflow_handle(run).describe()).close_time is not None
-    except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
-            raise
-        return True
 
 
 async def _claim(client: Client, signal: str, wait: Claim) -> bool:

@@ -389,7 +389,7 @@ async def test_events_that_a_lost_start_did_not_take_are_in_the_next_batch(skipp
 async def test_entities_continue_as_new_with_all_that_they_keep(
     skipping: Skipping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.gates, "_is_long", lambda: workflow.info().get_current_history_length() > 8)
+    monkeypatch.setattr(workers.gates, "is_long", lambda: workflow.info().get_current_history_length() > 8)
     batching = function(batch_events=Batch(max_size=25, timeout=HOUR))
     debouncing = function(debounce=Debounce(period=20 * SECOND, timeout=HOUR))
     sent = [event(n=n) for n in range(30)]
@@ -576,7 +576,7 @@ async def test_no_event_is_lost_or_in_two_batches_while_entities_end_continue_as
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers.gates, "LINGER_MS", 15)
-    monkeypatch.setattr(workers.gates, "_is_long", lambda: workflow.info().get_current_history_length() > 12)
+    monkeypatch.setattr(workers.gates, "is_long", lambda: workflow.info().get_current_history_length() > 12)
     fn = function(batch_events=Batch(max_size=7, timeout=SECOND, key="event.data.k"))
     system = SystemActivities(client)
     batches: dict[str, list[str]] = {}
@@ -639,7 +639,7 @@ async def test_a_batch_reads_what_came_while_no_worker_was_there(client: Client)
 
 async def test_a_batch_continues_as_new_while_events_wait(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a backlog is all in one history, which Temporal ends at 50 MB, with all events."""
-    monkeypatch.setattr(workers.gates, "_is_long", lambda: workflow.info().get_current_history_length() > 40)
+    monkeypatch.setattr(workers.gates, "is_long", lambda: workflow.info().get_current_history_length() > 40)
     monkeypatch.setattr(workers.gates, "STARTS", 4)
     fn = function(batch_events=Batch(max_size=2, timeout=SECOND))
     executions: dict[str, list[str]] = {}

@@ -19,10 +19,9 @@ from adapter import events, names
 from adapter.admission import limits_of
 from adapter.ingress import create_ingress
 from adapter.lock import Request, Terms
-from adapter.packing import MAX_STATE
 from adapter.registry import Follower
 from adapter.settings import Settings
-from workers import admission, locks
+from workers import admission, entities, locks
 from workers.plugin import system_worker
 
 from .harness import TRIGGER, App, new_client, running
@@ -502,13 +501,13 @@ async def test_a_handler_without_steps_holds_its_permit_while_it_executes(client
     assert meter.most[""] == 2
 
 
-@pytest.mark.parametrize("room", [MAX_STATE, 0])
+@pytest.mark.parametrize("room", [entities.MAX_STATE, 0])
 async def test_a_lock_continues_as_new_without_losing_anybody(
     client: Client, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     """Unless it had to carry over too much: Temporal would end it then."""
     monkeypatch.setattr(locks, "MAX_EVENTS", 30)
-    monkeypatch.setattr(locks, "MAX_STATE", room)
+    monkeypatch.setattr(entities, "MAX_STATE", room)
     meter = Meter()
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=2)])

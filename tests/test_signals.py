@@ -111,7 +111,7 @@ async def test_a_terminated_run_does_not_keep_the_name(client: Client) -> None:
 async def test_refused_claims_do_not_use_up_the_updates_of_an_execution(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entity, "_is_long", lambda: workflow.info().get_current_history_length() > 40)
+    monkeypatch.setattr(entity, "is_long", lambda: workflow.info().get_current_history_length() > 40)
     fn = waiter()
     async with running(client, fn) as app:
         first = await started(app, fn, "s")

@@ -13,11 +13,12 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from ulid import ULID
 
 import adapter as inngest
+import workers.entities
 import workers.mailbox
 from adapter import names
 from adapter.events import stamp
-from adapter.packing import MAX_STATE
 from adapter.waits import MailboxState, Wait, Waits
+from workers.entities import MAX_STATE
 
 from .harness import TRIGGER, App, new_client, running
 from .test_run import until
@@ -197,8 +198,8 @@ async def test_a_mailbox_of_20000_waits_loses_none_when_its_history_is_long(
     client: Client, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     """It continues as new; or, if the waits are too many for that, goes on as it is."""
-    monkeypatch.setattr(workers.mailbox, "_is_long", lambda: True)
-    monkeypatch.setattr(workers.mailbox, "MAX_STATE", limit)
+    monkeypatch.setattr(workers.mailbox, "is_long", lambda: True)
+    monkeypatch.setattr(workers.entities, "MAX_STATE", limit)
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> Any:

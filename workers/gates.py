@@ -32,6 +32,8 @@ from adapter.gates import (
 )
 from adapter.gcra import Rate, admit
 
+from .entities import end_task, is_long
+
 LINGER_MS = 10_000
 """How long an idle one stays: Temporal Cloud starts the same id only about once a second."""
 SEEN = 6_000
@@ -73,7 +75,7 @@ class RateLimit:
         workflow.continue_as_new(RateLimitState(self._arrival, dict(self._seen)))
 
     def _is_full(self) -> bool:
-        return self._updates >= MAX_UPDATES or _is_long()
+        return self._updates >= MAX_UPDATES or is_long()
 
     @workflow.update
     def admit(self, request: AdmitRequest) -> list[bool]:
@@ -121,7 +123,7 @@ class Debounce:
                 self._state = replace(self._state, last=None)
                 await _start(target, debounced_run_id(target.config["id"], last), [last])
                 idle_ms = _now_ms()
-            if _is_long() and not self._inbox:
+            if is_long() and not self._inbox:
                 workflow.continue_as_new(replace(self._state, seen=list(self._seen)))
 
     def _take(self, offer: DebounceOffer) -> None:
@@ -170,10 +172,10 @@ class Batch:
                 idle_ms = _now_ms()
                 self._take()
                 if self._ready and workflow.patched("pause"):
-                    await _end_task()
+                    await end_task()
             elif not self._state.entries and _now_ms() >= idle_ms + LINGER_MS:
                 return
-            if _is_long():
+            if is_long():
                 self._continue_as_new()
 
     def _deadline_ms(self) -> int:
@@ -282,17 +284,6 @@ async def _start(target: Target, run_id: str, entries: Sequence[Entry]) -> list[
         result_type=list[str],
     )
     return taken
-
-
-async def _end_task() -> None:
-    """Have history know what was done. In a workflow task that goes on for long signals pile up until Temporal gives it
-    up (at 2 MB), and all that it has started is started again. A timer would take a second."""
-    await workflow.execute_activity("inngest.pause", start_to_close_timeout=timedelta(seconds=10))
-
-
-def _is_long() -> bool:
-    """Whether history is so long that the workflow should continue as new."""
-    return workflow.info().is_continue_as_new_suggested()
 
 
 def _now_ms() -> int:

@@ -24,14 +24,14 @@ import pydantic
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.common import RetryPolicy
-from temporalio.service import RPCError, RPCStatusCode
 
 from adapter import names
 from adapter.admission import Change, Limit, tell
 from adapter.lock import GRANTED, Effects, Lock, Permits, Request, Singleton, Throttle, Ticket
-from adapter.packing import MAX_STATE, RETRY
+from adapter.runs import executes
 
 from .calls import CHUNK, CONCURRENCY, HEARTBEAT_TIMEOUT, each, heartbeats, is_gone
+from .entities import Renewal, is_long
 
 LINGER = 10.0
 """Seconds that an idle one stays: Temporal Cloud starts the same id only about once a second."""
@@ -65,8 +65,7 @@ class Entity:
         self._timer: asyncio.Task[None] | None = None
         self._timer_ends = 0.0
         self._used = workflow.time()
-        self._retry_at = 0
-        """Length of history from which it may continue as new."""
+        self._renewal = Renewal()
 
     @workflow.run
     async def run(self, state: dict[str, Any]) -> None:
@@ -82,8 +81,11 @@ class Entity:
                 self._lock.suspect(now_ms)
                 if self._lock.idle(now_ms) and workflow.time() >= self._used + LINGER - 0.5:
                     return
-            if workflow.info().get_current_history_length() >= self._retry_at and _is_full():
-                self._continue_as_new()
+            if self._renewal.is_due() and _is_full():
+                # Runs are told by the next execution: the shorter this task, the less likely a signal forbids its end.
+                state = self._lock.dump()
+                self._renewal.attempt(state, len(json.dumps(state)))
+                self._lock = self.lock.load(state)
             effects = self._lock.effects()
             for part in effects.parts(CHUNK):
                 await workflow.execute_local_activity(
@@ -97,18 +99,6 @@ class Entity:
                 await workflow.wait_condition(
                     lambda: bool(self._inbox) or (self._timer is not None and self._timer.done())
                 )
-
-    def _continue_as_new(self) -> None:
-        """Unless more waits than it can carry over.
-
-        Runs are told by the next execution: the shorter this task, the less likely a signal forbids its end.
-        """
-        state = self._lock.dump()
-        if len(json.dumps(state)) <= MAX_STATE:
-            workflow.continue_as_new(state)
-        self._lock = self.lock.load(state)
-        self._retry_at = workflow.info().get_current_history_length() + RETRY
-        workflow.logger.warning("%d runs that wait are too many for one lock to continue as new", self._lock.waiting)
 
     def _set_timer(self) -> None:
         """One timer at a time, and a new one only if the old one would fire too late."""
@@ -160,8 +150,7 @@ WORKFLOWS: list[type] = [
 
 
 def _is_full() -> bool:
-    info = workflow.info()
-    return info.is_continue_as_new_suggested() or info.get_current_history_length() >= MAX_EVENTS
+    return is_long() or workflow.info().get_current_history_length() >= MAX_EVENTS
 
 
 async def announce(made: Sequence[Change]) -> None:
@@ -200,7 +189,7 @@ class LockActivities:
                 found.append(Request(run, release=numbers))
 
         async def checked(run: str, numbers: list[int]) -> None:
-            if not await self._executes(run):
+            if not await executes(self.client, run):
                 found.append(Request(run, release=numbers))
             elif effects.reply:
                 found.append(Request(run, alive=True))
@@ -233,15 +222,6 @@ class LockActivities:
         prefix = names.lock_prefix(limit.kind, limit.owner, limit.key).replace("\\", "\\\\").replace("'", "\\'")
         query = f"WorkflowId STARTS_WITH '{prefix}' AND ExecutionStatus = 'Running'"
         return [lock.id async for lock in self.client.list_workflows(query)]
-
-    async def _executes(self, run: str) -> bool:
-        try:
-            description = await self.client.get_workflow_handle(run).describe()
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-            return False
-        return description.close_time is None
 
 
 def _by_run(tickets: list[Ticket]) -> dict[str, list[int]]:

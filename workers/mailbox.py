@@ -14,10 +14,10 @@ from temporalio.common import RetryPolicy
 
 from adapter import names
 from adapter.expressions import compile_expression
-from adapter.packing import MAX_STATE, RETRY
 from adapter.waits import CANCEL, Delivery, MailboxState, Wait
 
 from .calls import CHUNK
+from .entities import Renewal, end_task, is_long
 
 LINGER = timedelta(seconds=10)
 """How long an empty one stays: Temporal Cloud starts the same id only about once a second."""
@@ -38,8 +38,7 @@ class Mailbox:
         self._inbox: deque[Wait | Delivery | tuple[str, str]] = deque()
         self._resting_long = False
         self._work = 0
-        self._retry_at = 0
-        """Length of history from which it may continue as new."""
+        self._renewal = Renewal()
 
     @workflow.run
     async def run(self, state: MailboxState) -> None:
@@ -55,17 +54,10 @@ class Mailbox:
                 self._start_rest()
             elif not self._waits and self._resting_long:
                 self._start_rest()
-            if not self._inbox and workflow.info().get_current_history_length() >= self._retry_at and _is_long():
-                self._continue_as_new()
-
-    def _continue_as_new(self) -> None:
-        """Unless there are more waits than it can carry over."""
-        self._expire()
-        state = MailboxState.of(self._waits.values(), self._seen)
-        if len(state.packed) <= MAX_STATE:
-            workflow.continue_as_new(state)
-        self._retry_at = workflow.info().get_current_history_length() + RETRY
-        workflow.logger.warning("%d waits are too many for one mailbox to continue as new", len(self._waits))
+            if not self._inbox and self._renewal.is_due() and is_long():
+                self._expire()
+                renewed = MailboxState.of(self._waits.values(), self._seen)
+                self._renewal.attempt(renewed, len(renewed.packed))
 
     def _start_rest(self) -> None:
         """One timer at a time, not one for each message: short when empty, else to the first expiry."""
@@ -107,7 +99,7 @@ class Mailbox:
             self._work += work
             if self._work > MAX_TASK_WORK and workflow.patched("pause"):
                 self._work = 0
-                await workflow.execute_activity("inngest.pause", start_to_close_timeout=timedelta(seconds=10))
+                await end_task()
         gone: set[str] = set()
         runs = list(matching)
         for start in range(0, len(runs), CHUNK):
@@ -136,10 +128,6 @@ class Mailbox:
     @workflow.signal
     def deliver(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
-
-
-def _is_long() -> bool:
-    return workflow.info().is_continue_as_new_suggested()
 
 
 def _steps(ids: list[str]) -> list[str]:

@@ -10,6 +10,8 @@ from temporalio.common import RetryPolicy
 from adapter import names
 from adapter.signals import Claim, SignalState
 
+from .entities import is_long
+
 LINGER = timedelta(seconds=10)
 """How long it stays when nobody waits: so a loop of waits does not start it anew each time."""
 
@@ -26,12 +28,12 @@ class Signal:
     async def run(self, state: SignalState) -> None:
         while True:
             await workflow.wait_condition(workflow.all_handlers_finished)
-            if _is_long():
+            if is_long():
                 workflow.continue_as_new(SignalState(self._holder))
             self._changed = False
             try:
                 # Claims that are refused change nothing, but an execution takes 2,000 updates.
-                await workflow.wait_condition(lambda: self._changed or _is_long(), timeout=self._patience())
+                await workflow.wait_condition(lambda: self._changed or is_long(), timeout=self._patience())
             except TimeoutError:
                 if self._expired():
                     self._holder = None
@@ -83,7 +85,3 @@ class Signal:
     def _hold(self, wait: Claim | None) -> None:
         self._holder = wait
         self._changed = True
-
-
-def _is_long() -> bool:
-    return workflow.info().is_continue_as_new_suggested()
