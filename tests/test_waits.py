@@ -5,7 +5,7 @@ import os
 import random
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any
 
 import pytest
@@ -86,15 +86,34 @@ async def start(app: App, fn: inngest.Function[Any], number: int) -> Any:
     return run
 
 
-async def test_an_answer_cannot_come_before_the_wait_that_was_found_with_the_question(client: Client) -> None:
+def slow_registrations(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
+    """Have registrations take that long. Until when the waits are kept (ms since 1970)."""
+    kept: list[int] = []
+    register = Waits.register
+
+    async def slowly(self: Waits, **wait: Any) -> str:
+        await asyncio.sleep(seconds)
+        kept.append(wait["expires_ms"])
+        return await register(self, **wait)
+
+    monkeypatch.setattr(Waits, "register", slowly)
+    return kept
+
+
+async def test_an_answer_cannot_come_before_the_wait_that_was_found_with_the_question(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The classic send-then-wait without its race, as docs/DEVIATIONS.md shows it."""
+    slow_registrations(monkeypatch, 10)  # Temporal hears of what else is to be done when a local activity takes 8 s
     inngest_client = new_client()
 
     @inngest_client.create_function(fn_id="asks", trigger=TRIGGER)
     async def asks(ctx: inngest.Context) -> Any:
         question = inngest.Event(name="question", data={"id": ctx.run_id})
         answer, _ = await asyncio.gather(
-            ctx.step.wait_for_event("answer", event="answer", if_exp=f"async.data.id == '{ctx.run_id}'", timeout=5_000),
+            ctx.step.wait_for_event(
+                "answer", event="answer", if_exp=f"async.data.id == '{ctx.run_id}'", timeout=120_000
+            ),
             ctx.step.send_event("ask", question),
         )
         return answer is not None
@@ -105,6 +124,21 @@ async def test_an_answer_cannot_come_before_the_wait_that_was_found_with_the_que
 
     async with running(client, asks, answers) as app:
         assert await asyncio.gather(*(app.run(asks) for _ in range(30))) == [True] * 30
+
+
+async def test_a_wait_that_took_long_to_register_is_kept_until_its_run_gives_up(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run counts the timeout from the end of the registration, so the mailbox must not count it from its begin."""
+    kept = slow_registrations(monkeypatch, 1)
+    fn = waiter()
+    async with running(client, fn) as app:
+        run = await start(app, fn, 0)
+        history = await run.fetch_history()
+    [timer] = [event for event in history.events if event.HasField("timer_started_event_attributes")]
+    timeout = timer.timer_started_event_attributes.start_to_fire_timeout.ToTimedelta()
+    assert len(kept) == 1
+    assert kept[0] / 1000 >= (timer.event_time.ToDatetime(UTC) + timeout).timestamp()
 
 
 async def test_a_second_delivery_of_an_event_resumes_nothing_more(client: Client) -> None:

@@ -48,6 +48,8 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=30)
 LOST_RETRY = timedelta(seconds=1)
 """After which a step of a lost worker is given to another one."""
 LOCAL_TIMEOUT = timedelta(seconds=30)
+REGISTRATION_TIME = timedelta(minutes=1)
+"""What the registration of a wait may take, and is added to how long it is kept."""
 
 
 class RunFailure(ApplicationError):
@@ -401,7 +403,7 @@ class Run:
                 "events": op.options["events"],
                 "own": self._given.event_ids,
                 "if": op.options.get("if"),
-                "expires_ms": _now_ms() + round(timeout.total_seconds() * 1000),
+                "expires_ms": _expires_ms(timeout),
             },
         )
         if "error" in registered:
@@ -432,8 +434,7 @@ class Run:
         timeout = _timeout_of(op)
         signal = op.options["signal"]
         wait = {"step": op.id, "signal": signal, "replace": op.options["replace"]}
-        expires_ms = _now_ms() + round(timeout.total_seconds() * 1000)
-        if "conflict" in await self._local("inngest.claim_signal", wait | {"expires_ms": expires_ms}):
+        if "conflict" in await self._local("inngest.claim_signal", wait | {"expires_ms": _expires_ms(timeout)}):
             message = "Signal conflict; signal wait already exists for another run"
             raise RunFailure(ErrorInfo("Error", message, retriable=False))
         self._signals[op.id] = signal
@@ -576,6 +577,11 @@ def _duration(op: Op, ms: float) -> timedelta:
         message = f'Step "{op.name}" waits longer than the limit of {MAX_WAIT.days} days.'
         raise RunFailure(ErrorInfo("InngestErrTimeoutTooLong", message))
     return timedelta(milliseconds=max(0, ms))
+
+
+def _expires_ms(timeout: timedelta) -> int:
+    """Until when a wait is kept for its run, which counts the timeout from when it is registered, and takes it back."""
+    return _now_ms() + round((timeout + REGISTRATION_TIME).total_seconds() * 1000)
 
 
 def _error_of(error: ActivityError) -> ErrorInfo:
