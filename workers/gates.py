@@ -15,7 +15,7 @@ from typing import Any
 
 import pydantic
 from temporalio import workflow
-from temporalio.common import RetryPolicy
+from temporalio.common import RawValue, RetryPolicy
 
 from adapter import events, names
 from adapter.gates import (
@@ -46,9 +46,11 @@ MAX_CARRIED = 1_600_000
 """Bytes of events that a batch's workflow carries over when it continues as new, besides what it has seen."""
 STARTS = 20
 """Runs that it starts at once."""
+MAX_TASK_ENTRIES = 10_000
+"""Events that a batch reads in one workflow task, which may compute for 2 s, and would fail for ever if it took longer:
+150,000 may have come while no worker was there."""
 
-# temporalio's own conversion takes 65 us for an event, this one 4: what comes while no worker is there has to be read
-# within the 2 s that a workflow task may compute.
+# temporalio's own conversion takes 65 us for an event, this one 4.
 _DEBOUNCE_OFFER = pydantic.TypeAdapter(DebounceOffer)
 _BATCH_OFFER = pydantic.TypeAdapter(BatchOffer)
 
@@ -153,7 +155,8 @@ class Batch:
         self._ready = deque([entries.popleft() for _ in range(count)] for count in state.ready)
         self._state = replace(state, entries=list(entries), ready=[])
         self._seen = _Seen(state.seen)
-        self._inbox: deque[BatchOffer] = deque()
+        self._inbox: deque[RawValue] = deque()
+        self._read = 0
 
     @workflow.run
     async def run(self, state: BatchState) -> None:
@@ -164,27 +167,28 @@ class Batch:
             await workflow.wait_condition(lambda: bool(self._inbox or self._ready) or alarm.rang)
             if self._inbox:
                 idle_ms = _now_ms()
-            self._take()
+            await self._take()
             if self._state.entries and _now_ms() >= self._deadline_ms():
                 self._cut(flush=True)
             if self._ready:
                 await self._start()
                 idle_ms = _now_ms()
-                self._take()
+                await self._take()
                 if self._ready and workflow.patched("pause"):
                     await end_task()
             elif not self._state.entries and _now_ms() >= idle_ms + LINGER_MS:
                 return
             if is_long():
-                self._continue_as_new()
+                await self._continue_as_new()
 
     def _deadline_ms(self) -> int:
         return self._state.opened_ms + self._state.timeout_ms
 
-    def _take(self) -> None:
+    async def _take(self) -> None:
         """Put what has come into batches: each offer by its own configuration."""
         while self._inbox:
-            offer = self._inbox.popleft()
+            payload = self._inbox.popleft().payload
+            offer = _BATCH_OFFER.validate_python(workflow.payload_converter().from_payload(payload))
             new = [entry for entry in offer.entries if self._seen.add(entry.key)]
             self._state = replace(
                 self._state,
@@ -195,6 +199,10 @@ class Batch:
                 opened_ms=self._state.opened_ms if self._state.entries else _now_ms(),
             )
             self._cut()
+            self._read += len(offer.entries)
+            if self._read >= MAX_TASK_ENTRIES and workflow.patched("read in parts"):
+                self._read = 0
+                await end_task()
 
     def _cut(self, *, flush: bool = False) -> None:
         """Make batches of the entries that fill one; with `flush`, of the others too."""
@@ -220,18 +228,18 @@ class Batch:
             opened_ms = self._state.opened_ms if self._state.entries else _now_ms()
             self._state = replace(self._state, entries=[*left, *self._state.entries], opened_ms=opened_ms)
 
-    def _continue_as_new(self) -> None:
+    async def _continue_as_new(self) -> None:
         """Unless more events wait than it can carry over."""
-        self._take()
+        await self._take()
         entries = [entry for batch in (*self._ready, self._state.entries) for entry in batch]
         if sum(entry.size for entry in entries) <= MAX_CARRIED:
             ready = [len(batch) for batch in self._ready]
             workflow.continue_as_new(replace(self._state, entries=entries, seen=list(self._seen), ready=ready))
 
     @workflow.signal
-    def offer(self, offer: dict[str, Any]) -> None:
-        """A `BatchOffer`."""
-        self._inbox.append(_BATCH_OFFER.validate_python(offer))
+    def offer(self, offer: RawValue) -> None:
+        """A `BatchOffer`, which is read in its turn."""
+        self._inbox.append(offer)
 
 
 class _Seen:
