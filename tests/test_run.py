@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,8 +12,9 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.exceptions import ApplicationError
 
 import adapter as inngest
+import workers.run
 from adapter import events
-from workers import admission
+from workers import admission, heartbeats
 from workers.memos import MemoCache
 
 from .harness import TRIGGER, new_client, running
@@ -447,6 +449,31 @@ async def test_a_handler_that_is_slow_outside_steps_is_executed_once(client: Cli
     async with running(client, fn) as app:
         assert await app.run(fn) == "a"
     assert executed == ["begin", "begin", "middle", "end"]
+
+
+async def test_a_blocking_call_in_an_async_handler_is_not_executed_a_second_time(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stops the event loop that sends the heartbeats, for longer than Temporal waits for one."""
+    monkeypatch.setattr(workers.run, "HEARTBEAT_TIMEOUT", timedelta(seconds=4))
+    monkeypatch.setattr(heartbeats, "INTERVAL", 0.5)
+    executed: list[str] = []
+
+    async def block() -> str:
+        executed.append("step")
+        time.sleep(10)  # noqa: ASYNC251
+        await asyncio.sleep(0.1)
+        return "done"
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=3)
+    async def fn(ctx: inngest.Context) -> str:
+        return await ctx.step.run("block", block)
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == "done"
+    assert executed == ["step"]
+    [warning] = [record for record in caplog.records if "blocks its worker" in record.message]
+    assert "time.sleep(10)" in warning.message
 
 
 async def test_a_thousand_and_one_steps_are_too_many(client: Client) -> None:

@@ -25,6 +25,7 @@ from adapter.routing import Router, refuses, start_run
 from adapter.waits import CANCEL, Delivery, Waits
 
 from .calls import CONCURRENCY, each, is_gone
+from .heartbeats import Heartbeats
 from .memos import RunMemory
 from .retries import next_delay
 from .run import LOST_RETRY, RunFailure, RunSettings
@@ -35,7 +36,6 @@ LOOK_AHEAD_TIME = 0.1
 """Seconds a step's activity waits for what the handler needs next, before it reports the step's result alone."""
 ADOPTION_TIME = 60.0
 """Seconds for which a pass that outlived its activity is kept for the next one."""
-HEARTBEAT_INTERVAL = 5.0
 MAX_OUTPUT_BYTES = 1_800_000
 """Of a step's output and of a function's: Temporal's payloads end at 2 MB."""
 
@@ -52,6 +52,7 @@ class RunActivities:
     router: Router
     waits: Waits
     executor: concurrent.futures.Executor
+    heartbeats: Heartbeats
 
     _adoptable: dict[_PassKey, Pass] = field(default_factory=dict, init=False)
 
@@ -176,25 +177,15 @@ class RunActivities:
     @contextlib.asynccontextmanager
     async def _attended(self, pass_: Pass, attempt: int) -> AsyncIterator[None]:
         """Heartbeat while user code runs, and stop it when the activity fails or is cancelled."""
-        loop = asyncio.get_running_loop()
-        beat: asyncio.TimerHandle | None = None
-
-        def heartbeat() -> None:
-            nonlocal beat
-            activity.heartbeat()
-            beat = loop.call_later(HEARTBEAT_INTERVAL, heartbeat)
-
-        beat = loop.call_later(HEARTBEAT_INTERVAL, heartbeat)
         try:
-            yield
+            with self.heartbeats.sent():
+                yield
         except BaseException as error:
             pass_.close()
             if isinstance(error, asyncio.CancelledError) and activity.is_worker_shutdown():
                 message = "The worker stopped while it executed this step; another one goes on."
                 raise self._lost(ErrorInfo("WorkerStopped", message), attempt) from None
             raise
-        finally:
-            beat.cancel()
 
     def _lost(self, error: ErrorInfo, attempt: int) -> RunFailure:
         """An attempt that did not fail by user code. It is repeated soon, as if the worker had been killed: by Temporal

@@ -33,6 +33,7 @@ from .activities import RunActivities, SystemActivities
 from .admission import AdmissionActivities
 from .cancellations import BulkCancellation, CancellationActivities
 from .gates import Batch, Debounce, RateLimit
+from .heartbeats import Heartbeats
 from .hub import Hub
 from .locks import WORKFLOWS as LOCKS
 from .locks import LockActivities
@@ -67,6 +68,7 @@ class InngestPlugin(SimplePlugin):
         self._settings = RunSettings(MemoCache(), retry_interval)
         self._workflows = [workflow_for(part, self._settings) for part in self._parts.values()]
         self._max_threads = max_threads
+        self._heartbeats = Heartbeats()
         self.published = asyncio.Event()
         """Set once the functions' configuration is published: from then on events start them."""
 
@@ -78,7 +80,7 @@ class InngestPlugin(SimplePlugin):
         self._follower = Follower(client)
         waits = Waits.of(client)
         router = Router(client, self._follower, waits.deliver)
-        activities = RunActivities(client, self._parts, self._settings, router, waits, self._executor)
+        activities = RunActivities(client, self._parts, self._settings, router, waits, self._executor, self._heartbeats)
         admission = AdmissionActivities(Locks(client), self._parts, self._follower)
         config["workflows"] = [*config.get("workflows", []), *self._workflows]
         config["activities"] = [*config.get("activities", []), *activities.all(), *admission.all()]
@@ -102,7 +104,7 @@ class InngestPlugin(SimplePlugin):
         configs = [part.config for part in self._parts.values()]
         app = AppConfig(app_id=self.app_id, task_queue=worker.task_queue, functions=configs)
         try:
-            async with _own_system_worker(worker.client, self._follower), self._follower:
+            async with _own_system_worker(worker.client, self._follower), self._follower, self._heartbeats:
                 working = asyncio.ensure_future(next(worker))
                 publishing = asyncio.create_task(self._publish(worker.client, app))
                 try:

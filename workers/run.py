@@ -252,7 +252,7 @@ class Run:
         reply = await workflow.execute_local_activity(
             "inngest.discover",
             arguments,
-            start_to_close_timeout=LOCAL_TIMEOUT,
+            start_to_close_timeout=STEP_TIMEOUT,  # a handler may block the event loop
             retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
             result_type=dict,
         )
