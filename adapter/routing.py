@@ -74,6 +74,8 @@ class Routed:
     """For an invocation: id of the function that is not there."""
     refused: str | None = None
     """For an invocation: why the function does not run."""
+    invoked: str | None = None
+    """For an invocation: the run of that function; None if a gate may start one later."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class Router:
         results = [await work[0]] if len(work) == 1 else await _all_or_error(work)
         runs = tuple(result.run for result in results if result is not None and result.run is not None)
         first = results[0] if target is not None else None
-        return Routed(runs, missing, None if first is None else first.refusal)
+        return Routed(runs, missing) if first is None else Routed(runs, missing, first.refusal, first.run)
 
     async def start(self, function: RegisteredFunction, stamped: Stamped, run_id: str) -> str | None:
         """Start one function for an event that is for no other; the run's id, None if a gate starts none or a later

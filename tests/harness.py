@@ -1,5 +1,6 @@
 """Runs functions on the embedded server: a real worker, events routed as the ingress routes them."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -53,6 +54,15 @@ async def running(
         await plugin.published.wait()
         await follower.refresh()
         yield App(client, functions, Router(client, follower, Waits.of(client).deliver, rpc_timeout=PATIENCE))
+
+
+async def registered(run: WorkflowHandle[Any, Any], count: int = 1) -> None:
+    """Until so many of the run's waits have begun: then its history shows their timers."""
+    async with asyncio.timeout(60):
+        async for event in run.fetch_history_events(wait_new_event=True):
+            count -= event.HasField("timer_started_event_attributes")
+            if not count:
+                return
 
 
 def new_client(app_id: str = "app", **options: Any) -> inngest.Inngest:

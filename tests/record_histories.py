@@ -22,8 +22,8 @@ from workers.dev import server_program
 from workers.registry import publish
 
 from .apps import recorded
-from .harness import App, running
-from .test_run import until, waits_registered
+from .harness import App, registered, running
+from .test_run import until
 
 HISTORIES = Path(__file__).parent / "histories"
 
@@ -42,26 +42,26 @@ async def play(app: App, client: Client) -> None:
         await app.send("r/batched")
 
     waits = app.run_of(recorded.waits, await app.send("r/waits", {"id": 1}))
-    await until(lambda: waits_registered(waits, 1))
+    await registered(waits)
     await app.send("r/go", {"id": 2})
     await app.send("r/other", {"id": 1})
 
     signalled = app.run_of(recorded.signalled, await app.send("r/signalled"))
-    await until(lambda: waits_registered(signalled, 1))
+    await registered(signalled)
     await signals.send(client, "recorded", {"x": 1})
 
     cancelled = app.run_of(recorded.cancelled, await app.send("r/cancelled", {"id": 1}))
-    await until(lambda: waits_registered(cancelled, 1))
+    await registered(cancelled)
     await app.send("r/stop", {"id": 1})
 
     single = app.run_of(recorded.single, await app.send("r/single"))
-    await until(lambda: waits_registered(single, 1))
+    await registered(single)
     ended.append(app.run_of(recorded.single, await app.send("r/single")))
     await app.send("r/single-go")
     schedule = names.schedule_id("recorded", recorded.yearly.id, "0 0 1 1 *")
     await client.get_schedule_handle(schedule).trigger()
     sleeper = app.run_of(recorded.sleeper, await app.send("r/sleeper"))
-    await until(lambda: waits_registered(sleeper, 1))
+    await registered(sleeper)
     async with Follower(client) as follower:
         await follower.ready(10)
         wanted = {"app_id": "recorded", "function_id": "sleeper", "started_before": datetime.now(UTC).isoformat()}

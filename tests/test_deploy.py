@@ -7,8 +7,8 @@ from temporalio.client import Client
 
 import adapter as inngest
 
-from .harness import TRIGGER, new_client, running
-from .test_run import until, waits_registered
+from .harness import TRIGGER, new_client, registered, running
+from .test_run import until
 
 
 async def test_a_run_finishes_under_a_version_with_steps_added_removed_and_reordered(client: Client) -> None:
@@ -33,7 +33,7 @@ async def test_a_run_finishes_under_a_version_with_steps_added_removed_and_reord
     async with running(client, before) as app:
         event = await app.send("test/event")
         run = app.run_of(before, event)
-        await until(lambda: waits_registered(run, 1))
+        await registered(run)
     assert executed == ["removed", "kept", "moved"]
     async with running(client, after) as app:
         await app.send("go")
@@ -84,7 +84,7 @@ async def test_a_deploy_that_changes_retries_and_timeouts_replays(client: Client
     after = version(retries=0)
     async with running(client, before) as app:
         event = await app.send("test/event")
-        await until(lambda: waits_registered(app.run_of(before, event), 4))
+        await registered(app.run_of(before, event), 4)
     async with running(client, after) as app:
         await app.send("go")
         assert await app.run_of(after, event).result() == "went"

@@ -200,7 +200,8 @@ async def test_the_largest_event_fits_together_with_its_failure(client: Client) 
 async def test_an_invocation_starts_the_named_function_for_its_invoker(client: Client) -> None:
     router = Router(client, functions("shop", child="none"))
     event = invocation("shop-child")
-    assert await router.invoke(event) == Routed((events.run_id("shop-child", event),))
+    run = events.run_id("shop-child", event)
+    assert await router.invoke(event) == Routed((run,), invoked=run)
     run = await given(client, events.run_id("shop-child", event))
     assert run.invoker == Invoker("01K4WQ6R6SPXJ4G0WYDR7E5S0Z", "step")
     assert run.events == [event.event]
@@ -226,7 +227,8 @@ async def test_a_step_that_invokes_again_starts_nothing_more(client: Client) -> 
     router = Router(client, functions("shop", child="none"))
     first, again, other = invocation("shop-child"), invocation("shop-child"), invocation("shop-child", "other")
     routed, repeated = await router.route([first, again])
-    assert routed == repeated == Routed((events.run_id("shop-child", first),))
+    run = events.run_id("shop-child", first)
+    assert routed == repeated == Routed((run,), invoked=run)
     assert events.run_id("shop-child", other) != events.run_id("shop-child", first)
 
 

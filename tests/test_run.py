@@ -17,7 +17,7 @@ from adapter import events
 from workers import admission, heartbeats
 from workers.memos import MemoCache
 
-from .harness import TRIGGER, new_client, running
+from .harness import TRIGGER, new_client, registered, running
 
 
 async def until(condition: Any, seconds: float = 20) -> Any:
@@ -247,16 +247,9 @@ async def test_one_event_resumes_every_matching_wait(client: Client) -> None:
     async with running(client, fn) as app:
         runs = [app.run_of(fn, await app.send("test/event")) for _ in range(3)]
         for run in runs:
-            await until(lambda run=run: waits_registered(run, 2))
+            await registered(run, 2)
         await app.send("go", {"k": 1})
         assert [await run.result() for run in runs] == [[1, 1]] * 3
-
-
-async def waits_registered(run: Any, count: int) -> bool:
-    timers = 0
-    async for event in run.fetch_history_events():
-        timers += event.HasField("timer_started_event_attributes")
-    return timers >= count
 
 
 async def test_a_wait_that_times_out_returns_none(client: Client) -> None:
@@ -325,6 +318,40 @@ async def test_invoke_times_out(client: Client) -> None:
             "InngestInvokeTimeoutError",
             "Timed out waiting for invoked function to complete",
         ]
+
+
+async def test_an_invoked_run_that_was_terminated_raises_in_its_invoker(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can't answer, so its invoker looks after it; and waits on for one that goes on."""
+    monkeypatch.setattr(workers.run, "FIRST_LOOK", timedelta(milliseconds=100))
+    monkeypatch.setattr(workers.run, "LAST_ANSWER", timedelta(seconds=1))
+    inngest_client, runs = new_client(), dict[str, str]()
+
+    @inngest_client.create_function(fn_id="child", trigger=inngest.TriggerEvent(event="never"))
+    async def child(ctx: inngest.Context) -> Any:
+        runs[str(ctx.event.data["name"])] = ctx.run_id
+        return await ctx.step.wait_for_event("wait", event="go", timeout=timedelta(hours=1)) is not None
+
+    @inngest_client.create_function(fn_id="parent", trigger=TRIGGER)
+    async def parent(ctx: inngest.Context) -> Any:
+        try:
+            return await ctx.step.invoke("child", function=child, data={"name": ctx.event.data["name"]})
+        except inngest.StepError as error:
+            return [error.name, error.message]
+
+    async with running(client, child, parent) as app:
+        terminated = app.run_of(parent, await app.send("test/event", {"name": "terminated"}))
+        ended = app.run_of(parent, await app.send("test/event", {"name": "ended"}))
+        await until(lambda: len(runs) == 2)
+        await client.get_workflow_handle(runs["terminated"]).terminate()
+        name, message = await terminated.result()
+        assert name == "Error"
+        assert message.startswith(f"The invoked run {runs['terminated']} ended without an answer")
+        await registered(ended, 3)
+        await registered(client.get_workflow_handle(runs["ended"]))
+        await app.send("go")
+        assert await ended.result() is True
 
 
 async def test_send_event_starts_other_functions_once(client: Client) -> None:

@@ -20,7 +20,7 @@ from adapter.events import stamp
 from adapter.waits import MailboxState, Wait, Waits
 from workers.entities import MAX_STATE
 
-from .harness import TRIGGER, App, new_client, running
+from .harness import TRIGGER, App, new_client, registered, running
 from .test_run import until
 
 WAITS = 2_000
@@ -60,13 +60,6 @@ async def test_no_wake_up_is_lost_while_2000_waits_are_being_registered(
 
         results = await asyncio.gather(*(one(number) for number in range(WAITS)))
     assert results == [[number, number, number * 7] for number in range(WAITS)]
-
-
-async def registered(run: Any) -> None:
-    """Until the run's wait has begun, by the events of its history as they come."""
-    async for event in run.fetch_history_events(wait_new_event=True):
-        if event.HasField("timer_started_event_attributes"):
-            return
 
 
 async def test_events_sent_by_the_thousand_at_once_resume_the_right_waits(client: Client) -> None:
@@ -154,14 +147,10 @@ async def test_a_second_delivery_of_an_event_resumes_nothing_more(client: Client
     async with running(client, fn) as app:
         run = await start(app, fn, 0)
         first = await app.send("go", {"n": 1})
-        await until(lambda: timers(run, 2))
+        await registered(run, 2)
         await app.router.route([first])
         await app.send("go", {"n": 2})
         assert await run.result() == [1, 2]
-
-
-async def timers(run: Any, count: int) -> bool:
-    return len([e async for e in run.fetch_history_events() if e.HasField("timer_started_event_attributes")]) >= count
 
 
 async def test_paths_and_values_with_odd_characters_find_their_mailbox(client: Client) -> None:

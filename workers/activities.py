@@ -22,6 +22,7 @@ from adapter.functions import FunctionPart
 from adapter.gates import StartRequest
 from adapter.protocol import ErrorInfo, Failed, Invoker, Memo, Ops, Outcome, Returned, RunInput
 from adapter.routing import Router, refuses, start_run
+from adapter.runs import executes
 from adapter.waits import CANCEL, Delivery, Waits
 
 from .calls import CONCURRENCY, each, is_gone
@@ -67,6 +68,7 @@ class RunActivities:
             self.claim_signal,
             self.release_signal,
             self.invoke,
+            self.executes,
             self.finish,
         ]
 
@@ -325,7 +327,7 @@ class RunActivities:
 
     @activity.defn(name="inngest.invoke")
     async def invoke(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Start the run that a step invokes: `{}`, or `{"error"}`: no such function, or it does not run."""
+        """Start the run that a step invokes: `{"run"?}`, or `{"error"}`: no such function, or it does not run."""
         info = activity.info()
         assert info.workflow_id is not None
         assert info.workflow_type is not None
@@ -346,7 +348,14 @@ class RunActivities:
         routed = await self.router.invoke(stamped)
         if routed.missing is not None:
             return {"error": f"could not find function with ID: {function_id}"}
-        return {} if routed.refused is None else {"error": routed.refused}
+        if routed.refused is not None:
+            return {"error": routed.refused}
+        return {} if routed.invoked is None else {"run": routed.invoked}
+
+    @activity.defn(name="inngest.executes")
+    async def executes(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Whether another run has not ended: `{"executes"}`."""
+        return {"executes": await executes(self.client, arguments["run"])}
 
     @activity.defn(name="inngest.finish")
     async def finish(self, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,10 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=30)
 LOST_RETRY = timedelta(seconds=1)
 """After which a step of a lost worker is given to another one."""
 LOCAL_TIMEOUT = timedelta(seconds=30)
+FIRST_LOOK, LONGEST_LOOK = timedelta(minutes=1), timedelta(days=1)
+"""After which a run that was invoked is looked after, and how seldom at last: a look is six events of history."""
+LAST_ANSWER = timedelta(seconds=10)
+"""In which the answer of a run that has ended arrives, if there is one."""
 REGISTRATION_TIME = timedelta(minutes=1)
 """What the registration of a wait may take, and is added to how long it is kept."""
 
@@ -459,18 +463,36 @@ class Run:
         started = await self._local("inngest.invoke", {"step": op.id, "ts": _now_ms(), **op.options})
         if "error" in started:
             return _Ended(op, Memo(error=ErrorInfo("Error", started["error"])))
-        try:
-            await workflow.wait_condition(
-                lambda: op.id in self._invoked, timeout=timeout, timeout_summary=_summary(op.name)
-            )
-        except builtins.TimeoutError:
-            error = ErrorInfo(protocol.INVOKE_TIMEOUT_NAME, protocol.INVOKE_TIMEOUT_MESSAGE)
+        error = await self._invoked_or_error(op, timeout, started.get("run"))
+        if error is not None:
             return _Ended(op, Memo(error=error))
         memo = self._invoked.pop(op.id)
         if memo.error is not None:
             # Whether the other run could be tried again says nothing here: it is a `StepError`, as in Inngest.
             memo = Memo(error=replace(memo.error, retriable=True))
         return _Ended(op, memo)
+
+    async def _invoked_or_error(self, op: Op, timeout: timedelta, run: str | None) -> ErrorInfo | None:
+        """Wait for the answer of the run that a step invoked. One that was terminated in Temporal gives none, so it is
+        looked after, ever less often."""
+        deadline = workflow.time() + timeout.total_seconds()
+        look, gone = FIRST_LOOK, False
+        while True:
+            remaining = timedelta(seconds=deadline - workflow.time())
+            patience = remaining if run is None else min(remaining, LAST_ANSWER if gone else look)
+            try:
+                await workflow.wait_condition(
+                    lambda: op.id in self._invoked, timeout=patience, timeout_summary=_summary(op.name)
+                )
+                return None
+            except builtins.TimeoutError:
+                if patience == remaining:
+                    return ErrorInfo(protocol.INVOKE_TIMEOUT_NAME, protocol.INVOKE_TIMEOUT_MESSAGE)
+            if gone:
+                message = f"The invoked run {run} ended without an answer: it was skipped, or terminated in Temporal."
+                return ErrorInfo("Error", message)
+            gone = not (await self._local("inngest.executes", {"run": run}))["executes"]
+            look = min(look * 2, LONGEST_LOOK)
 
     @workflow.signal(name="invoked")
     def _on_invoked(self, step: str, result: dict[str, Any]) -> None:
