@@ -464,6 +464,23 @@ def test_a_stopped_worker_finishes_its_running_step(
     assert (project / "begun").read_text() == "x"
 
 
+def test_remove_needs_no_worker_and_names_the_apps_that_there_are(
+    start: Callable[..., Command], ingress: Http, temporal_address: str, namespace: str
+) -> None:
+    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
+    worker = start("worker", "app.py", **place)
+    worker.says(READY)
+    send_until_ready(ingress, "app/greet", name="Ada")
+    assert worker.stop() == 0
+    for app_id, code, message in (
+        ("other", 1, "There is no app 'other'. There are app.\n"),
+        ("app", 0, "App app is removed"),
+        ("app", 1, "There is no app 'app'. There is none.\n"),
+    ):
+        remove = start("remove", app_id, **place)
+        assert (remove.ends(), remove.output[: len(message)]) == (code, message)
+
+
 def test_a_step_that_outlasts_the_grace_is_handed_over(
     start: Callable[..., Command], project: Path, ingress: Http, temporal_address: str, namespace: str
 ) -> None:

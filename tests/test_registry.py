@@ -176,8 +176,9 @@ async def test_a_removed_app_is_not_triggered_and_may_come_back(client: Client) 
     first = await registry.publish(client, config)
     await registry.publish(client, app("other", function("other-f", "order")))
     assert matching(await follower.refresh(), "order") == ["other-f", "shop-f"]
-    await registry.remove(client, "shop")
-    await registry.remove(client, "never-there")
+    assert await registry.remove(client, "shop")
+    assert not await registry.remove(client, "shop")
+    assert not await registry.remove(client, "never-there")
     assert matching(await follower.refresh(), "order") == ["other-f"]
     assert await registry.publish(client, config) > first
     assert matching(await follower.refresh(), "order") == ["other-f", "shop-f"]

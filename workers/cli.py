@@ -1,4 +1,4 @@
-"""The command line: `inngest-temporal dev`, `ingress` and `worker`.
+"""The command line: `inngest-temporal dev`, `ingress`, `worker` and `remove`.
 
 What a person did wrong is answered with a sentence and exit code 1, never with a traceback of ours.
 """
@@ -24,11 +24,11 @@ from adapter.errors import Error
 from adapter.events import is_internal
 from adapter.functions import Function
 from adapter.models import TriggerCron, TriggerEvent
-from adapter.registry import POLL_INTERVAL
+from adapter.registry import POLL_INTERVAL, Follower
 from adapter.settings import Settings, connect
 
-from . import modules
-from .plugin import InngestPlugin
+from . import modules, registry
+from .plugin import InngestPlugin, system_worker
 from .processes import (
     ProcessError,
     err,
@@ -148,6 +148,34 @@ def worker(
     with _plain_errors():
         functions = modules.load(modules.find(module))
         _log(logging.INFO)
+        run_until_stopped(run)
+
+
+@app.command()
+def remove(
+    app_id: Annotated[str, typer.Argument(metavar="APP", help="The app_id of its client.")],
+) -> None:
+    """Removes an app: nothing starts its functions any more. Stop its workers first: one that starts brings it back."""
+
+    async def run(stop: asyncio.Event) -> None:
+        client = await wait_for_temporal(stop)
+        if client is None:
+            return
+        async with system_worker(client):
+            try:
+                removed = await registry.remove(client, app_id)
+            except (RPCError, TimeoutError) as error:
+                raise ProcessError(f"App {app_id!r} could not be removed: {error}. Try again.") from error
+        if not removed:
+            known = ", ".join(each.app_id for each in (await Follower(client).refresh()).apps)
+            raise ProcessError(f"There is no app {app_id!r}. " + (f"There are {known}." if known else "There is none."))
+        out.print(
+            f"App {app_id} is removed, with its schedules. Runs that have begun are still there, for a worker to go on"
+            " with; to end them, POST /v1/cancellations or cancel them in Temporal."
+        )
+
+    with _plain_errors():
+        _log(logging.WARNING)
         run_until_stopped(run)
 
 

@@ -202,18 +202,19 @@ async def publish(client: Client, app: AppConfig, timeout: timedelta = PUBLISH_T
     return version
 
 
-async def remove(client: Client, app_id: str, timeout: timedelta = PUBLISH_TIMEOUT) -> None:
-    """Make an app unknown: none of its functions is triggered any more. Fine if it is not there.
+async def remove(client: Client, app_id: str, timeout: timedelta = PUBLISH_TIMEOUT) -> bool:
+    """Make an app unknown: none of its functions is triggered any more. False if it is not there.
 
     Raises `TimeoutError` if no worker answered in time.
     """
     known = await _memo(client, names.app_id(app_id))
     if not known:
-        return
+        return False
     start = _with_start(names.APP_TYPE, AppState(), names.app_id(app_id))
     version = await _update(client, start, "remove", [], timeout, known["version"])
     start = _with_start(names.REGISTRY_TYPE, RegistryState(), names.REGISTRY_ID)
     await _update(client, start, "drop", [app_id, version], timeout)
+    return known.get("app") is not None
 
 
 def _changes(before: dict[str, Any] | None, after: dict[str, Any] | None, version: int) -> list[Change]:
