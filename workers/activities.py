@@ -363,7 +363,7 @@ class RunActivities:
         info = activity.info()
         assert info.workflow_id is not None
         assert info.workflow_type is not None
-        given = _run_input(arguments["input"])
+        given = RunInput.from_json(arguments["input"])
         result: dict[str, Any] = {key: arguments[key] for key in ("value", "error") if key in arguments}
         await self._unwait(info.workflow_id, arguments["waits"])
         for step, signal in arguments["signals"].items():
@@ -479,12 +479,6 @@ class SystemActivities:
         """Give a signal to the run that waits for it; False if that run is gone."""
         handle = self.client.get_workflow_handle(holder.run)
         return not await is_gone(handle.signal("signal", args=[holder.step, signal, data]))
-
-
-def _run_input(given: dict[str, Any]) -> RunInput:
-    invoker = Invoker(**given["invoker"]) if given.get("invoker") else None
-    more = [Invoker(**one) for one in given.get("more_invokers", ())]
-    return RunInput(given["events"], given["event_ids"], invoker=invoker, more_invokers=more)
 
 
 def _size(value: Any) -> int:

@@ -115,9 +115,10 @@ class Run:
         self._attempt = 0
 
     @workflow.run
-    async def run(self, given: RunInput) -> Any:
-        self._given = given
-        self._memory = RunMemory(given.events)
+    async def run(self, given: dict[str, Any]) -> Any:
+        """`given`: a `RunInput`, as JSON."""
+        self._given = RunInput.from_json(given)
+        self._memory = RunMemory(self._given.events)
         self._remember()
         try:
             if not await self._begin():
