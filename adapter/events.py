@@ -37,6 +37,8 @@ CANCELLED = "inngest/function.cancelled"
 TIMER = "inngest/scheduled.timer"
 
 Status = Literal["Completed", "Failed", "Cancelled"]
+_LIFECYCLE: dict[Status, str] = {"Failed": FAILED, "Cancelled": CANCELLED}
+"""What the end of a run emits besides `FINISHED`."""
 
 _MIN_TS = 315_532_800_000  # 1980-01-01
 _MAX_TS = 4_102_444_800_000  # 2100-01-01
@@ -235,55 +237,17 @@ def ended(
     """
     if events and events[0].get("name") in (FAILED, FINISHED):
         return []
-    out = [finished(function_id, run_id, events, status, ts=ts, result=result, error=error)]
+
+    def lifecycle(name: str, event_id: str, event: Mapping[str, Any] | None = None) -> Stamped:
+        return _lifecycle(name, event_id, function_id, run_id, events, status, ts, result, error, event)
+
+    out = [lifecycle(FINISHED, str(ULID(_digest(FINISHED, run_id)[:16])))]
     for event in events[1:]:
         if correlation := correlation_id(event):
-            event_id = str(ULID(_digest(FINISHED, run_id, correlation)[:16]))
-            out.append(_lifecycle(FINISHED, event_id, function_id, run_id, events, status, ts, result, error, event))
-    if status == "Failed":
-        out.append(failed(function_id, run_id, events, ts=ts, error=error))
-    elif status == "Cancelled":
-        out.append(cancelled(function_id, run_id, events, ts=ts, error=error))
+            out.append(lifecycle(FINISHED, str(ULID(_digest(FINISHED, run_id, correlation)[:16])), event))
+    if status in _LIFECYCLE:
+        out.append(lifecycle(_LIFECYCLE[status], run_id))  # its id is the run's, as in Inngest
     return out
-
-
-def finished(
-    function_id: str,
-    run_id: str,
-    events: Sequence[Mapping[str, Any]],
-    status: Status,
-    *,
-    ts: int,
-    result: object = None,
-    error: ErrorInfo | None = None,
-) -> Stamped:
-    """`inngest/function.finished`: every end of a run. Its event id derives from the run's."""
-    event_id = str(ULID(_digest(FINISHED, run_id)[:16]))
-    return _lifecycle(FINISHED, event_id, function_id, run_id, events, status, ts, result, error)
-
-
-def failed(
-    function_id: str,
-    run_id: str,
-    events: Sequence[Mapping[str, Any]],
-    *,
-    ts: int,
-    error: ErrorInfo | None = None,
-) -> Stamped:
-    """`inngest/function.failed`; its event id is the run's id."""
-    return _lifecycle(FAILED, run_id, function_id, run_id, events, "Failed", ts, None, error)
-
-
-def cancelled(
-    function_id: str,
-    run_id: str,
-    events: Sequence[Mapping[str, Any]],
-    *,
-    ts: int,
-    error: ErrorInfo | None = None,
-) -> Stamped:
-    """`inngest/function.cancelled`; its event id is the run's id."""
-    return _lifecycle(CANCELLED, run_id, function_id, run_id, events, "Cancelled", ts, None, error)
 
 
 def standard_error(error: ErrorInfo) -> dict[str, Any]:

@@ -189,7 +189,7 @@ async def test_the_largest_event_fits_together_with_its_failure(client: Client) 
     router = Router(client, functions("shop", a="shop/order", b="inngest/function.failed"))
     event = order(text="x" * (events.MAX_EVENT_BYTES - 200))
     (routed,) = await router.route([event])
-    failed = events.failed("shop-a", routed.runs[0], [event.event], ts=event.event["ts"])
+    _, failed = events.ended("shop-a", routed.runs[0], [event.event], "Failed", ts=event.event["ts"])
     (routed,) = await router.route([failed])
     assert not await missing(client, routed.runs[0])
 
