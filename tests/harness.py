@@ -56,6 +56,18 @@ async def running(
         yield App(client, functions, Router(client, follower, Waits.of(client).deliver, rpc_timeout=PATIENCE))
 
 
+async def until(condition: Any, seconds: float = 60) -> Any:
+    """Wait for a condition, with a limit."""
+    async with asyncio.timeout(seconds):
+        while True:
+            value = condition()
+            if asyncio.iscoroutine(value):
+                value = await value
+            if value:
+                return value
+            await asyncio.sleep(0.02)
+
+
 async def registered(run: WorkflowHandle[Any, Any], count: int = 1) -> None:
     """Until so many of the run's waits have begun: then its history shows their timers."""
     async with asyncio.timeout(60):

@@ -22,8 +22,7 @@ from workers.dev import server_program
 from workers.registry import publish
 
 from .apps import recorded
-from .harness import App, registered, running
-from .test_run import until
+from .harness import App, registered, running, until
 
 HISTORIES = Path(__file__).parent / "histories"
 

@@ -12,8 +12,7 @@ from adapter import names
 from adapter.routing import Router
 from workers import mailbox
 
-from .harness import TRIGGER, App, new_client, running
-from .test_run import until, waiting
+from .harness import TRIGGER, App, new_client, registered, running, until
 
 RUNS = 200
 
@@ -73,11 +72,11 @@ async def test_a_runs_own_event_does_not_cancel_it_but_the_next_one_does(client:
     fn = sleeper(cancel=[inngest.Cancel(event="test/event", if_exp="event.data.id == async.data.id")])
     async with running(client, fn) as app:
         first = await app.send("test/event", {"id": 1})
-        await until(lambda: waiting(app.run_of(fn, first)))
+        await registered(app.run_of(fn, first))
         assert await status(app.run_of(fn, first)) == WorkflowExecutionStatus.RUNNING
         second = await app.send("test/event", {"id": 1})
         assert await ended(app.run_of(fn, first)) == WorkflowExecutionStatus.CANCELED
-        await until(lambda: waiting(app.run_of(fn, second)))
+        await registered(app.run_of(fn, second))
         assert await status(app.run_of(fn, second)) == WorkflowExecutionStatus.RUNNING
 
 
@@ -134,7 +133,7 @@ async def test_a_finished_run_takes_its_cancel_entries_back(client: Client, monk
         assert await app.run(fn, {"id": 7}) == "done"
         entity = client.get_workflow_handle(names.mailbox_id("stop", "data.id", 7))
         # It ends by itself when it is empty.
-        assert await asyncio.wait_for(entity.result(), 30) is None
+        assert await asyncio.wait_for(entity.result(), 60) is None
 
 
 async def test_a_cancel_entry_whose_timeout_has_passed_does_not_count(client: Client) -> None:
@@ -189,7 +188,7 @@ async def test_a_wait_for_several_events_returns_the_first_one(client: Client, w
 
     async with running(client, fn) as app:
         run = app.run_of(fn, await app.send("test/event", {"id": 1}))
-        await until(lambda: waiting(run))
+        await registered(run)
         await app.send(which, {"id": 2})
         await app.send(which, {"id": 1})
         assert await run.result() == [which, None]

@@ -7,8 +7,7 @@ from temporalio.client import Client
 
 import adapter as inngest
 
-from .harness import TRIGGER, new_client, registered, running
-from .test_run import until
+from .harness import TRIGGER, new_client, registered, running, until
 
 
 async def test_a_run_finishes_under_a_version_with_steps_added_removed_and_reordered(client: Client) -> None:

@@ -15,8 +15,7 @@ from adapter.testing import Result, Status, Timeout, trigger
 from examples import flow_control, orders, patterns
 from workers.plugin import parts_of
 
-from .harness import App, running
-from .test_run import until
+from .harness import App, running, until
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 

@@ -24,8 +24,7 @@ from adapter.waits import Waits
 from workers.dev import server_program
 
 from .apps import chaos
-from .harness import App
-from .test_run import until, waiting
+from .harness import App, registered, until
 
 ROOT = Path(__file__).parents[1]
 CHAOS = ROOT / "tests" / "apps" / "chaos.py"
@@ -210,8 +209,8 @@ async def test_a_restart_of_temporal_in_the_middle_of_a_sleep_and_of_a_wait(tmp_
         async with app_of(client) as app:
             sleeping = app.run_of(chaos.patient, await app.send("chaos/patient", {"sleep": True}))
             waits = app.run_of(chaos.patient, await app.send("chaos/patient", {"id": 7}))
-            await until(lambda: waiting(sleeping))
-            await until(lambda: waiting(waits))
+            await registered(sleeping)
+            await registered(waits)
         server.send_signal(signal.SIGKILL)
         server.wait()
         server = start()

@@ -15,8 +15,8 @@ from temporalio.client import Client
 from adapter.registry import Follower
 
 from .apps import flow
+from .harness import until
 from .test_faults import Processes, free_port
-from .test_run import until
 
 EVENTS, KEYS = 500, 5
 SCRIPT = str(Path(flow.__file__))

@@ -31,8 +31,7 @@ from workers.activities import SystemActivities
 from workers.dev import server_program
 from workers.gates import MAX_BATCH_BYTES, debounced, full_batch
 
-from .harness import TRIGGER, new_client, running
-from .test_run import until
+from .harness import PATIENCE, TRIGGER, new_client, running, until
 
 REFUSED = Verdict(start=False, refusal="invoked function is rate limited")
 SECOND = 1_000
@@ -88,15 +87,15 @@ class Skipping:
         return found.status == WorkflowExecutionStatus.RUNNING
 
     def runs(self) -> list[tuple[int, list[Any]]]:
-        """Second of each start, and the `n` of its events."""
-        return [(round(at), [entry.event["data"]["n"] for entry in run.entries]) for at, run in self.started]
+        """Second of each start, and the `n` of its events; in order, though several may have been started at once."""
+        return sorted((round(at), [entry.event["data"]["n"] for entry in run.entries]) for at, run in self.started)
 
 
 @pytest_asyncio.fixture
 async def skipping() -> AsyncIterator[Skipping]:
     path = server_program("temporal-test-server")
     async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=path) as env:
-        skipping = Skipping(env, Gates(env.client, timedelta(seconds=5)))
+        skipping = Skipping(env, Gates(env.client, PATIENCE))
         skipping.begun = await skipping.now()
 
         @activity.defn(name="inngest.start")
@@ -371,9 +370,9 @@ async def test_many_events_at_once_are_batched_in_their_order(skipping: Skipping
     sent = [event(n=n) for n in range(2_000)]
     assert await asyncio.gather(*(skipping.send(fn, one) for one in sent)) == [HELD] * 2_000
     await skipping.settled()
-    sizes = [len(run) for _, run in skipping.runs()]
-    assert sizes == [300] * 6 + [200]
-    assert [n for _, run in skipping.runs() for n in run] == list(range(2_000))
+    batches = [run for _, run in skipping.runs()]
+    assert [len(batch) for batch in batches] == [300] * 6 + [200]
+    assert [n for batch in batches for n in batch] == list(range(2_000))
 
 
 async def test_events_that_a_lost_start_did_not_take_are_in_the_next_batch(skipping: Skipping) -> None:
@@ -594,7 +593,7 @@ async def test_no_event_is_lost_or_in_two_batches_while_entities_end_continue_as
 
     entities = [workers.gates.Batch]
     async with Worker(client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities, activities=[start, pause]):
-        every = [Gates(client, timedelta(seconds=10)) for _ in range(3)]
+        every = [Gates(client, PATIENCE) for _ in range(3)]
         sent = [event(k=n % 3) for n in range(150)]
 
         async def send(part: int) -> None:
@@ -658,7 +657,7 @@ async def test_a_batch_continues_as_new_while_events_wait(client: Client, monkey
 
     batches: dict[str, list[str]] = {}
     sent = [event(n=n) for n in range(101)]
-    gates = Gates(client, timedelta(seconds=10))
+    gates = Gates(client, PATIENCE)
     await asyncio.gather(*(gates.ask(fn, one, events.run_id(fn.id, one)) for one in sent))
     entities = [workers.gates.Batch]
     async with Worker(client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities, activities=[start, pause]):
@@ -676,7 +675,7 @@ async def test_an_entity_that_does_not_keep_up_is_given_no_more(
         {"debounce": Debounce(period=MINUTE)},
     ]
     for config in kinds:
-        fn, gates, sent = function(**config), Gates(client, timedelta(seconds=10)), []
+        fn, gates, sent = function(**config), Gates(client, PATIENCE), []
 
         async def flood(fn: RegisteredFunction = fn, gates: Gates = gates, sent: list[Stamped] = sent) -> None:
             while len(sent) < 10:
@@ -694,7 +693,7 @@ async def test_many_processes_share_a_rate_limit_that_continues_as_new(
     monkeypatch.setattr(workers.gates, "MAX_UPDATES", 5)
     fn = function(rate_limit=RateLimit(limit=200, period=HOUR))
     others = [await Client.connect(temporal_address, namespace=client.namespace) for _ in range(12)]
-    every = [Gates(other, timedelta(seconds=10)) for other in others]
+    every = [Gates(other, PATIENCE) for other in others]
     entities = [workers.gates.RateLimit]
     async with Worker(client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities):
 

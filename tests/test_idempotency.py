@@ -12,8 +12,7 @@ from adapter.settings import Settings
 from workers.plugin import system_worker
 from workers.registry import publish
 
-from .harness import TRIGGER, new_client
-from .test_run import until
+from .harness import TRIGGER, new_client, until
 
 EVENTS = 5_000
 SEED = {"x-inngest-event-id-seed": "1700000000000,AAAAAAAAAAAAAA=="}

