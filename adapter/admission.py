@@ -36,6 +36,10 @@ MAX_SHOWN = 80
 _SCOPES = ("fn", "env", "account")
 
 
+UNTHROTTLED = 1_000_000
+"""Starts in a millisecond of those that still wait when a deploy removes a throttle: all at once."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """What makes a function's runs pass locks: the locks of one kind, one for each value of the key."""
@@ -94,13 +98,12 @@ def terms_of(config: FunctionConfig, of: Need | Limit, version: int) -> Terms:
     if of.kind == "throttle":
         throttle = config.throttle
         if throttle is None:
-            # The rest of the queue starts as fast as the algorithm's unit of time allows.
-            return Terms(limit=1, period_ms=1, version=version)
+            return Terms(limit=UNTHROTTLED, period_ms=1, version=version)
         burst = 1 if throttle.burst is None else throttle.burst
         return Terms(throttle.limit, milliseconds(throttle.period), burst, version=version)
     wanted = ("fn" if of.kind == "run" else "step", of.scope, of.key)
-    limits = [limit.limit for limit in config.concurrency or [] if _identity(limit) == wanted]
-    return Terms(limits[0] if limits else 0, version=version)
+    limits = [limit.limit for limit in config.concurrency or [] if _identity(limit) == wanted and limit.limit]
+    return Terms(min(limits, default=0), version=version)
 
 
 @dataclass(frozen=True)

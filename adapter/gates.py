@@ -128,14 +128,17 @@ class DebounceState:
 
 @dataclass(frozen=True)
 class DebounceOffer:
-    """Argument of a debounce's signal `offer`: events that came together, of which only the newest matters."""
+    """Argument of a debounce's signal `offer`: events that came together."""
 
     target: Target
     period_ms: int
     timeout_ms: int | None
     newest: Entry
+    """The last of them."""
     older: list[str]
-    """Keys of the others."""
+    """Keys of others; in histories of earlier versions, which did not tell their events."""
+    others: list[Entry] = field(default_factory=list)
+    """Those before, in their order: only the debounce knows which of them it has had already."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,8 @@ class Gates:
             if config.debounce is not None:
                 # Inngest takes an empty key for none, here only.
                 entity = _entity("debounce", function.id, config.debounce.key or None, event)
-                await self._debounces.ask(entity, _asked(function, stamped, run_id, invoker), 0)
+                asked = _asked(function, stamped, run_id, invoker)
+                await self._debounces.ask(entity, asked, asked.entry.size)
                 return HELD
         except (EvaluationError, ExpressionError) as error:
             # As in Inngest, where scheduling fails; the sender can't know, so the log must tell.
@@ -286,11 +290,9 @@ class Gates:
     async def _debounce(self, entity: str, asked: Sequence[_Asked]) -> Sequence[None]:
         config = asked[-1].function.config.debounce
         assert config is not None
-        # The later one of two with the same time.
-        at, newest = max(enumerate(asked), key=lambda item: (item[1].entry.event["ts"], item[0]))
-        older = [one.entry.key for index, one in enumerate(asked) if index != at]
-        offer = DebounceOffer(Target.of(asked[-1].function), *_periods(config), newest.entry, older)
-        await self._signal(entity, names.DEBOUNCE_TYPE, DebounceState(), offer, newest.entry.size)
+        *others, last = [one.entry for one in asked]
+        offer = DebounceOffer(Target.of(asked[-1].function), *_periods(config), last, [], others)
+        await self._signal(entity, names.DEBOUNCE_TYPE, DebounceState(), offer, sum(one.entry.size for one in asked))
         return [None] * len(asked)
 
     async def _batch(self, entity: str, asked: Sequence[_Asked]) -> Sequence[None]:

@@ -33,7 +33,8 @@ YOUNG_MS = 8_000
 """A ticket that was granted so recently is not suspected: together with the interval between two checks
 (`workers.locks.CHECK`) this stays below the 30 s in which a lost holder must be found."""
 REMEMBERED = 1_000
-"""Tickets that a throttle remembers to have admitted, so that one that asks again is not counted again."""
+"""Tickets that a throttle remembers to have admitted, so that one that asks again is not counted again; and that a
+singleton remembers to have replaced."""
 MARKS = 200
 """Points of a queue by which a place in it is told."""
 
@@ -313,6 +314,8 @@ class Throttle:
         self._due_ms = 0
         """When the first of those that wait may start."""
         self._admitted: OrderedDict[Ticket, None] = OrderedDict()
+        self._returned: set[Ticket] = set()
+        """They need not be told any more."""
         self._effects = Effects()
 
     def take(self, request: Request, now_ms: int) -> None:
@@ -326,6 +329,7 @@ class Throttle:
             ticket = (request.run, number)
             if not self._queue.discard(ticket) and ticket in self._admitted:
                 del self._admitted[ticket]
+                self._returned.add(ticket)
                 if self._arrival.per_ms == self._rate.limit:
                     self._arrival = Arrival(self._arrival.ticks - self._rate.period_ms, self._rate.limit)
         for number in request.acquire:
@@ -345,8 +349,7 @@ class Throttle:
                 return
             ticket = self._queue.pop()
             self._admitted[ticket] = None
-            if len(self._admitted) > REMEMBERED:
-                self._admitted.popitem(last=False)
+            self._returned.discard(ticket)
             self._effects.verdicts.append((*ticket, GRANTED))
 
     def suspect(self, now_ms: int) -> None:
@@ -354,7 +357,10 @@ class Throttle:
 
     def effects(self) -> Effects:
         done, self._effects = self._effects, Effects()
-        done.verdicts = [each for each in done.verdicts if (each[0], each[1]) in self._admitted]
+        done.verdicts = [each for each in done.verdicts if (each[0], each[1]) not in self._returned]
+        self._returned.clear()
+        while len(self._admitted) > REMEMBERED:  # not before they are told: thousands may be admitted at once
+            self._admitted.popitem(last=False)
         return done
 
     def due_ms(self) -> int | None:
@@ -414,8 +420,10 @@ class Singleton:
         self._since = 0
         self._next: Ticket | None = None
         """It takes over; `holder` has been cancelled."""
-        self._doubtful: list[Ticket] = []
+        self._doubtful: dict[Ticket, None] = {}
         """They are skipped if the holder turns out to be alive."""
+        self._replaced: OrderedDict[Ticket, None] = OrderedDict()
+        """They waited to take over, and are being cancelled for a newer one."""
         self._effects = Effects()
 
     def take(self, request: Request, now_ms: int) -> None:
@@ -432,22 +440,24 @@ class Singleton:
             self._effects.verdicts.append((*ticket, GRANTED))
         elif self.holder is None:
             self._grant(ticket, now_ms)
-        elif ticket == self._next:
+        elif ticket == self._next or ticket in self._replaced:
             pass
         elif terms.mode == "cancel":
             self._effects.cancel.append(self._next or self.holder)
             if self._next is not None:
                 # It was cancelled for the one that is replaced now, but that may not have been told yet.
                 self._effects.cancel.append(self.holder)
+                self._replaced[self._next] = None
+                if len(self._replaced) > REMEMBERED:
+                    self._replaced.popitem(last=False)
             self._next = ticket
         else:
-            if ticket not in self._doubtful:
-                self._doubtful.append(ticket)
+            self._doubtful[ticket] = None
             self._doubt()
 
     def _release(self, ticket: Ticket, now_ms: int) -> None:
-        if ticket in self._doubtful:
-            self._doubtful.remove(ticket)
+        self._doubtful.pop(ticket, None)
+        self._replaced.pop(ticket, None)
         if ticket == self._next:
             self._next = None
         if ticket != self.holder:
@@ -457,7 +467,9 @@ class Singleton:
             following, self._next = self._next, None
             self._grant(following, now_ms)
         elif self._doubtful:
-            self._grant(self._doubtful.pop(0), now_ms)
+            first = next(iter(self._doubtful))
+            del self._doubtful[first]
+            self._grant(first, now_ms)
         if self._doubtful:
             self._doubt()
 
@@ -507,7 +519,8 @@ class Singleton:
             "holder": self.holder,
             "since": self._since,
             "next": self._next,
-            "doubtful": self._doubtful,
+            "doubtful": [*self._doubtful],
+            "replaced": [*self._replaced],
             "told": effects.verdicts,
             "cancel": effects.cancel,
         }
@@ -519,7 +532,8 @@ class Singleton:
             singleton.holder = _ticket(state["holder"])
             singleton._since = state["since"]
             singleton._next = _ticket(state["next"])
-            singleton._doubtful = [(run, number) for run, number in state["doubtful"]]
+            singleton._doubtful = dict.fromkeys((run, number) for run, number in state["doubtful"])
+            singleton._replaced = OrderedDict(((run, number), None) for run, number in state.get("replaced", ()))
             singleton._effects.verdicts = [(run, number, verdict) for run, number, verdict in state["told"]]
             singleton._effects.cancel = [(run, number) for run, number in state["cancel"]]
             if singleton._doubtful:

@@ -9,6 +9,7 @@ These types cross to Temporal, so their fields are only ever added, never rename
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
 
 import pydantic
@@ -19,6 +20,10 @@ WAIT_FOR_EVENT: Final = "wait_for_event"
 WAIT_FOR_SIGNAL: Final = "wait_for_signal"
 INVOKE: Final = "invoke"
 
+MAX_STEPS = 1_000
+MAX_WAIT = timedelta(days=366)
+"""Inngest's limits of a run's steps, and of a sleep or a wait."""
+INVALID_EXPRESSION = "InvalidExpression"
 INVOKE_TIMEOUT_NAME = "InngestInvokeTimeoutError"
 INVOKE_TIMEOUT_MESSAGE = "Timed out waiting for invoked function to complete"
 
@@ -120,6 +125,24 @@ class ErrorInfo:
     retriable: bool = True
     retry_after_ms: int | None = None
     quiet: bool = False
+
+
+STEPS_EXCEEDED = ErrorInfo(
+    "InngestErrFunctionOverflowed", f"The function run exceeded the step limit of {MAX_STEPS} steps."
+)
+"""Ends a run that asks for one step more."""
+
+
+def too_long(op: "Op") -> ErrorInfo:
+    """Ends a run that asks for a sleep or a wait of more than `MAX_WAIT`."""
+    message = f'Step "{op.name}" waits longer than the limit of {MAX_WAIT.days} days.'
+    return ErrorInfo("InngestErrTimeoutTooLong", message)
+
+
+def invalid_condition(error: Exception) -> ErrorInfo:
+    """Ends a run that asks for a wait whose `if_exp` does not compile."""
+    message = f"Wait for event If expression failed to compile: {error}"
+    return ErrorInfo(INVALID_EXPRESSION, message, retriable=False)
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ async def start_run(
                 [one.event for one in stamped],
                 event_ids,
                 invoker=next(iter(invokers), None),
-                timeouts=_timeouts(function.config),
+                timeouts=_timeouts(function.config, batched),
                 cancels=cancels,
                 more_invokers=[*invokers[1:]],
                 retries=function.config.retries if needs else 0,
@@ -268,6 +268,9 @@ def _invoker(stamped: Stamped) -> Invoker | None:
     return Invoker(run_id, step) if dot else None
 
 
-def _timeouts(config: FunctionConfig) -> dict[str, int]:
+def _timeouts(config: FunctionConfig, batched: bool) -> dict[str, int]:
+    """A batch has no `start`, as in Inngest (§4.2)."""
     given = {} if config.timeouts is None else {"start": config.timeouts.start, "finish": config.timeouts.finish}
+    if batched:
+        given.pop("start", None)
     return {name: milliseconds(limit) for name, limit in given.items() if limit is not None}

@@ -14,15 +14,18 @@ import enum
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ulid import ULID
 
 from . import protocol
+from .cel_syntax import ExpressionError
 from .client import Inngest
 from .driver import Call, Pass, error_info
-from .errors import StepUnexpectedError, UnstubbedStepError
+from .errors import BodyInvalidError, NonRetriableError, StepUnexpectedError, UnstubbedStepError
+from .events import stamp
+from .expressions import compile_expression
 from .functions import Function, FunctionPart
 from .models import Event
 from .protocol import ErrorInfo, Failed, Memo, Op, Outcome, Returned
@@ -114,6 +117,10 @@ class _Run:
                 return self._result
             known = len(self._memos)
             for op in outcome.ops:
+                refused = self._refusal(op)
+                if refused is not None:
+                    self._result.status, self._result.error = Status.FAILED, refused
+                    return self._result
                 memo = await self._memo(op)
                 if memo is not None:
                     self._memos.append((op.id, json.dumps(protocol.memo_to_json(memo))))
@@ -133,6 +140,21 @@ class _Run:
             if not isinstance(outcome, Failed) or not outcome.error.retriable or attempt >= self._part.retries:
                 return outcome
             attempt += 1
+
+    def _refusal(self, op: Op) -> ErrorInfo | None:
+        """Why a run would fail at a step, whatever its result."""
+        if len(self._memos) >= protocol.MAX_STEPS:
+            return protocol.STEPS_EXCEEDED
+        ms = op.options.get("duration_ms", op.options.get("timeout_ms", 0))
+        if "until_ms" in op.options:
+            ms = op.options["until_ms"] - time.time() * 1000
+        if ms > protocol.MAX_WAIT.total_seconds() * 1000:
+            return protocol.too_long(op)
+        try:
+            compile_expression(op.options.get("if") or "true")
+        except ExpressionError as error:
+            return protocol.invalid_condition(error)
+        return None
 
     async def _memo(self, op: Op) -> Memo | None:
         """A step's result; None if the handler does not ask for it any more."""
@@ -165,6 +187,11 @@ class _Run:
 
     async def send_events(self, seed: str, events: list[dict[str, Any]]) -> list[str]:
         """What the driver calls for `step.send_event`."""
+        try:
+            for event in events:
+                stamp(event)
+        except BodyInvalidError as error:
+            raise NonRetriableError(error.message) from error
         self._result.sent.extend(Event.model_validate(event) for event in events)
         return [str(ULID()) for _ in events]
 
@@ -179,7 +206,9 @@ def _stubbed(op: Op, stub: object) -> Memo:
             return Memo(error=ErrorInfo(protocol.INVOKE_TIMEOUT_NAME, protocol.INVOKE_TIMEOUT_MESSAGE))
         return Memo()
     if isinstance(stub, BaseException):
-        return Memo(error=error_info(stub))
+        error = error_info(stub)
+        # An invocation always raises `StepError`, whatever the other function's error says of retries.
+        return Memo(error=replace(error, retriable=True) if op.kind == protocol.INVOKE else error)
     if isinstance(stub, Event):
         return Memo(data=_wire(stub))
     return Memo(data=to_json(stub, op.name))

@@ -264,6 +264,18 @@ async def test_debounces_of_keys_are_independent(skipping: Skipping) -> None:
     assert sorted(skipping.runs()) == [(10, [1]), (10, [2])]
 
 
+async def test_a_duplicate_of_a_newer_event_takes_none_with_it(skipping: Skipping) -> None:
+    """A sender's retry of two, after the first had been accepted alone, and has fired."""
+    fn = function(debounce=Debounce(period=10 * SECOND))
+    now = event().event["ts"]
+    first, second = event(id="a", n=1, ts=now + 5), event(id="b", n=2, ts=now)
+    await skipping.send(fn, first)
+    await skipping.pass_time(seconds=12)
+    await asyncio.gather(skipping.send(fn, first), skipping.send(fn, second))
+    await skipping.settled()
+    assert skipping.runs() == [(10, [1]), (22, [2])]
+
+
 async def test_a_rate_limit_counts_each_event_of_a_debounce(skipping: Skipping) -> None:
     fn = function(debounce=Debounce(period=10 * SECOND), rate_limit=RateLimit(limit=10, period=HOUR))
     assert [await skipping.ask(fn, n=n) for n in range(4)] == [HELD, HELD, REFUSED, REFUSED]
@@ -296,7 +308,7 @@ def test_debouncing_is_that_of_the_naive_model(steps: list[tuple[int, int]], tim
     for n, (gap, ts) in enumerate(steps):
         now += gap
         entry = Entry(str(n), str(n), {"ts": ts}, 0)
-        state = debounced(state, DebounceOffer(TARGET, 10, timeout, entry, []), now)
+        state = debounced(state, DebounceOffer(TARGET, 10, timeout, entry, []), [entry], now)
         if ts >= naive[0]:
             naive, moved = (ts, n), now
     assert state.last is not None

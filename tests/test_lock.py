@@ -403,6 +403,32 @@ def test_cancel_hands_over_to_the_newest_once_the_holder_has_ended() -> None:
     assert lock.idle(T0)
 
 
+def test_cancel_ignores_what_a_replaced_run_still_asks() -> None:
+    lock: Lock = Singleton()
+    for run in ("a", "b", "c"):
+        lock.take(claim(run, "cancel"), T0)
+    assert lock.effects().cancel[-2:] == [("b", 0), ("a", 0)]
+    lock = reloaded(lock)
+    lock.take(claim("b", "cancel"), T0)  # a look at the queue that was under way
+    assert not lock.effects()
+    assert verdicts(lock, Request("b", release=[0])) == []
+    assert verdicts(lock, Request("a", release=[0])) == [("c", 0, GRANTED)]
+
+
+@pytest.mark.parametrize("reload", [False, True])
+def test_a_throttle_tells_all_of_the_thousands_that_it_admits_at_once(reload: bool) -> None:
+    """And charges none of them again, though it does not remember them all."""
+    lock: Lock = Throttle()
+    runs = [f"r{n}" for n in range(2_500)]
+    for run in runs:
+        lock.take(Request(run, acquire=[0], terms=Terms(2_500, 3_600_000)), T0)
+    lock.take(Request("r7", release=[0]), T0)
+    if reload:
+        lock = reloaded(lock)
+    told = [run for run, _, verdict in lock.effects().verdicts if verdict == GRANTED]
+    assert told == [run for run in runs if run != "r7"]
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
@@ -417,6 +443,8 @@ def test_cancel_hands_over_to_the_newest_once_the_holder_has_ended() -> None:
 def test_a_singleton_has_one_holder_and_forgets_nobody(trace: list[tuple[str, int, str]]) -> None:
     lock: Lock = Singleton()
     open_: set[str] = set()
+    replaced: set[str] = set()
+    """Cancelled for a newer one; what they still ask does not count."""
     for what, number, mode in trace:
         run = f"r{number}"
         assert isinstance(lock, Singleton)
@@ -425,10 +453,11 @@ def test_a_singleton_has_one_holder_and_forgets_nobody(trace: list[tuple[str, in
             lock = reloaded(lock)
         elif what == "claim":
             lock.take(claim(run, mode), T0)
-            open_.add(run)
+            open_ |= {run} - replaced
         elif what == "release":
             lock.take(Request(run, release=[0]), T0)
             open_.discard(run)
+            replaced.discard(run)
         elif before is not None:
             lock.take(Request(before[0], alive=True), T0)
         assert isinstance(lock, Singleton)
@@ -439,7 +468,8 @@ def test_a_singleton_has_one_holder_and_forgets_nobody(trace: list[tuple[str, in
         for told, _, verdict in effects.verdicts:
             if verdict == SKIPPED:
                 open_.discard(told)
-        open_ -= {run for run in cancelled if lock.holder is None or run != lock.holder[0]}
+        replaced |= {run for run in cancelled if lock.holder is None or run != lock.holder[0]}
+        open_ -= replaced
         if open_:
             assert lock.holder is not None
         state: Any = lock.dump()

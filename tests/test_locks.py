@@ -16,7 +16,8 @@ from temporalio.exceptions import CancelledError
 
 import adapter as inngest
 from adapter import events, names
-from adapter.admission import limits_of
+from adapter.admission import limits_of, terms_of
+from adapter.functions import FunctionConfig
 from adapter.ingress import create_ingress
 from adapter.lock import Request, Terms
 from adapter.registry import Follower
@@ -570,6 +571,14 @@ async def test_nothing_is_left_running(client: Client, monkeypatch: pytest.Monke
             )
 
         await until(idle)
+
+
+@pytest.mark.parametrize(("limits", "holds"), [([10, 1], 1), ([1, 10], 1), ([0, 2], 2)])
+def test_of_two_limits_with_one_key_the_narrower_one_holds(limits: list[int], holds: int) -> None:
+    concurrency = [inngest.Concurrency(limit=limit, key="event.data.k") for limit in limits]
+    config = FunctionConfig(id="app-fn", name="fn", triggers=[TRIGGER], concurrency=concurrency)
+    [limit] = limits_of(config)
+    assert terms_of(config, limit, 1).limit == holds
 
 
 # Throttle.

@@ -12,10 +12,10 @@ from temporalio.service import RPCError, RPCStatusCode
 from adapter import events, settings
 from adapter.events import Stamped
 from adapter.functions import FunctionConfig
-from adapter.models import TriggerEvent
+from adapter.models import Timeouts, TriggerEvent
 from adapter.protocol import Invoker, RunInput
-from adapter.registry import AppConfig, Snapshot
-from adapter.routing import EVENT_IDS, RegistryNotReadyError, Routed, Router, refuses
+from adapter.registry import AppConfig, RegisteredFunction, Snapshot
+from adapter.routing import EVENT_IDS, RegistryNotReadyError, Routed, Router, refuses, start_run
 
 
 @dataclass
@@ -237,6 +237,19 @@ async def test_an_invocation_by_http_has_no_invoker(client: Client) -> None:
     event = events.stamp_invocation({"data": {"x": 1}}, "shop-child")
     (routed,) = await router.route([event])
     assert (await given(client, routed.runs[0])).invoker is None
+
+
+@pytest.mark.parametrize("batched", [False, True])
+async def test_a_batch_has_no_start_timeout(client: Client, batched: bool) -> None:
+    config = FunctionConfig(
+        id="shop-a",
+        name="a",
+        triggers=[TriggerEvent(event="shop/order")],
+        timeouts=Timeouts(start=5_000, finish=9_000),
+    )
+    function = RegisteredFunction("shop", "queue", config)
+    assert await start_run(client, function, [order()], "run", batched=batched)
+    assert (await given(client, "run")).timeouts == {"finish": 9_000} | ({} if batched else {"start": 5_000})
 
 
 # Without Temporal

@@ -202,6 +202,47 @@ def test_a_step_that_is_asked_for_only_once_is_an_error_instead_of_a_loop(monkey
         trigger(fn, EVENT)
 
 
+@pytest.mark.parametrize(
+    ("case", "name", "message"),
+    [
+        ("sleep", "InngestErrTimeoutTooLong", 'Step "step" waits longer than the limit of 366 days.'),
+        ("condition", "InvalidExpression", "Wait for event If expression failed to compile"),
+        ("steps", "InngestErrFunctionOverflowed", "exceeded the step limit of 1000 steps"),
+        ("event", "NonRetriableError", "reserved for internal use"),
+    ],
+)
+def test_what_fails_a_run_fails_a_test(case: str, name: str, message: str) -> None:
+    @function()
+    async def fn(ctx: inngest.Context) -> None:
+        if case == "sleep":
+            await ctx.step.sleep("step", datetime.timedelta(days=400))
+        elif case == "condition":
+            await ctx.step.wait_for_event("step", event="x", if_exp="async.data.a = 1", timeout=1_000)
+        elif case == "steps":
+            await asyncio.gather(*(ctx.step.sleep(f"step-{n}", 1) for n in range(1_001)))
+        else:
+            await ctx.step.send_event("send", inngest.Event(name="inngest/x"))
+
+    result = trigger(fn, EVENT, step_stubs={"step": None})
+    assert result.status is Status.FAILED
+    assert result.error is not None
+    assert result.error.name == name
+    assert message in result.error.message
+
+
+def test_an_invocation_that_fails_raises_a_step_error_whatever_its_error_was() -> None:
+    @function(retries=0)
+    async def fn(ctx: inngest.Context) -> str:
+        try:
+            await ctx.step.invoke_by_id("invoke", function_id="other")
+        except inngest.StepError as error:
+            return f"{error.name}: {error.message}"
+        return ""
+
+    stub = inngest.NonRetriableError("no")
+    assert trigger(fn, EVENT, step_stubs={"invoke": stub}).output == "NonRetriableError: no"
+
+
 def test_a_batch_of_events() -> None:
     @function()
     async def fn(ctx: inngest.Context) -> Any:

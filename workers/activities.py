@@ -284,7 +284,7 @@ class RunActivities:
                 )
             )
         except ExpressionError as error:
-            return {"error": f"Wait for event If expression failed to compile: {error}"}
+            return {"error": protocol.invalid_condition(error).message}
         return {"mailboxes": mailboxes}
 
     @activity.defn(name="inngest.unwait")

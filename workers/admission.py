@@ -82,11 +82,11 @@ class Admission:
         self._looks: dict[str, Any] = {}
         self._left = False
 
-    def begin(self, needs: list[Need], factor: int) -> None:
-        """What the run must pass, and its priority."""
+    def begin(self, needs: list[Need], factor: int, created_ms: int) -> None:
+        """What the run must pass, its priority, and since when it waits (ms since 1970)."""
         self._whole = [need for need in needs if need.kind != "step"]
         self._steps = [need for need in needs if need.kind == "step"]
-        self._score = round(workflow.info().workflow_start_time.timestamp() * 1000) - factor * 1000
+        self._score = created_ms - factor * 1000
 
     async def enter(self) -> bool:
         """Pass all that must be passed before the first execution. False: the run is to be skipped."""
@@ -377,15 +377,23 @@ class AdmissionActivities:
         if not look and known is None:
             return None
         if known is not None:
-            self._queues[lock] = (time.monotonic(), known[1])  # others need not ask at the same time
+            self._note(lock, known[1])  # others need not ask at the same time
         try:
             summary = await self.locks.summary(lock)
         except (RPCError, WorkflowQueryFailedError) as error:
             activity.logger.debug("Lock %s did not tell its queue: %s", lock, error)
             self._queues.pop(lock, None)
             return None
-        if summary["waiting"]:
-            self._queues[lock] = (time.monotonic(), summary)
-        else:
+        if not summary["waiting"]:
             self._queues.pop(lock, None)
-        return summary if summary["waiting"] else None
+            return None
+        self._note(lock, summary)
+        return summary
+
+    def _note(self, lock: str, summary: dict[str, Any]) -> None:
+        """Keep what a lock said, the latest at the end; what is not fresh any more is of no use."""
+        now = time.monotonic()
+        self._queues.pop(lock, None)
+        self._queues[lock] = (now, summary)
+        while now - self._queues[oldest := next(iter(self._queues))][0] >= FRESH:
+            del self._queues[oldest]

@@ -129,11 +129,11 @@ class Debounce:
                 workflow.continue_as_new(replace(self._state, seen=list(self._seen)))
 
     def _take(self, offer: DebounceOffer) -> None:
-        is_new = self._seen.add(offer.newest.key)
+        new = [entry for entry in (*offer.others, offer.newest) if self._seen.add(entry.key)]
         for key in offer.older:
             self._seen.add(key)
-        if is_new:
-            self._state = debounced(self._state, offer, _now_ms())
+        if new:
+            self._state = debounced(self._state, offer, new, _now_ms())
 
     @workflow.signal
     def offer(self, offer: dict[str, Any]) -> None:
@@ -301,19 +301,20 @@ def _now_ms() -> int:
 # The rules.
 
 
-def debounced(state: DebounceState, offer: DebounceOffer, now_ms: int) -> DebounceState:
-    """A debounce after a new event: the newest by `ts` is kept, and moves the deadline (§4.6).
+def debounced(state: DebounceState, offer: DebounceOffer, new: Sequence[Entry], now_ms: int) -> DebounceState:
+    """A debounce after an offer's new events: the newest by `ts`, the later one of two, is kept and moves the deadline
+    (§4.6).
 
     `timeout_ms` counts from the first event.
     """
-    last = state.last
-    if last is not None and offer.newest.event["ts"] < last.event["ts"]:
+    last, newest = state.last, max(reversed(new), key=lambda entry: int(entry.event["ts"]))
+    if last is not None and newest.event["ts"] < last.event["ts"]:
         return state
     first_ms = now_ms if last is None else state.first_ms
     deadline_ms = now_ms + offer.period_ms
     if offer.timeout_ms is not None:
         deadline_ms = min(deadline_ms, first_ms + offer.timeout_ms)
-    return replace(state, last=offer.newest, target=offer.target, first_ms=first_ms, deadline_ms=deadline_ms)
+    return replace(state, last=newest, target=offer.target, first_ms=first_ms, deadline_ms=deadline_ms)
 
 
 def full_batch(entries: Sequence[Entry], max_size: int) -> int:

@@ -33,11 +33,9 @@ from adapter.waits import Delivery
 from .admission import Admission
 from .memos import MemoCache, RunMemory, page
 
-MAX_STEPS = 1_000
 MAX_VANISHED = 10
 """How often a step may be asked for and then not be there."""
 MAX_STATE_BYTES = 32 * 1024 * 1024
-MAX_WAIT = timedelta(days=366)
 DEFAULT_TIMEOUT = timedelta(days=365)
 """Inngest's default, of invocations and waits for signals."""
 
@@ -162,7 +160,7 @@ class Run:
         late = self._deadline("start", created_ms)
         if late is not None and _now_ms() >= created_ms + timeouts["start"]:
             await workflow.wait_condition(lambda: False)
-        self._admission.begin(self._given.needs, self._given.factor)
+        self._admission.begin(self._given.needs, self._given.factor, created_ms)
         if not await self._admission.enter():
             return False
         if late is not None:
@@ -299,13 +297,8 @@ class Run:
         waits = {op.id for op in new if op.kind in (protocol.WAIT_FOR_EVENT, protocol.WAIT_FOR_SIGNAL)}
         self._registering |= waits
         for op in new:
-            if len(self._ops) >= MAX_STEPS:
-                raise RunFailure(
-                    ErrorInfo(
-                        "InngestErrFunctionOverflowed",
-                        f"The function run exceeded the step limit of {MAX_STEPS} steps.",
-                    )
-                )
+            if len(self._ops) >= protocol.MAX_STEPS:
+                raise RunFailure(protocol.STEPS_EXCEEDED)
             self._ops[op.id] = op
             self._memory.pending.add(op.id)
             if op.kind == protocol.RUN:
@@ -412,7 +405,7 @@ class Run:
             },
         )
         if "error" in registered:
-            raise RunFailure(ErrorInfo("InvalidExpression", registered["error"], retriable=False))
+            raise RunFailure(ErrorInfo(protocol.INVALID_EXPRESSION, registered["error"], retriable=False))
         mailboxes = self._mailboxes[op.id] = registered["mailboxes"]
         self._registering.discard(op.id)
         try:
@@ -596,9 +589,8 @@ def _timeout_of(op: Op) -> timedelta:
 
 def _duration(op: Op, ms: float) -> timedelta:
     """How long a step waits; a negative duration counts as none."""
-    if ms > MAX_WAIT / timedelta(milliseconds=1):
-        message = f'Step "{op.name}" waits longer than the limit of {MAX_WAIT.days} days.'
-        raise RunFailure(ErrorInfo("InngestErrTimeoutTooLong", message))
+    if ms > protocol.MAX_WAIT / timedelta(milliseconds=1):
+        raise RunFailure(protocol.too_long(op))
     return timedelta(milliseconds=max(0, ms))
 
 
