@@ -76,9 +76,14 @@ def split_condition(source: str, event: dict[str, Any]) -> WaitCondition:
         if usable and (best is None or rank < best[0]):
             best = rank, equality, value
     if best is None:
-        return WaitCondition("", None, source, filled)
+        return whole_condition(source, event)
     _, equality, value = best
     return WaitCondition(equality.path, value, equality.rest, _reduced(equality.rest_paths, filled, condition.paths))
+
+
+def whole_condition(source: str, event: dict[str, Any]) -> WaitCondition:
+    """A condition that is not split: its wait is in the mailbox of all events of the name."""
+    return WaitCondition("", None, source, reduce_event(source, event))
 
 
 def value_at(event: dict[str, Any], path: str) -> tuple[bool, Scalar]:

@@ -81,6 +81,8 @@ class Outside(Protocol):
         ...
 
 
+_THREADS = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="inngest-handler")
+
 SETTLE_TICKS = 6
 """Turns of the event loop without a new step call after which a handler counts as settled: enough for a result to go
 through a task, a gather and a nested gather."""
@@ -136,7 +138,9 @@ class Pass:
         self._function = function
         self._call = call
         self._outside = outside
-        self._executor = executor
+        self._executor = executor or _THREADS
+        self._thread: concurrent.futures.Future[Outcome | None] | None = None
+        """Of a handler that is not async."""
         self._loop = asyncio.get_running_loop()
         self.executed: asyncio.Future[Memo] = self._loop.create_future()
         """The target's result."""
@@ -179,6 +183,15 @@ class Pass:
         for task in self._tasks:
             task.cancel()
 
+    async def over(self) -> None:
+        """Until a closed pass executes nothing any more: a thread goes on to its next step, and async code may catch
+        its cancellation."""
+        tasks: list[asyncio.Future[Any]] = [*self._tasks]
+        if self._thread is not None and not self._thread.cancel():
+            tasks.append(asyncio.wrap_future(self._thread))
+        if tasks:
+            await asyncio.wait(tasks)
+
     async def answered(self) -> None:
         """Until the target was executed, or the pass ended without it."""
         either: list[asyncio.Future[Any]] = [self.executed, self.outcome]
@@ -195,7 +208,8 @@ class Pass:
                 outcome = await self._run_async(self._context)
             else:
                 context = contextvars.copy_context()
-                outcome = await self._loop.run_in_executor(self._executor, context.run, self._run_sync)
+                self._thread = self._executor.submit(context.run, self._run_sync)
+                outcome = await asyncio.wrap_future(self._thread)
         except asyncio.CancelledError:
             raise
         except Interrupt:

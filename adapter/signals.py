@@ -5,12 +5,18 @@ workflow (`workers.signals`) that knows who waits. A signal that nobody waits fo
 `waitForSignal` (semantics §5.6), which its Python SDK lacks.
 """
 
+import asyncio
 import contextlib
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateFailedError
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -21,6 +27,10 @@ from .runs import executes
 MAX_DATA_BYTES = 1_800_000
 """Of what a signal carries, as Temporal's default converter writes it: a payload is limited to 2 MiB, and the entity
 of a signal can neither refuse nor pass on an update that is larger."""
+
+
+ANSWER_SECONDS = 10.0
+"""In which the entity of a signal says who waited."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,8 @@ async def send(client: Client, signal: str, data: Any, *, send_id: str | None = 
 
     The same `send_id` has the same effect and answer, for as long as the signal's entity remembers it.
 
-    Raises `RPCError`, and `BodyInvalidError` for data that is too large.
+    Raises `RPCError`, `TimeoutError` if no worker answers for the entity, and `BodyInvalidError` for data that is too
+    large.
     """
     size = len(json.dumps(data, separators=(",", ":")))
     if size > MAX_DATA_BYTES:
@@ -90,10 +101,14 @@ async def send(client: Client, signal: str, data: Any, *, send_id: str | None = 
     entity = client.get_workflow_handle(names.signal_id(signal))
     try:
         with _nobody():
-            run: str | None = await entity.execute_update("send", data, id=send_id, result_type=str)
+            async with asyncio.timeout(ANSWER_SECONDS):
+                run: str | None = await entity.execute_update("send", data, id=send_id, result_type=str)
             return run
     except _NobodyError:
         return None
+    except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+        message = f"Signal {signal!r} was not answered: a worker must poll task queue {names.SYSTEM_TASK_QUEUE!r}."
+        raise TimeoutError(message) from None
 
 
 class _NobodyError(Exception):

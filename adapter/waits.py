@@ -18,17 +18,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from temporalio.client import Client, WithStartWorkflowOperation
+from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateFailedError
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from . import names
-from .conditions import split_condition, value_at
+from .conditions import WaitCondition, split_condition, value_at, whole_condition
 from .models import Cancel, milliseconds
 from .packing import pack, unpack
 
 CANCEL: Final = "cancel:"
 """Begins the id of a wait that cancels its run."""
+NO_CONDITION = WaitCondition("", None, None, {})
 CANCEL_LIFETIME_MS = 365 * 86_400_000
 """How long a `cancel` entry without a timeout counts, as in Inngest."""
 
@@ -117,12 +118,16 @@ class Waits:
 
         Raises `ExpressionError` if the condition does not compile, `RPCError` if Temporal can't be reached.
         """
-        path, value, rest, reduced = "", None, None, {}
-        if condition is not None:
-            split = split_condition(condition, event)
-            path, value, rest, reduced = split.path, split.value, split.rest, split.event
-        await self._add_path(event_name, path)
-        mailbox = names.mailbox_id(event_name, path, value)
+        split = NO_CONDITION if condition is None else split_condition(condition, event)
+        try:
+            await self._add_path(event_name, split.path)
+        except WorkflowUpdateFailedError:
+            if condition is None or not split.path:
+                raise
+            # The hub is full of other paths. One mailbox for all costs more with each event, and loses none.
+            split = whole_condition(condition, event)
+            await self._add_path(event_name, split.path)
+        mailbox = names.mailbox_id(event_name, split.path, split.value)
         await self._client.start_workflow(
             names.MAILBOX_TYPE,
             MailboxState(),
@@ -130,7 +135,7 @@ class Waits:
             task_queue=names.SYSTEM_TASK_QUEUE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             start_signal="register",
-            start_signal_args=[Wait(run, wait, expires_ms, rest, reduced, list(own))],
+            start_signal_args=[Wait(run, wait, expires_ms, split.rest, split.event, list(own))],
         )
         return mailbox
 
@@ -188,6 +193,9 @@ class Waits:
         """
         key = (event_name, path)
         if key in self._known:
+            return
+        if path in await self._hubs.paths(event_name):  # which needs no worker, as an update does
+            self._known.add(key)
             return
         adding = self._adding.get(key)
         if adding is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -22,7 +23,7 @@ from adapter.ingress import create_ingress
 from adapter.lock import Request, Terms
 from adapter.registry import Follower
 from adapter.settings import Settings
-from workers import admission, entities, locks
+from workers import admission, entities, heartbeats, locks
 from workers.plugin import system_worker
 
 from .harness import TRIGGER, App, new_client, running, until
@@ -579,6 +580,72 @@ def test_of_two_limits_with_one_key_the_narrower_one_holds(limits: list[int], ho
     config = FunctionConfig(id="app-fn", name="fn", triggers=[TRIGGER], concurrency=concurrency)
     [limit] = limits_of(config)
     assert terms_of(config, limit, 1).limit == holds
+
+
+@pytest.mark.parametrize("limit", ["step", "fn", "singleton"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_cancelled_run_keeps_its_permit_until_its_step_has_ended(
+    client: Client, monkeypatch: pytest.MonkeyPatch, kind: str, limit: str
+) -> None:
+    """A thread can't be stopped, and async code hears of it with the next heartbeat."""
+    monkeypatch.setattr(heartbeats, "INTERVAL", 0.5)
+    log: list[str] = []
+    begun, release = threading.Event(), threading.Event()
+
+    def work(n: int) -> None:
+        log.append(f"{n} begins")
+        begun.set()
+        release.wait(60 if n == 0 else 0)
+        log.append(f"{n} ends")
+
+    async def work_async(n: int) -> None:
+        try:
+            log.append(f"{n} begins")
+            begun.set()
+            await asyncio.sleep(60 if n == 0 else 0)
+        finally:
+            log.append(f"{n} ends")
+
+    limits: dict[str, Any] = {
+        "step": {"concurrency": [inngest.Concurrency(limit=1)]},
+        "fn": {"concurrency": [inngest.Concurrency(limit=1, level="fn")]},
+        "singleton": {"singleton": inngest.Singleton(mode="cancel")},
+    }
+    decorate = new_client().create_function(fn_id="fn", trigger=TRIGGER, **limits[limit])
+    fn: inngest.Function[Any]
+    if kind == "sync":
+
+        def handler(ctx: inngest.ContextSync) -> None:
+            ctx.step.run("work", work, int(str(ctx.event.data["n"])))
+
+        fn = decorate(handler)
+    else:
+
+        async def async_handler(ctx: inngest.Context) -> None:
+            await ctx.step.run("work", work_async, int(str(ctx.event.data["n"])))
+
+        fn = decorate(async_handler)
+
+    async with running(client, fn) as app:
+        [first] = await send(app, {"n": 0})
+        await until(begun.is_set)
+        [second] = await send(app, {"n": 1})
+        if limit != "singleton":
+            await app.run_of(fn, first).cancel()
+        await until(lambda: cancel_is_requested(app.run_of(fn, first)))
+        release.set()
+        await app.run_of(fn, second).result()
+        with pytest.raises(WorkflowFailureError) as raised:
+            await app.run_of(fn, first).result()
+        assert isinstance(raised.value.cause, CancelledError)
+    assert log == ["0 begins", "0 ends", "1 begins", "1 ends"]
+
+
+async def cancel_is_requested(run: Any) -> bool:
+    """Of its activity."""
+    return any(
+        [e.HasField("activity_task_cancel_requested_event_attributes") async for e in run.fetch_history_events()]
+    )
 
 
 # Throttle.

@@ -14,9 +14,11 @@ from ulid import ULID
 
 import adapter as inngest
 import workers.entities
+import workers.hub
 import workers.mailbox
 from adapter import names
 from adapter.events import stamp
+from adapter.routing import start_run
 from adapter.waits import MailboxState, Wait, Waits
 from workers.entities import MAX_STATE
 
@@ -131,6 +133,47 @@ async def test_a_wait_that_took_long_to_register_is_kept_until_its_run_gives_up(
     timeout = timer.timer_started_event_attributes.start_to_fire_timeout.ToTimedelta()
     assert len(kept) == 1
     assert kept[0] / 1000 >= (timer.event_time.ToDatetime(UTC) + timeout).timestamp()
+
+
+async def test_a_wait_on_a_path_that_its_hub_has_no_room_for_is_found_all_the_same(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.hub, "MAX_PATHS", 2)
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        n = ctx.event.data["n"]
+        found = await ctx.step.wait_for_event("wait", event="go", if_exp=f"async.data.k{n} == 1", timeout=60_000)
+        return found and found.data
+
+    async with running(client, fn) as app:
+        runs = [app.run_of(fn, await app.send("test/event", {"n": n})) for n in range(4)]
+        for run in runs:
+            await registered(run)
+        for n in (2, 0, 3, 1):
+            await app.send("go", {f"k{n}": 1})
+        assert [await run.result() for run in runs] == [{f"k{n}": 1} for n in range(4)]
+
+
+async def test_a_known_path_needs_no_worker_and_a_new_one_is_an_error_soon(client: Client) -> None:
+    """Of a `cancel` entry, for which a sender waits."""
+    fn = new_client().create_function(fn_id="fn", trigger=TRIGGER, cancel=[inngest.Cancel(event="stop")])(sleeping)
+    async with running(client, fn) as app:
+        await app.send("test/event")
+        snapshot = app.router.snapshot
+    assert snapshot is not None
+    function = snapshot.function(fn.id)
+    assert function is not None
+    other = replace(function, config=function.config.model_copy(update={"cancel": [inngest.Cancel(event="new")]}))
+    fresh = Client(client.service_client, namespace=client.namespace)  # as a process that knows nothing yet
+    one = stamp({"name": "test/event", "data": {}})
+    assert await start_run(fresh, function, [one], "known", rpc_timeout=timedelta(seconds=30))
+    with pytest.raises(TimeoutError):
+        await start_run(fresh, other, [one], "unknown", rpc_timeout=timedelta(seconds=1))
+
+
+async def sleeping(ctx: inngest.Context) -> None:
+    await ctx.step.sleep("long", timedelta(hours=1))
 
 
 async def test_a_second_delivery_of_an_event_resumes_nothing_more(client: Client) -> None:

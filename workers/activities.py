@@ -92,7 +92,7 @@ class RunActivities:
     async def discover_slowly(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """As `discover`, for as long as it takes."""
         _, pass_, _ = await self._discovery(arguments)  # in another process, what is pending may be out of date
-        async with self._attended(pass_, activity.info().attempt - 1):
+        async with self._attended(pass_, activity.info().attempt - 1, until_over="until_over" in arguments):
             return await self._reply(await pass_.outcome, int(arguments["attempt"]))
 
     async def _discovery(self, arguments: dict[str, Any]) -> tuple[_PassKey, Pass, Container[str]]:
@@ -121,7 +121,7 @@ class RunActivities:
         known = {"version": version} if "tried" in arguments else {}
         target = str(arguments["step"])
         pass_ = self._start(memory, attempt=attempt, target=target, since_ms=arguments.get("since_ms"))
-        async with self._attended(pass_, attempt):
+        async with self._attended(pass_, attempt, until_over="until_over" in arguments):
             await pass_.answered()
             if not pass_.executed.done():
                 following = await self._reply(pass_.outcome.result(), int(arguments.get("tried", 0)), memory.pending)
@@ -177,11 +177,20 @@ class RunActivities:
         asyncio.get_running_loop().call_later(ADOPTION_TIME, expire)
 
     @contextlib.asynccontextmanager
-    async def _attended(self, pass_: Pass, attempt: int) -> AsyncIterator[None]:
-        """Heartbeat while user code runs, and stop it when the activity fails or is cancelled."""
+    async def _attended(self, pass_: Pass, attempt: int, *, until_over: bool) -> AsyncIterator[None]:
+        """Heartbeat while user code runs, and stop it when the activity fails or is cancelled.
+
+        `until_over`: a cancelled activity ends once user code has, because then its run gives permits back.
+        """
         try:
             with self.heartbeats.sent():
-                yield
+                try:
+                    yield
+                except asyncio.CancelledError:
+                    pass_.close()
+                    if until_over and not activity.is_worker_shutdown():
+                        await pass_.over()
+                    raise
         except BaseException as error:
             pass_.close()
             if isinstance(error, asyncio.CancelledError) and activity.is_worker_shutdown():

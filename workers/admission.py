@@ -106,6 +106,11 @@ class Admission:
     # Executions. Each wants a permit, waits for it, and says when it is done.
 
     @property
+    def counts(self) -> bool:
+        """Whether a lock counts what the run executes, or that it does."""
+        return bool(self._whole or self._steps)
+
+    @property
     def per_step(self) -> bool:
         """Whether executions need permits. If not, the methods that follow do nothing."""
         return bool(self._steps)
@@ -133,7 +138,7 @@ class Admission:
     def done(self, *, local: bool = False) -> None:
         """The execution is over. Its ticket stays for what follows, until `settle`. `local`: it was one of a local
         activity, so nothing of it is in history before this workflow task is."""
-        if local and (self._steps or self._whole):
+        if local and self.counts:
             self._executed_at = workflow.info().get_current_history_length()
         if self._steps:
             self._wanted -= 1
@@ -318,7 +323,7 @@ class Admission:
         return at
 
     def _show(self, text: str) -> None:
-        if self._whole or self._steps:
+        if self.counts:
             workflow.set_current_details(text)
 
 

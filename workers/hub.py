@@ -30,7 +30,7 @@ class Hub:
 
     @add_path.validator
     def _check(self, path: str) -> None:
-        if path not in self._paths and len(self._paths) >= MAX_PATHS:
+        if path and path not in self._paths and len(self._paths) >= MAX_PATHS:
             name = workflow.info().workflow_id.removeprefix(names.hub_id(""))
             raise ValueError(
                 f"Waits for {name} use {MAX_PATHS} different paths already; compare a fixed path of the event instead."

@@ -108,6 +108,8 @@ class Run:
         self._signals: dict[str, str] = {}
         self._signalled: dict[str, dict[str, Any]] = {}
         self._deadlines: list[asyncio.Task[None]] = []
+        self._executing: set[asyncio.Task[Any]] = set()
+        """Activities with user code that a lock counts."""
         self._admission = Admission()
         self._unheard = False
         self._attempt = 0
@@ -250,7 +252,7 @@ class Run:
 
     async def _execute_handler(self) -> tuple[Outcome, bool]:
         """What it needs next, and whether a local activity found that out."""
-        arguments = {"version": len(self._memory.memos), "attempt": self._attempt}
+        arguments: dict[str, Any] = {"version": len(self._memory.memos), "attempt": self._attempt}
         self._remember()
         reply = await workflow.execute_local_activity(
             "inngest.discover",
@@ -262,15 +264,7 @@ class Run:
         if "slow" in reply:
             # It goes on in that process; this activity, which the server most often gives to the same one, adopts it.
             try:
-                reply = await workflow.execute_activity(
-                    "inngest.discover_slowly",
-                    arguments,
-                    summary="handler",
-                    start_to_close_timeout=STEP_TIMEOUT,
-                    heartbeat_timeout=HEARTBEAT_TIMEOUT,
-                    retry_policy=self._retry_policy(),
-                    result_type=dict,
-                )
+                reply = await self._execute("inngest.discover_slowly", arguments, "handler", self._retry_policy())
             except ActivityError as error:
                 if is_cancelled_exception(error):
                     raise
@@ -356,16 +350,36 @@ class Run:
         """Temporal repeats attempts; but where each needs a permit, this workflow does, and holds none in between."""
         arguments: dict[str, Any] = {"step": op.id, "version": len(self._memory.memos), "tried": self._attempt}
         once = self._admission.per_step
-        reply: dict[str, Any] = await workflow.execute_activity(
-            "inngest.step",
-            arguments | {"attempt": attempt, "since_ms": since_ms} if once else arguments,
-            summary=_summary(op.name),
+        if once:
+            arguments |= {"attempt": attempt, "since_ms": since_ms}
+        retry_policy = RetryPolicy(maximum_attempts=1) if once else self._retry_policy()
+        return await self._execute("inngest.step", arguments, _summary(op.name), retry_policy)
+
+    async def _execute(
+        self, activity: str, arguments: dict[str, Any], summary: str, retry_policy: RetryPolicy
+    ) -> dict[str, Any]:
+        """Have user code executed. If a lock counts that, a cancelled run has to wait for its end: `_finish`."""
+        counted = self._admission.counts
+        kind = workflow.ActivityCancellationType
+        work: asyncio.Task[dict[str, Any]] = workflow.start_activity(
+            activity,
+            arguments | {"until_over": True} if counted else arguments,
+            summary=summary,
             start_to_close_timeout=STEP_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
-            retry_policy=RetryPolicy(maximum_attempts=1) if once else self._retry_policy(),
+            retry_policy=retry_policy,
+            cancellation_type=kind.WAIT_CANCELLATION_COMPLETED if counted else kind.TRY_CANCEL,
             result_type=dict,
         )
-        return reply
+        if not counted:
+            return await work
+        self._executing.add(work)
+        work.add_done_callback(self._executing.discard)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
 
     def _delay_after(self, error: ActivityError, attempt: int) -> timedelta | None:
         """When to try a step again that needs permits; None: not at all. By what history says, not by the function as
@@ -515,6 +529,10 @@ class Run:
 
     async def _finish(self, status: str, *, value: Any = None, error: ErrorInfo | None = None) -> None:
         """Give back what is held, take back waits, answer the invoker, emit Inngest's lifecycle events."""
+        if self._executing and workflow.patched("end after what executes"):
+            for task in (*self._tasks.values(), *self._deadlines, *self._executing):
+                task.cancel()
+            await asyncio.wait([*self._executing])
         await self._admission.leave()
         waits = self._mailboxes | {wait: [mailbox] for wait, mailbox in self._given.cancels.items()}
         result: dict[str, Any] = {"status": status, "ts": _now_ms(), "waits": waits, "signals": self._signals}
