@@ -13,7 +13,9 @@ from temporalio.exceptions import ApplicationError
 
 import adapter as inngest
 import workers.run
-from adapter import events
+from adapter import events, names
+from adapter.driver import hashed
+from adapter.protocol import RunInput
 from workers import admission, heartbeats
 from workers.memos import MemoCache
 
@@ -298,6 +300,53 @@ async def test_invoke_times_out(client: Client) -> None:
             "InngestInvokeTimeoutError",
             "Timed out waiting for invoked function to complete",
         ]
+
+
+@pytest.mark.parametrize("kind", ["invoked", "event", "signal"])
+async def test_an_answer_to_a_step_of_a_lost_workflow_task_is_kept(client: Client, kind: str) -> None:
+    """The task had asked, history does not know of it, and the answer comes before the task is repeated."""
+    inngest_client, step = new_client(), hashed("step")
+
+    @inngest_client.create_function(fn_id="child", trigger=inngest.TriggerEvent(event="never"))
+    async def child(ctx: inngest.Context) -> None:
+        await ctx.step.sleep("long", timedelta(hours=1))
+
+    @inngest_client.create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        if kind == "invoked":
+            return await ctx.step.invoke("step", function=child)
+        if kind == "event":
+            found = await ctx.step.wait_for_event("step", event="go", timeout=timedelta(hours=1))
+            return found and found.data["n"]
+        signal = await ctx.step.wait_for_signal("step", signal="s")
+        return signal and signal.data
+
+    answers: dict[str, list[Any]] = {
+        "invoked": [step, {"data": 5}],
+        "event": [{"id": "01", "event": {"name": "go", "data": {"n": 5}}, "waits": [step]}],
+        "signal": [step, "s", 5],
+    }
+    async with running(client, child, fn):
+        one = events.stamp({"name": "test/event", "data": {}})
+        run = await client.start_workflow(
+            fn.id,
+            RunInput([one.event], [one.internal_id]).to_json(),
+            id="run",
+            task_queue=names.task_queue("app"),
+            start_signal=kind,
+            start_signal_args=answers[kind],
+        )
+        assert await run.result() == 5
+        if kind == "event":
+            await until(lambda: is_forgotten(client, names.mailbox_id("go", "", None)))
+
+
+async def is_forgotten(client: Client, mailbox: str) -> bool:
+    """Whether a mailbox was told to keep a wait no longer."""
+    async for event in client.get_workflow_handle(mailbox).fetch_history_events():
+        if event.workflow_execution_signaled_event_attributes.signal_name == "deregister":
+            return True
+    return False
 
 
 async def test_an_invoked_run_that_was_terminated_raises_in_its_invoker(

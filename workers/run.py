@@ -422,14 +422,15 @@ class Run:
             raise RunFailure(ErrorInfo(protocol.INVALID_EXPRESSION, registered["error"], retriable=False))
         mailboxes = self._mailboxes[op.id] = registered["mailboxes"]
         self._registering.discard(op.id)
+        early = op.id in self._arrived and workflow.patched("early answers")
         try:
             await workflow.wait_condition(
                 lambda: op.id in self._arrived, timeout=timeout, timeout_summary=_summary(op.name)
             )
         except builtins.TimeoutError:
             pass
-        # A mailbox forgets a wait that it has resumed.
-        if op.id not in self._arrived or len(mailboxes) > 1:
+        # A mailbox forgets a wait that it has resumed; but one that was resumed before was registered once more.
+        if early or op.id not in self._arrived or len(mailboxes) > 1:
             await self._local("inngest.unwait", {"mailboxes": mailboxes, "step": op.id})
         del self._mailboxes[op.id]
         return _Ended(op, Memo(data=self._arrived.pop(op.id, None)))
@@ -439,8 +440,13 @@ class Run:
         """A mailbox found that these waits match. One event resumes each wait once, and never one that began later."""
         order = self._consumed.setdefault(delivery.id, len(self._consumed) + 1)
         for step in delivery.waits:
-            if step in self._tasks and step not in self._arrived and self._wait_order[step] < order:
+            if step not in self._arrived and self._wait_order.get(step, 0) < order and self._expects(step):
                 self._arrived[step] = delivery.event
+
+    def _expects(self, step: str) -> bool:
+        """Whether an answer is for a step that has not ended. One that is not known was asked for in a workflow task
+        that was lost, and will be again."""
+        return step in self._tasks or (step not in self._ops and workflow.patched("early answers"))
 
     async def _wait_for_signal(self, op: Op) -> _Ended:
         timeout = _timeout_of(op)
@@ -463,7 +469,7 @@ class Run:
     @workflow.signal(name="signal")
     def _on_signal(self, step: str, signal: str, data: Any) -> None:
         """The signal that a step waits for."""
-        if step in self._tasks and step not in self._signalled:
+        if step not in self._signalled and self._expects(step):
             self._signalled[step] = {"signal": signal, "data": data}
 
     async def _invoke(self, op: Op) -> _Ended:
@@ -505,7 +511,7 @@ class Run:
     @workflow.signal(name="invoked")
     def _on_invoked(self, step: str, result: dict[str, Any]) -> None:
         """A run that one of this run's steps invoked has ended."""
-        if step in self._tasks:
+        if self._expects(step):
             self._invoked[step] = protocol.memo_from_json(result)
 
     @workflow.signal(name="admission")
