@@ -162,6 +162,8 @@ class Pass:
         self._changed = asyncio.Event()
         self._executing = False
         self._target_begun = False
+        self.target_name = ""
+        """The id of the target, as the user wrote it, once it is executed."""
         self._reached_new_code = False
 
         self._middleware: MiddlewareManager
@@ -472,6 +474,7 @@ class Pass:
 
     async def _execute(self, op: Op, body: Callable[[], Awaitable[object]], output_type: object) -> Any:
         self._target_begun = self._executing = True
+        self.target_name = op.name
         error: BaseException | None = None
         value: Any = EmptySentinel
         inside = _inside_step.set(True)
@@ -598,7 +601,10 @@ def _text(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = tuple(
+    os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), package, "")
+    for package in ("adapter", "workers")
+)
 
 
 def _stack(error: BaseException) -> str | None:
@@ -612,7 +618,7 @@ def _stack(error: BaseException) -> str | None:
     chain: list[traceback.TracebackException] = [rendered]
     while chain:
         part = chain.pop()
-        users = [frame for frame in part.stack if not frame.filename.startswith(_PACKAGE)]
+        users = [frame for frame in part.stack if not frame.filename.startswith(_OURS)]
         part.stack = traceback.StackSummary.from_list(users)
         chain.extend(linked for linked in (part.__cause__, part.__context__) if linked is not None)
     return "".join(rendered.format()).rstrip()

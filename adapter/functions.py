@@ -8,7 +8,7 @@ import datetime
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
 
 import pydantic
@@ -17,7 +17,7 @@ from pydantic import AliasChoices, Discriminator, Field, Tag
 from .cel_syntax import ExpressionError
 from .context import Context, ContextSync
 from .cron import parse_cron
-from .errors import FunctionConfigInvalidError
+from .errors import FunctionConfigInvalidError, FunctionNotFoundError
 from .expressions import check_cancel_policy, compile_expression
 from .middleware import UninitializedMiddleware
 from .models import (
@@ -141,6 +141,31 @@ class FunctionPart:
     middleware: Sequence[UninitializedMiddleware]
     """The function's own; the client's comes before it."""
     function: "Function[Any]"
+
+
+MISSING_RETRIES = 4
+"""For some minutes, in which a deploy that was a mistake can be taken back."""
+
+
+def missing_part(function_id: str, other: FunctionPart) -> FunctionPart:
+    """What stands for a function that is not in its app any more. `other`: any one of the app."""
+    app_id = other.client.app_id
+
+    async def missing(ctx: Any) -> None:
+        raise FunctionNotFoundError(
+            f"Function {function_id} is not in app {app_id} any more: this worker can't go on with its runs."
+        )
+
+    update = {"id": function_id, "concurrency": None, "throttle": None, "singleton": None, "retries": MISSING_RETRIES}
+    return replace(
+        other,
+        id=function_id,
+        handler=missing,
+        is_async=True,
+        retries=MISSING_RETRIES,
+        config=other.config.model_copy(update=update),
+        middleware=(),
+    )
 
 
 class Function(Generic[T]):

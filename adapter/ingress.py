@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +36,7 @@ from .events import Seed, Stamped
 from .protocol import ErrorInfo
 from .registry import Follower
 from .routing import EVENT_IDS, RegistryNotReadyError, Router, refuses
+from .runs import error_of
 from .settings import RPC_TIMEOUT, Settings, ensure_search_attribute
 from .waits import Waits
 
@@ -526,10 +528,9 @@ def _is_connect(error: Exception) -> bool:
 def _error_output(error: BaseException) -> dict[str, Any]:
     """Why a run failed, as Inngest shows it."""
     if isinstance(error, ApplicationError):
-        stack = error.failure.stack_trace if error.failure is not None else ""
+        info = error_of(error)
         # A run never retries as a whole, so its failure says nothing of whether user code forbade another attempt.
-        name = error.type or "Error"
-        info = ErrorInfo(name, error.message, stack or None, retriable=name != "NonRetriableError")
+        info = replace(info, retriable=info.name != "NonRetriableError")
     else:
         message = error.message if isinstance(error, FailureError) else str(error)
         info = ErrorInfo(type(error).__name__, message)

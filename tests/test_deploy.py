@@ -1,13 +1,18 @@
 """A deploy in the middle of a run: it finishes under another version of its function."""
 
+import asyncio
+import contextlib
 from datetime import timedelta
 from typing import Any
 
-from temporalio.client import Client
+import pytest
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.exceptions import CancelledError
 
 import adapter as inngest
 
 from .harness import TRIGGER, new_client, registered, running, until
+from .test_run import failure_of
 
 
 async def test_a_run_finishes_under_a_version_with_steps_added_removed_and_reordered(client: Client) -> None:
@@ -107,3 +112,48 @@ async def test_a_function_that_is_no_longer_in_the_app_is_not_triggered(client: 
         [routed] = await app.router.route([event])
         assert routed.runs == (app.run_of(new, event).id,)
         assert await app.run_of(new, event).result() == "new"
+
+
+async def test_a_run_whose_function_is_gone_fails_with_that_message_and_can_be_cancelled(client: Client) -> None:
+    def app_with(*ids: str) -> list[inngest.Function[Any]]:
+        inngest_client = new_client()
+
+        async def sleeps(ctx: inngest.Context) -> None:
+            await ctx.step.sleep("sleep", timedelta(hours=1) if ctx.event.data["long"] else timedelta(seconds=3))
+
+        decorate = [inngest_client.create_function(fn_id=each, trigger=TRIGGER) for each in ids]
+        return [each(sleeps) for each in decorate]
+
+    gone, stays = app_with("gone", "stays")
+    async with running(client, gone, stays) as app:
+        runs = [app.run_of(gone, await app.send("test/event", {"long": long})) for long in (True, False)]
+        for run in runs:
+            await registered(run)
+    async with running(client, *app_with("stays")) as app:
+        await runs[0].cancel()
+        with pytest.raises(WorkflowFailureError) as cancelled:
+            await runs[0].result()
+        with pytest.raises(WorkflowFailureError) as failed:
+            await runs[1].result()
+    assert isinstance(cancelled.value.cause, CancelledError)
+    assert failure_of(failed.value).type == "FunctionNotFoundError"
+    assert failure_of(failed.value).message.startswith("Function app-gone is not in app app any more")
+
+
+async def test_a_worker_that_does_not_know_a_published_function_leaves_its_runs_to_others(client: Client) -> None:
+    """As in the middle of a rolling deploy."""
+    inngest_client = new_client()
+    executed: list[str] = []
+
+    @inngest_client.create_function(fn_id="old", trigger=inngest.TriggerEvent(event="never"))
+    async def old(ctx: inngest.Context) -> None: ...
+
+    @inngest_client.create_function(fn_id="new", trigger=TRIGGER, retries=0)
+    async def new(ctx: inngest.Context) -> str:
+        return await ctx.step.run("step", lambda: executed.append("step") or "done")
+
+    async with running(client, old), contextlib.AsyncExitStack() as stack:
+        other = await Client.connect(client.service_client.config.target_host, namespace=client.namespace)
+        app = await stack.enter_async_context(running(other, old, new))
+        assert await asyncio.gather(*(app.run(new) for _ in range(10))) == ["done"] * 10
+    assert executed == ["step"] * 10

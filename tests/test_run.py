@@ -16,6 +16,7 @@ import workers.run
 from adapter import events, names
 from adapter.driver import hashed
 from adapter.protocol import RunInput
+from adapter.runs import error_of
 from workers import admission, heartbeats
 from workers.memos import MemoCache
 
@@ -544,6 +545,34 @@ async def test_a_thousand_and_one_steps_are_too_many(client: Client) -> None:
     assert failure_of(raised.value).message == "The function run exceeded the step limit of 1000 steps."
 
 
+async def test_what_fails_is_logged_with_the_users_stack_alone(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=1)
+    async def fn(ctx: inngest.Context) -> None:
+        if ctx.event.data["where"] == "handler":
+            raise ValueError("no")
+        if ctx.event.data["where"] == "quiet":
+            raise inngest.NonRetriableError("no", quiet=True)
+        with contextlib.suppress(inngest.StepError):
+            await ctx.step.run("broken", lambda: {}["k"])
+
+    async with running(client, fn) as app:
+        for where in ("handler", "quiet"):
+            with pytest.raises(WorkflowFailureError):
+                await app.run(fn, {"where": where})
+        await app.run(fn, {"where": "step"})
+    logged = [record.message for record in caplog.records if "failed" in record.message]
+    assert [message.partition(" (run ")[0] for message in logged] == [
+        "The handler of app-fn failed in attempt 1 of 2, and is tried again in 0.0 s",
+        "The handler of app-fn failed in attempt 2 of 2, and is not tried again",
+        'Step "broken" of app-fn failed in attempt 1 of 2, and is tried again in 0.0 s',
+        'Step "broken" of app-fn failed in attempt 2 of 2, and is not tried again',
+    ]
+    assert all(f'File "{__file__}"' in message for message in logged)
+    assert not any(part in message for message in logged for part in ("workers/activities.py", "adapter/driver.py"))
+
+
 async def test_a_sleep_of_more_than_a_year_fails_the_run(client: Client) -> None:
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> None:
@@ -909,10 +938,15 @@ async def test_an_error_without_a_message_has_none(client: Client) -> None:
         try:
             await ctx.step.run("fail", fail)
         except inngest.StepError as error:
-            return [error.name, error.message]
+            if ctx.event.data["caught"]:
+                return [error.name, error.message]
+            raise
 
     async with running(client, fn) as app:
-        assert await app.run(fn) == ["ValueError", ""]
+        assert await app.run(fn, {"caught": True}) == ["ValueError", ""]
+        with pytest.raises(WorkflowFailureError) as raised:
+            await app.run(fn, {"caught": False})
+    assert error_of(failure_of(raised.value)).message == ""
 
 
 async def test_an_output_at_the_limit_of_nesting_ends_the_run(client: Client) -> None:

@@ -5,8 +5,10 @@ import concurrent.futures
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
@@ -18,7 +20,7 @@ from adapter.cel_syntax import ExpressionError
 from adapter.driver import Call, Pass, error_info
 from adapter.errors import BodyInvalidError, NonRetriableError, OutputTooLargeError, OutputUnserializableError
 from adapter.events import Stamped
-from adapter.functions import FunctionPart
+from adapter.functions import FunctionPart, missing_part
 from adapter.gates import StartRequest
 from adapter.protocol import ErrorInfo, Failed, Invoker, Memo, Ops, Outcome, Returned, RunInput
 from adapter.routing import Router, refuses, start_run
@@ -128,7 +130,7 @@ class RunActivities:
                 return {"vanished": True, "next": following} | known
             memo = pass_.executed.result()
             if memo.error is not None:
-                raise self._attempt_failed(memo.error, attempt)
+                raise self._attempt_failed(memo.error, attempt, pass_.target_name)
             reply: dict[str, Any] = {"data": memo.data} | known
             size = _size(memo.data)
             if size > MAX_OUTPUT_BYTES:
@@ -203,10 +205,11 @@ class RunActivities:
         or, if its steps need permits, by the run."""
         return RunFailure(error, retry_delay=LOST_RETRY if attempt < self._part().retries else None, final=False)
 
-    def _attempt_failed(self, error: ErrorInfo, attempt: int) -> RunFailure:
+    def _attempt_failed(self, error: ErrorInfo, attempt: int, step: str) -> RunFailure:
         delay = None
         if attempt < self._part().retries:
             delay = next_delay(error, attempt, self.settings.retry_interval)
+        self._log(f'Step "{step}"', error, attempt, delay)
         return RunFailure(error, retry_delay=delay, final=not error.retriable)
 
     async def _reply(self, outcome: Outcome, attempt: int = 0, pending: Container[str] = ()) -> dict[str, Any]:
@@ -222,10 +225,31 @@ class RunActivities:
             outcome = Failed(error_info(OutputUnserializableError(f"{what} is nested too deeply.")))
         if isinstance(outcome, Returned):
             outcome = replace(outcome, unheard=await self._unheard())
-        if isinstance(outcome, Failed) and attempt < self._part().retries:
-            delay = next_delay(outcome.error, attempt, self.settings.retry_interval)
+        if isinstance(outcome, Failed):
+            delay = None
+            if attempt < self._part().retries:
+                delay = next_delay(outcome.error, attempt, self.settings.retry_interval)
             outcome = replace(outcome, retry_ms=None if delay is None else round(delay.total_seconds() * 1000))
+            self._log("The handler", outcome.error, attempt, delay)
         return protocol.outcome_to_json(outcome)
+
+    def _log(self, what: str, error: ErrorInfo, attempt: int, delay: timedelta | None) -> None:
+        """What failed in user code, to the client's logger: with the user's stack, not with ours."""
+        if error.quiet:
+            return
+        part = self._part()
+        when = "and is not tried again" if delay is None else f"and is tried again in {delay.total_seconds():.1f} s"
+        part.client.logger.log(
+            logging.ERROR if delay is None else logging.WARNING,
+            "%s of %s failed in attempt %d of %d, %s (run %s): %s",
+            what,
+            part.id,
+            attempt + 1,
+            part.retries + 1,
+            when,
+            activity.info().workflow_id,
+            error.stack or f"{error.name}: {error.message}",
+        )
 
     async def _unheard(self) -> bool:
         """Whether nobody listens for the end of runs; if that can't be found out, somebody might."""
@@ -241,7 +265,7 @@ class RunActivities:
     def _part(self) -> FunctionPart:
         workflow_type = activity.info().workflow_type
         assert workflow_type is not None
-        return self.parts[workflow_type]
+        return self.parts.get(workflow_type) or missing_part(workflow_type, next(iter(self.parts.values())))
 
     async def _memory(self, version: int) -> RunMemory:
         """The run's events and memos, up to `version` at least; asked of the run if this process does not know them."""
@@ -348,7 +372,7 @@ class RunActivities:
                 run_id=info.workflow_id,
                 step=arguments["step"],
                 source_function_id=info.workflow_type,
-                source_app_id=self.parts[info.workflow_type].client.app_id,
+                source_app_id=self._part().client.app_id,
                 ts=arguments["ts"],
                 v=arguments["payload"].get("v"),
             )

@@ -170,8 +170,8 @@ def remove(
             known = ", ".join(each.app_id for each in (await Follower(client).refresh()).apps)
             raise ProcessError(f"There is no app {app_id!r}. " + (f"There are {known}." if known else "There is none."))
         out.print(
-            f"App {app_id} is removed, with its schedules. Runs that have begun are still there, for a worker to go on"
-            " with; to end them, POST /v1/cancellations or cancel them in Temporal."
+            f"App {app_id} is removed, with its schedules. Runs that have begun are still there, for a worker of it to"
+            " go on with; without one they can only be terminated in Temporal."
         )
 
     with _plain_errors():

@@ -10,11 +10,13 @@ workflows. The user's data converter, interceptors, workflows and activities sta
 import asyncio
 import concurrent.futures
 import dataclasses
+import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+from temporalio import workflow
 from temporalio.client import Client
 from temporalio.plugin import SimplePlugin
 from temporalio.worker import ReplayerConfig, Worker, WorkerConfig
@@ -23,7 +25,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from adapter import names
 from adapter.admission import Locks
 from adapter.errors import Error, FunctionConfigInvalidError
-from adapter.functions import Function, FunctionPart
+from adapter.functions import Function, FunctionPart, missing_part
 from adapter.registry import AppConfig, Follower
 from adapter.routing import Router
 from adapter.settings import ensure_search_attribute
@@ -40,7 +42,7 @@ from .locks import LockActivities
 from .mailbox import Mailbox
 from .memos import MemoCache
 from .registry import App, Registry, publish
-from .run import RunSettings, workflow_for
+from .run import RunFailure, RunSettings, leftover_workflow, workflow_for
 from .schedules import CronTick, ScheduleActivities
 from .signals import Signal
 
@@ -82,7 +84,11 @@ class InngestPlugin(SimplePlugin):
         router = Router(client, self._follower, waits.deliver)
         activities = RunActivities(client, self._parts, self._settings, router, waits, self._executor, self._heartbeats)
         admission = AdmissionActivities(Locks(client), self._parts, self._follower)
-        config["workflows"] = [*config.get("workflows", []), *self._workflows]
+        workflows = [*config.get("workflows", []), *self._workflows]
+        if not any(_is_dynamic(each) for each in workflows):  # a worker can have one
+            workflows.append(leftover_workflow(self._settings, self._missing))
+        config["workflows"] = workflows
+        logging.getLogger("temporalio.activity").addFilter(_is_not_logged)
         config["activities"] = [*config.get("activities", []), *activities.all(), *admission.all()]
         runner = config.get("workflow_runner")
         if isinstance(runner, SandboxedWorkflowRunner):
@@ -92,6 +98,13 @@ class InngestPlugin(SimplePlugin):
         # A killed worker must be noticed within the heartbeat timeout: send most of the heartbeats.
         config["max_heartbeat_throttle_interval"] = timedelta(seconds=5)
         return config
+
+    def _missing(self, function_id: str) -> FunctionPart:
+        """For the workflow of runs whose function is gone. It may also be one that another version of the app has."""
+        snapshot = self._follower.snapshot
+        if not function_id.startswith(f"{self.app_id}-") or snapshot is None or snapshot.function(function_id):
+            raise RuntimeError(f"Workflow class {function_id} is not registered on this worker.")
+        return missing_part(function_id, next(iter(self._parts.values())))
 
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
         """Let a replayer know the functions' workflows."""
@@ -125,6 +138,16 @@ class InngestPlugin(SimplePlugin):
         await publish(client, app)
         await self._follower.refresh()
         self.published.set()
+
+
+def _is_dynamic(workflow_class: type) -> bool:
+    definition = workflow._Definition.from_class(workflow_class)
+    return definition is not None and definition.name is None
+
+
+def _is_not_logged(record: logging.LogRecord) -> bool:
+    """What fails in user code is logged by our activities, with the user's stack; temporalio would show ours."""
+    return not (record.exc_info and isinstance(record.exc_info[1], RunFailure))
 
 
 def _max_threads() -> int | None:

@@ -17,8 +17,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from adapter.settings import Settings, connect, ensure_search_attribute
 
-out = Console(highlight=False, markup=False, soft_wrap=True)
-err = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
+out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+err = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
 
 RECONNECT_SECONDS = 1.0
 """Between two attempts to reach Temporal."""

@@ -9,14 +9,14 @@ import asyncio
 import builtins
 import json
 from collections import Counter, deque
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, ClassVar
 
 from temporalio import workflow
 from temporalio.api.failure.v1 import Failure
-from temporalio.common import RetryPolicy
+from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
@@ -28,6 +28,7 @@ from temporalio.exceptions import (
 from adapter import names, protocol
 from adapter.functions import FunctionPart
 from adapter.protocol import ErrorInfo, Failed, Memo, Op, Ops, Outcome, Returned, RunInput
+from adapter.runs import error_of
 from adapter.waits import Delivery
 
 from .admission import Admission
@@ -585,6 +586,32 @@ def workflow_for(part: FunctionPart, settings: RunSettings) -> type:
     return workflow.defn(name=part.id, sandboxed=False)(type(Run.__name__, (Run,), members))
 
 
+class Leftover(Run):
+    """The workflow of runs whose function was there when they began, and is not any more: they fail with that message,
+    and can be cancelled. `leftover_workflow` makes the class that Temporal knows."""
+
+    missing: Callable[[str], FunctionPart]
+
+    @workflow.run
+    async def run(self, given: Sequence[RawValue]) -> Any:  # type: ignore[override]
+        self._stands_for = self.missing(workflow.info().workflow_type)
+        return await Run.run(self, workflow.payload_converter().from_payload(given[0].payload))
+
+    @property
+    def function(self) -> FunctionPart:  # type: ignore[override]
+        return self._stands_for
+
+    async def _execute_handler(self) -> tuple[Outcome, bool]:
+        self.missing(workflow.info().workflow_type)  # it may have come back
+        return await super()._execute_handler()
+
+
+def leftover_workflow(settings: RunSettings, missing: Callable[[str], FunctionPart]) -> type:
+    """`missing`: what stands for such a function; raises if the worker has nothing to do with it."""
+    members = {"settings": settings, "missing": staticmethod(missing), "run": Leftover.run, "__module__": __name__}
+    return workflow.defn(dynamic=True, sandboxed=False)(type(Leftover.__name__, (Leftover,), members))
+
+
 async def _shielded(finish: Coroutine[Any, Any, None]) -> None:
     """A run that has ended can't be cancelled any more."""
     task = asyncio.create_task(finish)
@@ -627,10 +654,7 @@ def _error_of(error: ActivityError) -> ErrorInfo:
     """The error of a step whose attempts are used up."""
     cause = error.cause
     if isinstance(cause, ApplicationError):
-        failure = cause.failure
-        # An empty message is another one in the exception.
-        message, stack = (cause.message, None) if failure is None else (failure.message, failure.stack_trace)
-        return ErrorInfo(cause.type or "Error", message, stack or None, retriable=not cause.non_retryable)
+        return error_of(cause)
     if isinstance(cause, TimeoutError):
         message = "The worker that executed it was lost, or it took longer than the limit."
         return ErrorInfo("StepTimeout", f"{message} ({cause.message})")
