@@ -135,6 +135,8 @@ class Pass:
         self.client: Inngest = function.client
         self.is_async = function.is_async
         self.ended = False
+        self.unwinding = False
+        """A handler that is not async is on its way out of a step; a step in a `finally` is not for now."""
         self._function = function
         self._call = call
         self._outside = outside
@@ -389,7 +391,7 @@ class Pass:
         """The result of a step: its memo, or the body's if this pass is for it; otherwise the handler stops here."""
         if _inside_step.get():
             raise _NestedStep
-        if self.ended:
+        if self.ended or self.unwinding:
             raise Interrupt
         if not isinstance(step_id, str):
             raise Error(f"A step id must be a string, not {type(step_id).__name__} (function {self._function.id}).")
@@ -531,6 +533,7 @@ class Pass:
     async def _block(self, op: Op) -> Any:
         self._blocked[op.id] = op
         if not self._function.is_async:
+            self.unwinding = True
             raise Interrupt
         task = self._watch_current_task()
         self._waiting.add(task)

@@ -48,6 +48,7 @@ class GroupSync:
         results: list[T] = []
         interrupt: Interrupt | None = None
         for function in callables:
+            self._pass.unwinding = False
             try:
                 results.append(function())
             except Interrupt as raised:
@@ -55,5 +56,6 @@ class GroupSync:
                     raise
                 interrupt = raised
         if interrupt is not None:
+            self._pass.unwinding = True
             raise interrupt
         return tuple(results)

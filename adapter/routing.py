@@ -214,7 +214,8 @@ async def start_run(
         async with asyncio.timeout(None if rpc_timeout is None else rpc_timeout.total_seconds()):
             cancels = await waits.register_cancels(function.config.cancel, run_id, first, event_ids)
     needs, factor = needs_of(function.config, first), factor_of(function.config, first)
-    delay_ms = 0 if batched else first["ts"] - time.time() * 1000
+    # The time of our own events is now, by another clock.
+    delay_ms = 0 if batched or events.is_internal(first["name"]) else first["ts"] - time.time() * 1000
     try:
         await client.start_workflow(
             function.id,

@@ -211,4 +211,8 @@ def _stubbed(op: Op, stub: object) -> Memo:
         return Memo(error=replace(error, retriable=True) if op.kind == protocol.INVOKE else error)
     if isinstance(stub, Event):
         return Memo(data=_wire(stub))
+    if op.kind == protocol.WAIT_FOR_EVENT and stub is not None:
+        raise UnstubbedStepError(
+            f'The entry of step "{op.name}" in step_stubs must be an Event or Timeout, not {stub!r}.'
+        )
     return Memo(data=to_json(stub, op.name))

@@ -53,7 +53,7 @@ async def thank_you(ctx: inngest.Context) -> str:
     debounce=inngest.Debounce(period=2_000, timeout=MINUTE, key="event.data.customer"),
 )
 async def index_customer(ctx: inngest.Context) -> object:
-    return await ctx.step.run("index", index, ctx.event.data["n"])
+    return await ctx.step.run("index", index, ctx.event.data.get("n", 1))
 
 
 @client.create_function(

@@ -181,6 +181,14 @@ async def test_a_removed_app_is_not_triggered_and_may_come_back(client: Client) 
 
 
 @pytest.mark.usefixtures("worker")
+async def test_a_removal_that_was_cut_off_is_completed(client: Client) -> None:
+    await registry.publish(client, app("shop", function("shop-f", "order")))
+    await client.get_workflow_handle(names.app_id("shop")).execute_update("remove")
+    assert await registry.remove(client, "shop")
+    assert not await registry.remove(client, "shop")
+
+
+@pytest.mark.usefixtures("worker")
 async def test_apps_published_at_once_are_all_there(client: Client) -> None:
     apps = [app(f"a{i}", function(f"a{i}-f", "x")) for i in range(12)]
     await asyncio.gather(*(registry.publish(client, config) for config in apps))

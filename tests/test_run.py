@@ -929,6 +929,30 @@ async def test_parallel_steps_that_wait_for_permits_look_at_the_queue_once_for_a
     assert len(timers) <= steps + len(asked)
 
 
+async def test_a_step_in_a_finally_is_not_executed_beside_the_one_before_it(client: Client) -> None:
+    executed: list[str] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    def fn(ctx: inngest.ContextSync) -> Any:
+        def slow() -> str:
+            executed.append("begins")
+            time.sleep(0.5)
+            executed.append("ends")
+            return "done"
+
+        def branch() -> str:
+            try:
+                return ctx.step.run("slow", slow)
+            finally:
+                ctx.step.run("cleanup", executed.append, "cleanup")
+
+        return ctx.group.parallel((branch, lambda: ctx.step.run("other", lambda: "other")))
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == ["done", "other"]
+    assert executed == ["begins", "ends", "cleanup"]
+
+
 async def test_an_error_without_a_message_has_none(client: Client) -> None:
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0)
     async def fn(ctx: inngest.Context) -> Any:

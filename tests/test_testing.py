@@ -230,6 +230,15 @@ def test_what_fails_a_run_fails_a_test(case: str, name: str, message: str) -> No
     assert message in result.error.message
 
 
+def test_a_stub_of_a_wait_that_is_no_event_is_named() -> None:
+    @function()
+    async def fn(ctx: inngest.Context) -> None:
+        await ctx.step.wait_for_event("payment", event="x", timeout=1_000)
+
+    with pytest.raises(UnstubbedStepError, match='step "payment" in step_stubs must be an Event'):
+        trigger(fn, EVENT, step_stubs={"payment": {"data": 1}})
+
+
 def test_an_invocation_that_fails_raises_a_step_error_whatever_its_error_was() -> None:
     @function(retries=0)
     async def fn(ctx: inngest.Context) -> str:

@@ -4,6 +4,7 @@ An activity's input holds only ids and a memo version; its handler needs the mem
 here, and an activity that does not find it (the workflow runs in another process) asks the run for it.
 """
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,6 +24,9 @@ class RunMemory:
     """Hashed ids of the steps that have begun and not ended."""
     size: int = 0
     """Bytes of `memos`."""
+
+    def __post_init__(self) -> None:
+        self.event_bytes = sum(len(json.dumps(event)) for event in self.events)
 
     def append(self, step: str, text: str) -> None:
         self.memos.append((step, text))
@@ -45,8 +49,9 @@ class MemoCache:
     def put(self, run: str, memory: RunMemory) -> None:
         with self._lock:
             _, before = self._runs.pop(run, (None, 0))
-            self._runs[run] = (memory, memory.size)
-            self._bytes += memory.size - before
+            size = memory.size + memory.event_bytes
+            self._runs[run] = (memory, size)
+            self._bytes += size - before
             while len(self._runs) > 1 and (len(self._runs) > self._max_runs or self._bytes > self._max_bytes):
                 _, (_, size) = self._runs.popitem(last=False)
                 self._bytes -= size

@@ -210,11 +210,12 @@ async def remove(client: Client, app_id: str, timeout: timedelta = PUBLISH_TIMEO
     known = await _memo(client, names.app_id(app_id))
     if not known:
         return False
+    listed = app_id in (await _memo(client, names.REGISTRY_ID)).get("apps", {})
     start = _with_start(names.APP_TYPE, AppState(), names.app_id(app_id))
     version = await _update(client, start, "remove", [], timeout, known["version"])
     start = _with_start(names.REGISTRY_TYPE, RegistryState(), names.REGISTRY_ID)
     await _update(client, start, "drop", [app_id, version], timeout)
-    return known.get("app") is not None
+    return listed or known.get("app") is not None
 
 
 def _changes(before: dict[str, Any] | None, after: dict[str, Any] | None, version: int) -> list[Change]:
