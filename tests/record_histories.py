@@ -57,6 +57,12 @@ async def play(app: App, client: Client) -> None:
     await registered(single)
     ended.append(app.run_of(recorded.single, await app.send("r/single")))
     await app.send("r/single-go")
+    stopped = app.run_of(recorded.stopped, await app.send("r/stopped"))
+    async for event in stopped.fetch_history_events(wait_new_event=True):
+        if event.HasField("activity_task_scheduled_event_attributes"):
+            break
+    await stopped.cancel()  # while a step of it executes
+    ended.append(stopped)
     schedule = names.schedule_id("recorded", recorded.yearly.id, "0 0 1 1 *")
     await client.get_schedule_handle(schedule).trigger()
     sleeper = app.run_of(recorded.sleeper, await app.send("r/sleeper"))

@@ -88,7 +88,7 @@ class InngestPlugin(SimplePlugin):
         if not any(_is_dynamic(each) for each in workflows):  # a worker can have one
             workflows.append(leftover_workflow(self._settings, self._missing))
         config["workflows"] = workflows
-        logging.getLogger("temporalio.activity").addFilter(_is_not_logged)
+        logging.getLogger("temporalio.activity").addFilter(_is_shown)
         config["activities"] = [*config.get("activities", []), *activities.all(), *admission.all()]
         runner = config.get("workflow_runner")
         if isinstance(runner, SandboxedWorkflowRunner):
@@ -145,8 +145,8 @@ def _is_dynamic(workflow_class: type) -> bool:
     return definition is not None and definition.name is None
 
 
-def _is_not_logged(record: logging.LogRecord) -> bool:
-    """What fails in user code is logged by our activities, with the user's stack; temporalio would show ours."""
+def _is_shown(record: logging.LogRecord) -> bool:
+    """Of what temporalio logs: user code that failed is logged by our activities, with the user's stack, not ours."""
     return not (record.exc_info and isinstance(record.exc_info[1], RunFailure))
 
 

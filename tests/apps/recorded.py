@@ -125,6 +125,11 @@ async def sleeper(ctx: inngest.Context) -> None:
     await ctx.step.sleep("long", 3_600_000)
 
 
+@client.create_function(fn_id="stopped", trigger=on("r/stopped"), concurrency=[inngest.Concurrency(limit=1)])
+async def stopped(ctx: inngest.Context) -> None:
+    await ctx.step.run("long", asyncio.sleep, 60)
+
+
 FUNCTIONS = [
     yearly,
     sleeper,
@@ -141,4 +146,5 @@ FUNCTIONS = [
     rated,
     debounced,
     batched,
+    stopped,
 ]
