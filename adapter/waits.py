@@ -24,11 +24,14 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from . import names
 from .conditions import WaitCondition, split_condition, value_at, whole_condition
+from .events import is_internal
 from .models import Cancel, milliseconds
 from .packing import pack, unpack
 
 CANCEL: Final = "cancel:"
 """Begins the id of a wait that cancels its run."""
+SILENCE = 0.5
+"""Seconds for which a process goes by what it found of who waits for the ends of runs."""
 NO_CONDITION = WaitCondition("", None, None, {})
 CANCEL_LIFETIME_MS = 365 * 86_400_000
 """How long a `cancel` entry without a timeout counts, as in Inngest."""
@@ -96,6 +99,7 @@ class Waits:
         self._known: set[tuple[str, str]] = set()
         self._adding: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._hubs = _HubReader(client)
+        self._silent_until: dict[str, float] = {}
 
     @staticmethod
     @functools.lru_cache(maxsize=16)
@@ -166,9 +170,19 @@ class Waits:
         with _not_found_is_fine():
             await self._client.get_workflow_handle(mailbox).signal("deregister", args=[run, wait])
 
-    async def awaited(self, event_name: str) -> bool:
-        """Whether anybody ever waited for events of that name. Raises `RPCError`."""
-        return bool(await self._hubs.paths(event_name))
+    async def heard(self, event_name: str) -> bool:
+        """Whether anybody ever waited for one of Inngest's own events. Raises `RPCError`.
+
+        That nobody did is good for `SILENCE` seconds, so that not every run has to ask Temporal at its end; and a wait
+        for such an event counts as begun only when what processes believe has run out.
+        """
+        asked = time.monotonic()
+        if asked < self._silent_until.get(event_name, 0):
+            return False
+        heard = bool(await self._hubs.paths(event_name))
+        if not heard:
+            self._silent_until[event_name] = asked + SILENCE
+        return heard
 
     async def deliver(self, event: Mapping[str, Any], internal_id: str) -> None:
         """Give an event to every wait that is registered for it. Raises `RPCError` if Temporal can't be reached."""
@@ -195,7 +209,7 @@ class Waits:
         if key in self._known:
             return
         if path in await self._hubs.paths(event_name):  # which needs no worker, as an update does
-            self._known.add(key)
+            await self._know(event_name, path)
             return
         adding = self._adding.get(key)
         if adding is None:
@@ -212,6 +226,11 @@ class Waits:
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         )
         await self._client.execute_update_with_start_workflow("add_path", path, start_workflow_operation=start)
+        await self._know(event_name, path)
+
+    async def _know(self, event_name: str, path: str) -> None:
+        if is_internal(event_name):
+            await asyncio.sleep(2 * SILENCE)  # twice: clocks differ in speed
         self._known.add((event_name, path))
 
 

@@ -172,6 +172,30 @@ async def test_a_known_path_needs_no_worker_and_a_new_one_is_an_error_soon(clien
         await start_run(fresh, other, [one], "unknown", rpc_timeout=timedelta(seconds=1))
 
 
+async def test_a_wait_for_the_end_of_a_run_is_found_though_nobody_waited_a_moment_ago(client: Client) -> None:
+    """Which is good for half a second; such a wait begins only afterwards."""
+    inngest_client = new_client()
+
+    @inngest_client.create_function(fn_id="short", trigger=inngest.TriggerEvent(event="short"))
+    async def short(ctx: inngest.Context) -> None: ...
+
+    @inngest_client.create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        condition = "async.data.event.data.n == event.data.n && async.data.function_id == 'app-short'"
+        found = await ctx.step.wait_for_event(
+            "end", event="inngest/function.finished", if_exp=condition, timeout=60_000
+        )
+        return found is not None
+
+    async with running(client, short, fn) as app:
+        await app.run(short, {"n": 0}, name="short")
+        run = app.run_of(fn, await app.send("test/event", {"n": 1}))
+        await app.run(short, {"n": 0}, name="short")
+        await registered(run)
+        await app.run(short, {"n": 1}, name="short")
+        assert await run.result() is True
+
+
 async def sleeping(ctx: inngest.Context) -> None:
     await ctx.step.sleep("long", timedelta(hours=1))
 

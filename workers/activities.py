@@ -258,7 +258,7 @@ class RunActivities:
             return False
         try:
             async with asyncio.timeout(1):
-                return not await self.waits.awaited(events.FINISHED)
+                return not await self.waits.heard(events.FINISHED)
         except (RPCError, TimeoutError):
             return False
 
