@@ -157,7 +157,8 @@ def listen(host: str, port: int, option: str) -> socket.socket:
             raise ProcessError(
                 f"Port {port} of {host} is in use. Stop what uses it, or choose another one with {option}."
             ) from None
-        raise ProcessError(f"Can't listen on port {port} of {host} ({error.strerror}). Check {option}.") from None
+        message = f"Can't listen on port {port} of {host} ({error.strerror}). Check the host and {option}."
+        raise ProcessError(message) from None
 
 
 def url_of(host: str, port: int) -> str:
