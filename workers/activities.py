@@ -203,6 +203,8 @@ class RunActivities:
     def _lost(self, error: ErrorInfo, attempt: int) -> RunFailure:
         """An attempt that did not fail by user code. It is repeated soon, as if the worker had been killed: by Temporal
         or, if its steps need permits, by the run."""
+        part = self._part()
+        part.client.logger.warning("%s: %s (run %s)", part.id, error.message, activity.info().workflow_id)
         return RunFailure(error, retry_delay=LOST_RETRY if attempt < self._part().retries else None, final=False)
 
     def _attempt_failed(self, error: ErrorInfo, attempt: int, step: str) -> RunFailure:
