@@ -22,7 +22,7 @@ from .bench import HAND, NO_PAUSE, OURS, Report, Turn, cpu_seconds, embedded_ser
 DIRECT = "ours, started directly"
 AT_ONCE = {0: 60, 1: 40, 5: 20, 20: 10}
 """Runs at once, by number of steps."""
-THROUGHPUT_TURNS = 5
+THROUGHPUT_TURNS = 11
 LATENCY_TURNS = {0: 24, 1: 16, 5: 12, 20: 6}
 
 Start = Callable[[], Awaitable[object]]
