@@ -65,20 +65,22 @@ def split_condition(source: str, event: dict[str, Any]) -> WaitCondition:
         ExpressionError: The condition can't be compiled.
     """
     condition = _split(source)
-    filled = reduce_event(source, event)
+    whole = whole_condition(source, event)
     best: tuple[int, _Equality, Scalar] | None = None
     for equality in condition.equalities:
         try:
-            usable, value = canonical_scalar(equality.value.evaluate_raw(filled))
+            usable, value = canonical_scalar(equality.value.evaluate_raw(whole.event))
         except EvaluationError:
             continue
         rank = (value is None or isinstance(value, bool)) * 2 + (not equality.from_event)
         if usable and (best is None or rank < best[0]):
             best = rank, equality, value
     if best is None:
-        return whole_condition(source, event)
+        return whole
     _, equality, value = best
-    return WaitCondition(equality.path, value, equality.rest, _reduced(equality.rest_paths, filled, condition.paths))
+    return WaitCondition(
+        equality.path, value, equality.rest, _reduced(equality.rest_paths, whole.event, condition.paths)
+    )
 
 
 def whole_condition(source: str, event: dict[str, Any]) -> WaitCondition:

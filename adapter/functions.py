@@ -147,8 +147,12 @@ MISSING_RETRIES = 4
 """For some minutes, in which a deploy that was a mistake can be taken back."""
 
 
-def missing_part(function_id: str, other: FunctionPart) -> FunctionPart:
-    """What stands for a function that is not in its app any more. `other`: any one of the app."""
+def part_of(function_id: str, parts: Mapping[str, FunctionPart]) -> FunctionPart:
+    """One of an app's parts; or, for a function that is not in the app any more, what stands for it."""
+    part = parts.get(function_id)
+    if part is not None:
+        return part
+    other = next(iter(parts.values()))
     app_id = other.client.app_id
 
     async def missing(ctx: Any) -> None:

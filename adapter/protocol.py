@@ -133,8 +133,10 @@ STEPS_EXCEEDED = ErrorInfo(
 """Ends a run that asks for one step more."""
 
 
-def too_long(op: "Op") -> ErrorInfo:
-    """Ends a run that asks for a sleep or a wait of more than `MAX_WAIT`."""
+def too_long(op: "Op", ms: float) -> ErrorInfo | None:
+    """Ends a run that asks for a sleep or a wait of more than `MAX_WAIT`; None if it is not."""
+    if ms <= MAX_WAIT / timedelta(milliseconds=1):
+        return None
     message = f'Step "{op.name}" waits longer than the limit of {MAX_WAIT.days} days.'
     return ErrorInfo("InngestErrTimeoutTooLong", message)
 

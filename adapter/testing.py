@@ -148,13 +148,11 @@ class _Run:
         ms = op.options.get("duration_ms", op.options.get("timeout_ms", 0))
         if "until_ms" in op.options:
             ms = op.options["until_ms"] - time.time() * 1000
-        if ms > protocol.MAX_WAIT.total_seconds() * 1000:
-            return protocol.too_long(op)
         try:
             compile_expression(op.options.get("if") or "true")
         except ExpressionError as error:
             return protocol.invalid_condition(error)
-        return None
+        return protocol.too_long(op, ms)
 
     async def _memo(self, op: Op) -> Memo | None:
         """A step's result; None if the handler does not ask for it any more."""

@@ -20,7 +20,7 @@ from adapter.cel_syntax import ExpressionError
 from adapter.driver import Call, Pass, error_info
 from adapter.errors import BodyInvalidError, NonRetriableError, OutputTooLargeError, OutputUnserializableError
 from adapter.events import Stamped
-from adapter.functions import FunctionPart, missing_part
+from adapter.functions import FunctionPart, part_of
 from adapter.gates import StartRequest
 from adapter.protocol import ErrorInfo, Failed, Invoker, Memo, Ops, Outcome, Returned, RunInput
 from adapter.routing import Router, refuses, start_run
@@ -184,28 +184,26 @@ class RunActivities:
 
         `until_over`: a cancelled activity ends once user code has, because then its run gives permits back.
         """
-        try:
-            with self.heartbeats.sent():
-                try:
-                    yield
-                except asyncio.CancelledError:
-                    pass_.close()
-                    if until_over and not activity.is_worker_shutdown():
-                        await pass_.over()
+        with self.heartbeats.sent():
+            try:
+                yield
+            except BaseException as error:
+                pass_.close()
+                if not isinstance(error, asyncio.CancelledError):
                     raise
-        except BaseException as error:
-            pass_.close()
-            if isinstance(error, asyncio.CancelledError) and activity.is_worker_shutdown():
-                message = "The worker stopped while it executed this step; another one goes on."
-                raise self._lost(ErrorInfo("WorkerStopped", message), attempt) from None
-            raise
+                if activity.is_worker_shutdown():
+                    message = "The worker stopped while it executed this step; another one goes on."
+                    raise self._lost(ErrorInfo("WorkerStopped", message), attempt) from None
+                if until_over:
+                    await pass_.over()
+                raise
 
     def _lost(self, error: ErrorInfo, attempt: int) -> RunFailure:
         """An attempt that did not fail by user code. It is repeated soon, as if the worker had been killed: by Temporal
         or, if its steps need permits, by the run."""
         part = self._part()
         part.client.logger.warning("%s: %s (run %s)", part.id, error.message, activity.info().workflow_id)
-        return RunFailure(error, retry_delay=LOST_RETRY if attempt < self._part().retries else None, final=False)
+        return RunFailure(error, retry_delay=LOST_RETRY if attempt < part.retries else None, final=False)
 
     def _attempt_failed(self, error: ErrorInfo, attempt: int, step: str) -> RunFailure:
         delay = None
@@ -267,7 +265,7 @@ class RunActivities:
     def _part(self) -> FunctionPart:
         workflow_type = activity.info().workflow_type
         assert workflow_type is not None
-        return self.parts.get(workflow_type) or missing_part(workflow_type, next(iter(self.parts.values())))
+        return part_of(workflow_type, self.parts)
 
     async def _memory(self, version: int) -> RunMemory:
         """The run's events and memos, up to `version` at least; asked of the run if this process does not know them."""

@@ -26,7 +26,7 @@ from temporalio.exceptions import FailureError
 from temporalio.service import RPCError
 
 from adapter.admission import Locks, terms_of
-from adapter.functions import FunctionPart, missing_part
+from adapter.functions import FunctionPart, part_of
 from adapter.lock import GRANTED, SKIPPED, Request, place
 from adapter.protocol import Need
 from adapter.routing import SnapshotSource
@@ -354,8 +354,7 @@ class AdmissionActivities:
         # What was published last, so that workers of two versions do not set a limit to and fro.
         snapshot = self.registry.snapshot
         published = snapshot.function(info.workflow_type) if snapshot is not None else None
-        own = self.parts.get(info.workflow_type) or missing_part(info.workflow_type, next(iter(self.parts.values())))
-        config = (published or own).config
+        config = (published or part_of(info.workflow_type, self.parts)).config
         version = published.version if published else 0
         score = arguments["score"]
         work = []

@@ -25,7 +25,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 from adapter import names
 from adapter.admission import Locks
 from adapter.errors import Error, FunctionConfigInvalidError
-from adapter.functions import Function, FunctionPart, missing_part
+from adapter.functions import Function, FunctionPart, part_of
 from adapter.registry import AppConfig, Follower
 from adapter.routing import Router
 from adapter.settings import ensure_search_attribute
@@ -104,7 +104,7 @@ class InngestPlugin(SimplePlugin):
         snapshot = self._follower.snapshot
         if not function_id.startswith(f"{self.app_id}-") or snapshot is None or snapshot.function(function_id):
             raise RuntimeError(f"Workflow class {function_id} is not registered on this worker.")
-        return missing_part(function_id, next(iter(self._parts.values())))
+        return part_of(function_id, self._parts)
 
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
         """Let a replayer know the functions' workflows."""

@@ -640,8 +640,9 @@ def _timeout_of(op: Op) -> timedelta:
 
 def _duration(op: Op, ms: float) -> timedelta:
     """How long a step waits; a negative duration counts as none."""
-    if ms > protocol.MAX_WAIT / timedelta(milliseconds=1):
-        raise RunFailure(protocol.too_long(op))
+    error = protocol.too_long(op, ms)
+    if error is not None:
+        raise RunFailure(error)
     return timedelta(milliseconds=max(0, ms))
 
 
