@@ -1,1 +1,2 @@
-"""What Inngest-style functions cost beside the same written by hand with temporalio: `python -m benchmarks`."""
+"""What Inngest-style functions cost beside the same written by hand with temporalio: `python -m
+benchmarks`."""

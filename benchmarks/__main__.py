@@ -1,5 +1,5 @@
-"""`python -m benchmarks [runs|waits|ingress|registry|flow_control|expressions|queue|scale|profile ...]`:
-those named, or all but `queue`, `scale` and `profile`.
+"""`python -m benchmarks [runs|waits|ingress|registry|flow_control|expressions|queue|scale|profile
+...]`: those named, or all but `queue`, `scale` and `profile`.
 
 Exits with 1 if a bar of ours is missed.
 """
@@ -30,12 +30,18 @@ def main() -> int:
     chosen = sys.argv[1:] or [*(name for name in SERVED if name not in LONG), "expressions"]
     unknown = set(chosen) - {*SERVED, "expressions"}
     if unknown:
-        print(f"No such benchmark: {', '.join(sorted(unknown))}. There are {', '.join(SERVED)} and expressions.")
+        print(
+            f"No such benchmark: {', '.join(sorted(unknown))}. There are {', '.join(SERVED)} and"
+            " expressions."
+        )
         return 2
     report = Report()
     begun = time.monotonic()
     load = os.getloadavg()[0]
-    print(f"{os.cpu_count()} cores, load {load:.1f} before. The server, all workers and the clients share them.")
+    print(
+        f"{os.cpu_count()} cores, load {load:.1f} before. The server, all workers and the clients"
+        " share them."
+    )
     for name in chosen:
         if name in SERVED:
             asyncio.run(SERVED[name](report))
@@ -51,4 +57,6 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    os._exit(status)  # temporalio's threads may call Python while it is being torn down, which aborts the process
+    os._exit(
+        status
+    )  # temporalio's threads may call Python while it is being torn down, which aborts the process

@@ -1,7 +1,8 @@
-"""What the benchmarks share: the embedded server, worker processes, interleaved measuring, the table with its bars.
+"""What the benchmarks share: the embedded server, worker processes, interleaved measuring, the
+table with its bars.
 
-The machine is never ours alone, so nothing is compared across time: ours and the hand-written take turns, in one run,
-on one server, in an order that alternates; medians are over those turns.
+The machine is never ours alone, so nothing is compared across time: ours and the hand-written take
+turns, in one run, on one server, in an order that alternates; medians are over those turns.
 """
 
 import asyncio
@@ -18,11 +19,11 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
 
-from adapter import names
-from adapter.registry import Follower
-from adapter.routing import Router
-from adapter.waits import Waits
-from workers.dev import POLL_SETTING, server_program
+from inngest_temporal.routing.registry import Follower
+from inngest_temporal.routing.router import Router
+from inngest_temporal.routing.waits import Waits
+from inngest_temporal.temporal import names
+from inngest_temporal_workers.commands.dev import POLL_SETTING, server_program
 
 ROOT = Path(__file__).parent.parent
 OURS = "ours"
@@ -30,8 +31,9 @@ HAND = "hand-written"
 
 
 NO_PAUSE = POLL_SETTING
-"""The embedded server, as it comes, looks for workflow tasks 20 times a second, so one takes 50 ms, and most of any
-latency is that pause, on both sides. With this setting it is the work; a larger cluster has many shards that look."""
+"""The embedded server, as it comes, looks for workflow tasks 20 times a second, so one takes 50 ms,
+and most of any latency is that pause, on both sides. With this setting it is the work; a larger
+cluster has many shards that look."""
 
 
 @contextlib.asynccontextmanager
@@ -44,7 +46,9 @@ async def embedded_server(*settings: str) -> AsyncIterator[Client]:
         dev_server_existing_path=server_program(),
         dev_server_log_level="error",
         search_attributes=[SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)],
-        dev_server_extra_args=[part for each in settings for part in ("--dynamic-config-value", each)],
+        dev_server_extra_args=[
+            part for each in settings for part in ("--dynamic-config-value", each)
+        ],
     )
     try:
         yield env.client
@@ -128,7 +132,8 @@ Turn = Callable[[], Awaitable[float]]
 
 
 async def take_turns(sides: dict[str, Turn], turns: int, *, warm_up: int = 1) -> dict[str, Samples]:
-    """Measure all sides, `turns` times each, one after the other; the order is reversed every time."""
+    """Measure all sides, `turns` times each, one after the other; the order is reversed every
+    time."""
     samples = {name: Samples() for name in sides}
     order = list(sides)
     for turn in range(-warm_up, turns):
@@ -164,11 +169,13 @@ class Report:
     ) -> None:
         """One line: both medians, their ratio, the bar, and whether it holds.
 
-        The ratio of samples that were taken in turns is the median of the turns' ratios: what else the machine did
-        in a turn, it did to both.
+        The ratio of samples that were taken in turns is the median of the turns' ratios: what else
+        the machine did in a turn, it did to both.
         """
         if isinstance(ours, Samples) and isinstance(theirs, Samples):
-            ratio = statistics.median(a / b for a, b in zip(ours.values, theirs.values, strict=True))
+            ratio = statistics.median(
+                a / b for a, b in zip(ours.values, theirs.values, strict=True)
+            )
             ours, theirs = ours.median, theirs.median
         else:
             assert isinstance(ours, float)

@@ -1,7 +1,7 @@
 """What expressions cost: `python -m benchmarks.expressions` prints medians in microseconds.
 
-For comparison, the same trigger is compiled and evaluated by the library alone, which has an error, not Inngest's
-answer, for a missing key.
+For comparison, the same trigger is compiled and evaluated by the library alone, which has an error,
+not Inngest's answer, for a missing key.
 """
 
 import statistics
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from adapter.conditions import reduce_event, split_condition, value_at
-from adapter.expressions import compile_expression
+from inngest_temporal.expressions.conditions import reduce_event, split_condition, value_at
+from inngest_temporal.expressions.evaluator import compile_expression
 
 TRIGGER = "event.data.plan == 'enterprise' && event.data.amount > 10.0"
 WAIT = "event.data.orderId == async.data.orderId && async.data.amount > event.data.amount"

@@ -1,5 +1,5 @@
-"""What flow control costs: a function of one step with each feature beside the same without, one run at a time; then
-runs through one hot key."""
+"""What flow control costs: a function of one step with each feature beside the same without, one
+run at a time; then runs through one hot key."""
 
 import asyncio
 import time
@@ -9,9 +9,9 @@ from uuid import uuid4
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from adapter import events
-from adapter.gates import Entry, debounced_run_id
-from adapter.routing import Router
+from inngest_temporal.routing import events
+from inngest_temporal.routing.gates import Entry, debounced_run_id
+from inngest_temporal.routing.router import Router
 
 from . import flow_functions as functions
 from .bench import NO_PAUSE, Report, embedded_server, process, routing, take_turns
@@ -21,7 +21,8 @@ HOT_RUNS = 150
 
 
 async def main(report: Report) -> None:
-    # Without the pause: a debounce's second would save up its tokens for the features measured next.
+    # Without the pause: a debounce's second would save up its tokens for the features measured
+    # next.
     async with embedded_server(NO_PAUSE) as client:
         address = client.service_client.config.target_host
         async with process("benchmarks.flow_functions", address), routing(client) as router:
@@ -34,8 +35,8 @@ async def features(report: Report, client: Client, router: Router) -> None:
 
     def turn(name: str) -> Any:
         async def once() -> float:
-            """Milliseconds from the last event to the result; of a debounce, from the end of its period. A new key each
-            time, or (batch) for each pair."""
+            """Milliseconds from the last event to the result; of a debounce, from the end of its
+            period. A new key each time, or (batch) for each pair."""
             function = functions.FEATURES[name]
             event_name, key = f"flow-bench/{function.local_id}", str(uuid4())
             if name == "batch":
@@ -59,13 +60,17 @@ async def features(report: Report, client: Client, router: Router) -> None:
 
     samples = await take_turns({name: turn(name) for name in functions.FEATURES}, TURNS)
     plain = samples[functions.PLAIN].median
-    history = {name: len((await client.get_workflow_handle(run).fetch_history()).events) for name, run in last.items()}
+    history = {
+        name: len((await client.get_workflow_handle(run).fetch_history()).events)
+        for name, run in last.items()
+    }
     report.title(f"flow control: a run of one step with a key of its own, median of {TURNS} turns")
     for name, sample in samples.items():
         count = history[name]
         extra = count - history[functions.PLAIN]
         report.line(
-            f"{name:<14}{sample.median:7.1f} ms  {sample.median - plain:+7.1f} ms   history {count:3} ({extra:+d})"
+            f"{name:<14}{sample.median:7.1f} ms  {sample.median - plain:+7.1f} ms   history"
+            f" {count:3} ({extra:+d})"
         )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from temporalio.client import Client
 
-import adapter as inngest
-from workers.worker import create_worker
+import inngest_temporal as inngest
+from inngest_temporal_workers.worker import create_worker
 
 from .worker import until_published
 
@@ -39,7 +39,9 @@ async def work() -> str:
 def function_of(name: str, **options: Any) -> inngest.Function[Any]:
     """A function of one step, triggered by the event of its name."""
 
-    @client.create_function(fn_id=name, trigger=inngest.TriggerEvent(event=f"flow-bench/{name}"), **options)
+    @client.create_function(
+        fn_id=name, trigger=inngest.TriggerEvent(event=f"flow-bench/{name}"), **options
+    )
     async def fn(ctx: inngest.Context) -> str:
         return await ctx.step.run("work", work)
 
@@ -49,19 +51,31 @@ def function_of(name: str, **options: Any) -> inngest.Function[Any]:
 KEY = "event.data.key"
 FEATURES = {
     PLAIN: function_of(PLAIN),
-    "concurrency": function_of("concurrency", concurrency=[inngest.Concurrency(limit=1_000, key=KEY)]),
-    "throttle": function_of("throttle", throttle=inngest.Throttle(limit=100_000, period=1_000, key=KEY)),
+    "concurrency": function_of(
+        "concurrency", concurrency=[inngest.Concurrency(limit=1_000, key=KEY)]
+    ),
+    "throttle": function_of(
+        "throttle", throttle=inngest.Throttle(limit=100_000, period=1_000, key=KEY)
+    ),
     "singleton": function_of("singleton", singleton=inngest.Singleton(mode="skip", key=KEY)),
-    "rate limit": function_of("rate-limit", rate_limit=inngest.RateLimit(limit=100_000, period=1_000, key=KEY)),
-    "batch": function_of("batch", batch_events=inngest.Batch(max_size=2, timeout=timedelta(minutes=1), key=KEY)),
+    "rate limit": function_of(
+        "rate-limit", rate_limit=inngest.RateLimit(limit=100_000, period=1_000, key=KEY)
+    ),
+    "batch": function_of(
+        "batch", batch_events=inngest.Batch(max_size=2, timeout=timedelta(minutes=1), key=KEY)
+    ),
     "debounce": function_of("debounce", debounce=inngest.Debounce(period=DEBOUNCE, key=KEY)),
     "cancel": function_of(
-        "cancel", cancel=[inngest.Cancel(event="flow-bench/stop", if_exp=f"{KEY} == async.data.key")]
+        "cancel",
+        cancel=[inngest.Cancel(event="flow-bench/stop", if_exp=f"{KEY} == async.data.key")],
     ),
     "timeouts": function_of("timeouts", timeouts=inngest.Timeouts(finish=timedelta(hours=1))),
     "priority": function_of("priority", priority=inngest.Priority(run="100")),
 }
-HOT = {limit: function_of(f"hot-{limit}", concurrency=[inngest.Concurrency(limit=limit)]) for limit in HOT_LIMITS}
+HOT = {
+    limit: function_of(f"hot-{limit}", concurrency=[inngest.Concurrency(limit=limit)])
+    for limit in HOT_LIMITS
+}
 
 
 async def main(address: str) -> None:

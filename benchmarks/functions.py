@@ -1,7 +1,7 @@
 """What is measured: our functions, and beside each the same written by hand with temporalio.
 
-The hand-written ones are as a careful user of temporalio writes them: plain activities with a timeout, eager execution
-(the SDK's default), and, as ours, without the workflow sandbox.
+The hand-written ones are as a careful user of temporalio writes them: plain activities with a
+timeout, eager execution (the SDK's default), and, as ours, without the workflow sandbox.
 """
 
 from datetime import timedelta
@@ -9,7 +9,7 @@ from typing import Any
 
 from temporalio import activity, workflow
 
-import adapter as inngest
+import inngest_temporal as inngest
 
 SIZES = (0, 1, 5, 20)
 HAND_QUEUE = "hand-written"
@@ -30,7 +30,9 @@ def function_of(size: int) -> inngest.Function[Any]:
     """A function of that many steps, one after the other."""
 
     @client.create_function(
-        fn_id=f"steps-{size}", trigger=inngest.TriggerEvent(event=STEPS_EVENT.format(size=size)), retries=3
+        fn_id=f"steps-{size}",
+        trigger=inngest.TriggerEvent(event=STEPS_EVENT.format(size=size)),
+        retries=3,
     )
     async def steps(ctx: inngest.Context) -> int:
         total = 0
@@ -48,7 +50,10 @@ FUNCTIONS = {size: function_of(size) for size in SIZES}
 @client.create_function(fn_id="wait", trigger=inngest.TriggerEvent(event=WAIT_EVENT))
 async def wait(ctx: inngest.Context) -> Any:
     paid = await ctx.step.wait_for_event(
-        "paid", event=PAID_EVENT, if_exp="event.data.orderId == async.data.orderId", timeout=WAIT_TIMEOUT
+        "paid",
+        event=PAID_EVENT,
+        if_exp="event.data.orderId == async.data.orderId",
+        timeout=WAIT_TIMEOUT,
     )
     return paid.data["orderId"] if paid else None
 
@@ -65,7 +70,9 @@ class HandSteps:
     async def run(self, size: int) -> int:
         total = 0
         for number in range(size):
-            result = await workflow.execute_activity(work_activity, number, start_to_close_timeout=timedelta(minutes=1))
+            result = await workflow.execute_activity(
+                work_activity, number, start_to_close_timeout=timedelta(minutes=1)
+            )
             total += result["number"]
         return total
 

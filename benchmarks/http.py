@@ -1,6 +1,8 @@
-"""A sender that costs little, so that its own CPU does not pass for the ingress's: HTTP/1.1, connections kept open.
+"""A sender that costs little, so that its own CPU does not pass for the ingress's: HTTP/1.1,
+connections kept open.
 
-httpx takes about a millisecond of CPU for each request, as much as the ingress itself; this takes a tenth of that.
+httpx takes about a millisecond of CPU for each request, as much as the ingress itself; this takes a
+tenth of that.
 """
 
 import asyncio
@@ -16,7 +18,9 @@ class Sender:
     def __init__(self, port: int, connections: int) -> None:
         self._port = port
         self._count = connections
-        self._idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+        self._idle: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
+            asyncio.Queue()
+        )
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -27,7 +31,10 @@ class Sender:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         await self._stack.aclose()
 
@@ -35,7 +42,8 @@ class Sender:
         """Status and body of the reply."""
         body = json.dumps(value).encode()
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type:"
+            f" application/json\r\nContent-Length: {len(body)}"
         )
         reader, writer = await self._idle.get()
         try:

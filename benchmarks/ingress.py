@@ -1,7 +1,9 @@
-"""Events accepted per second by the real ingress, beside bare `start_workflow` calls: 32 at once, from one process.
+"""Events accepted per second by the real ingress, beside bare `start_workflow` calls: 32 at once,
+from one process.
 
-Each event starts one run. No worker runs on either side, so only what accepts is measured: our functions are published
-by a worker that has stopped by then. The ingress is a process of its own under uvicorn, reached over HTTP on loopback.
+Each event starts one run. No worker runs on either side, so only what accepts is measured: our
+functions are published by a worker that has stopped by then. The ingress is a process of its own
+under uvicorn, reached over HTTP on loopback.
 """
 
 import asyncio
@@ -50,7 +52,10 @@ async def compare(report: Report, client: Client, port: int, pid: int) -> None:
 
     async def start() -> None:
         await client.start_workflow(
-            "hand-steps", {"name": name, "data": data}, id=str(uuid4()), task_queue=functions.HAND_QUEUE
+            "hand-steps",
+            {"name": name, "data": data},
+            id=str(uuid4()),
+            task_queue=functions.HAND_QUEUE,
         )
 
     async with Sender(port, 1) as sender:
@@ -62,7 +67,8 @@ async def compare(report: Report, client: Client, port: int, pid: int) -> None:
     cpu: list[float] = []
 
     async def ours() -> float:
-        # Connected anew each turn: a server closes connections that are idle through the other side's.
+        # Connected anew each turn: a server closes connections that are idle through the other
+        # side's.
         async with Sender(port, AT_ONCE) as sender:
 
             async def post() -> None:
@@ -75,6 +81,8 @@ async def compare(report: Report, client: Client, port: int, pid: int) -> None:
             return rate
 
     samples = await take_turns({OURS: ours, HAND: lambda: load(start)}, TURNS)
-    report.title(f"ingress: events accepted, {AT_ONCE} at once, median of {TURNS} turns of {EACH_TURN}")
+    report.title(
+        f"ingress: events accepted, {AT_ONCE} at once, median of {TURNS} turns of {EACH_TURN}"
+    )
     report.compare("POST /e, start_workflow", samples[OURS], samples[HAND], "/s", at_least=0.8)
     report.line(f"CPU of the ingress process: {sum(cpu) / len(cpu):.2f} ms an event")

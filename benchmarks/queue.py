@@ -1,6 +1,8 @@
-"""20,000 runs that wait for permits of one key: that they all run, about in order, and how large the lock's state gets.
+"""20,000 runs that wait for permits of one key: that they all run, about in order, and how large
+the lock's state gets.
 
-Takes about twenty minutes on two cores: `python -m benchmarks queue`; `QUEUE_RUNS=2000` makes it smaller.
+Takes about twenty minutes on two cores: `python -m benchmarks queue`; `QUEUE_RUNS=2000` makes it
+smaller.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from temporalio.client import Client, WorkflowHandle
 
-from adapter import events
+from inngest_temporal.routing import events
 
 from . import flow_functions as functions
 from .bench import Report, embedded_server, process, routing
@@ -20,7 +22,8 @@ RUNS = int(os.environ.get("QUEUE_RUNS", "20000"))
 LIMIT = max(functions.HOT_LIMITS)
 SAMPLE = 500
 PLACES = 4 * LIMIT
-"""As many as are let in at once may begin in any order, and so may those that asked at about the same time."""
+"""As many as are let in at once may begin in any order, and so may those that asked at about the
+same time."""
 PATIENCE_SECONDS = 1_800
 
 
@@ -48,7 +51,10 @@ async def main(report: Report) -> None:
             while waiting < RUNS - LIMIT and time.monotonic() < begun + PATIENCE_SECONDS:
                 await asyncio.sleep(2)
                 waiting = (await lock.query("queue", result_type=dict))["waiting"]
-            report.line(f"{waiting:,} wait after {time.monotonic() - begun:.0f} s; then the first {LIMIT} go on")
+            report.line(
+                f"{waiting:,} wait after {time.monotonic() - begun:.0f} s; then the first {LIMIT}"
+                " go on"
+            )
             hold.unlink()
             begun = time.monotonic()
             largest, states = 0, set()
@@ -56,24 +62,37 @@ async def main(report: Report) -> None:
             while done < RUNS and time.monotonic() < begun + PATIENCE_SECONDS:
                 await asyncio.sleep(5)
                 done = (
-                    await client.count_workflows(f"WorkflowType = '{function.id}' AND ExecutionStatus != 'Running'")
+                    await client.count_workflows(
+                        f"WorkflowType = '{function.id}' AND ExecutionStatus != 'Running'"
+                    )
                 ).count
-                async for lock in client.list_workflows("WorkflowType = 'InngestConcurrency'", limit=5):
+                async for lock in client.list_workflows(
+                    "WorkflowType = 'InngestConcurrency'", limit=5
+                ):
                     handle = client.get_workflow_handle(lock.id, run_id=lock.run_id)
                     states.add(lock.run_id)
                     largest = max(largest, await state_bytes(handle))
             took = time.monotonic() - begun
             ended = (
-                await client.count_workflows(f"WorkflowType = '{function.id}' AND ExecutionStatus = 'Completed'")
+                await client.count_workflows(
+                    f"WorkflowType = '{function.id}' AND ExecutionStatus = 'Completed'"
+                )
             ).count
             report.line(f"{ended:,} completed in {took:.0f} s ({ended / took:.0f}/s)")
             report.line(
-                f"the lock continued as new {len(states) - 1} times or more; largest state {largest / 1000:.0f} KB"
+                f"the lock continued as new {len(states) - 1} times or more; largest state"
+                f" {largest / 1000:.0f} KB"
             )
-            displaced = await displacement(client, [events.run_id(function.id, one) for one in stamped])
-            report.line(f"of {SAMPLE} runs, one started at most {displaced:,} places from where it came")
+            displaced = await displacement(
+                client, [events.run_id(function.id, one) for one in stamped]
+            )
+            report.line(
+                f"of {SAMPLE} runs, one started at most {displaced:,} places from where it came"
+            )
             if ended < RUNS or largest > 1_000_000 or len(states) < 2:
-                report.missed.append("queue: all runs, and a state under 1 MB that continues as new")
+                report.missed.append(
+                    "queue: all runs, and a state under 1 MB that continues as new"
+                )
             if displaced > PLACES:
                 report.missed.append(f"queue: in order, within {PLACES} places")
 
@@ -94,7 +113,8 @@ async def state_bytes(handle: WorkflowHandle[object, object]) -> int:
 
 
 async def displacement(client: Client, run_ids: list[str]) -> int:
-    """Among a sample: how far the order in which steps began is from the order in which the runs were created."""
+    """Among a sample: how far the order in which steps began is from the order in which the runs
+    were created."""
     step = max(1, len(run_ids) // SAMPLE)
     began: list[tuple[float, int]] = []
     for index in range(0, len(run_ids), step):
@@ -103,4 +123,7 @@ async def displacement(client: Client, run_ids: list[str]) -> int:
                 began.append((event.event_time.ToMicroseconds(), index))
                 break
     places = sorted(index for _, index in began)
-    return max((abs(index - place) for (_, index), place in zip(sorted(began), places, strict=True)), default=0)
+    return max(
+        (abs(index - place) for (_, index), place in zip(sorted(began), places, strict=True)),
+        default=0,
+    )

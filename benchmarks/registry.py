@@ -1,14 +1,14 @@
-"""Routing an event that matches one of 1,000 registered functions, beside the same with 10. No server: what Temporal is
-asked is the same for both."""
+"""Routing an event that matches one of 1,000 registered functions, beside the same with 10. No
+server: what Temporal is asked is the same for both."""
 
 import asyncio
 import time
 from typing import Any
 
-from adapter import events
-from adapter.functions import FunctionConfig
-from adapter.models import TriggerEvent
-from adapter.registry import AppConfig, Snapshot
+from inngest_temporal.functions import FunctionConfig
+from inngest_temporal.models import TriggerEvent
+from inngest_temporal.routing import events
+from inngest_temporal.routing.registry import AppConfig, Snapshot
 
 from .bench import Report, take_turns
 
@@ -24,11 +24,14 @@ def registered(count: int) -> Snapshot:
         if number % 3 == 0:
             return TriggerEvent(event=f"area-{number}/*")
         if number % 3 == 1:
-            return TriggerEvent(event=f"area-{number}/thing.done", expression="event.data.amount > 10")
+            return TriggerEvent(
+                event=f"area-{number}/thing.done", expression="event.data.amount > 10"
+            )
         return TriggerEvent(event=f"area-{number}/thing.done")
 
     functions = [
-        FunctionConfig(id=f"app-{number}", name=f"{number}", triggers=[trigger(number)]) for number in range(count)
+        FunctionConfig(id=f"app-{number}", name=f"{number}", triggers=[trigger(number)])
+        for number in range(count)
     ]
     return Snapshot([AppConfig(app_id="app", task_queue="queue", functions=functions)])
 
@@ -36,7 +39,9 @@ def registered(count: int) -> Snapshot:
 async def main(report: Report) -> None:
     report.title(f"registry: matching an event against {FEW} and {MANY} functions, us each")
     for what, number in (("wildcard", 3), ("name and expression", 4), ("name", 5)):
-        event: dict[str, Any] = events.stamp({"name": f"area-{number}/thing.done", "data": {"amount": 11}}).event
+        event: dict[str, Any] = events.stamp(
+            {"name": f"area-{number}/thing.done", "data": {"amount": 11}}
+        ).event
 
         async def turn(snapshot: Snapshot, event: dict[str, Any] = event) -> float:
             begun = time.perf_counter()
@@ -45,7 +50,9 @@ async def main(report: Report) -> None:
             return (time.perf_counter() - begun) / EVENTS * 1e6
 
         few, many = registered(FEW), registered(MANY)
-        samples = await take_turns({"many": lambda s=many: turn(s), "few": lambda s=few: turn(s)}, TURNS)  # type: ignore[misc]
+        samples = await take_turns(
+            {"many": lambda s=many: turn(s), "few": lambda s=few: turn(s)}, TURNS
+        )  # type: ignore[misc]
         report.compare(
             what,
             samples["many"].median,

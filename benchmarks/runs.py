@@ -1,7 +1,9 @@
-"""Functions of 0, 1, 5 and 20 steps beside a workflow of as many activities: throughput and latency.
+"""Functions of 0, 1, 5 and 20 steps beside a workflow of as many activities: throughput and
+latency.
 
-Ours are started by their event, through the router of the ingress (which also looks for waits that the event would
-resume), the hand-written by `start_workflow`. A second line starts ours by `start_workflow`, too.
+Ours are started by their event, through the router of the ingress (which also looks for waits that
+the event would resume), the hand-written by `start_workflow`. A second line starts ours by
+`start_workflow`, too.
 """
 
 import asyncio
@@ -12,12 +14,24 @@ from uuid import uuid4
 
 from temporalio.client import Client
 
-from adapter import events, names
-from adapter.protocol import RunInput
-from adapter.routing import Router
+from inngest_temporal.drivers.protocol import RunInput
+from inngest_temporal.routing import events
+from inngest_temporal.routing.router import Router
+from inngest_temporal.temporal import names
 
 from . import functions
-from .bench import HAND, NO_PAUSE, OURS, Report, Turn, cpu_seconds, embedded_server, routing, take_turns, workers
+from .bench import (
+    HAND,
+    NO_PAUSE,
+    OURS,
+    Report,
+    Turn,
+    cpu_seconds,
+    embedded_server,
+    routing,
+    take_turns,
+    workers,
+)
 
 DIRECT = "ours, started directly"
 AT_ONCE = {0: 60, 1: 40, 5: 20, 20: 10}
@@ -36,12 +50,16 @@ def starters(client: Client, router: Router, size: int) -> dict[str, Start]:
     queue = names.task_queue(function.client.app_id)
 
     async def ours() -> object:
-        event = events.stamp({"name": functions.STEPS_EVENT.format(size=size), "data": {"number": next(numbers)}})
+        event = events.stamp(
+            {"name": functions.STEPS_EVENT.format(size=size), "data": {"number": next(numbers)}}
+        )
         await router.route([event])
         return await client.get_workflow_handle(events.run_id(function.id, event)).result()
 
     async def direct() -> object:
-        event = events.stamp({"name": functions.STEPS_EVENT.format(size=size), "data": {"number": next(numbers)}})
+        event = events.stamp(
+            {"name": functions.STEPS_EVENT.format(size=size), "data": {"number": next(numbers)}}
+        )
         run = RunInput([event.event], [event.internal_id])
         return await client.execute_workflow(function.id, run, id=str(uuid4()), task_queue=queue)
 
@@ -56,7 +74,9 @@ def starters(client: Client, router: Router, size: int) -> dict[str, Start]:
 async def main(report: Report) -> None:
     """Print throughput, latency, and the workers' CPU."""
     async with embedded_server() as client, workers(client) as processes, routing(client) as router:
-        pids = {name: child.pid for name, child in processes.items()} | {DIRECT: processes[OURS].pid}
+        pids = {name: child.pid for name, child in processes.items()} | {
+            DIRECT: processes[OURS].pid
+        }
         cpu: dict[tuple[str, int], list[float]] = {}
         report.title(f"runs: throughput, median of {THROUGHPUT_TURNS} turns")
         for size, at_once in AT_ONCE.items():
@@ -69,12 +89,17 @@ async def main(report: Report) -> None:
                     results = await asyncio.gather(*(start() for _ in range(at_once)))
                     elapsed = time.perf_counter() - begun
                     assert results == [sum(range(size))] * at_once
-                    cpu.setdefault((name, size), []).append((cpu_seconds(pids[name]) - cpu_before) / at_once)
+                    cpu.setdefault((name, size), []).append(
+                        (cpu_seconds(pids[name]) - cpu_before) / at_once
+                    )
                     return at_once / elapsed
 
                 return turn
 
-            sides = {name: throughput(name, start) for name, start in starters(client, router, size).items()}
+            sides = {
+                name: throughput(name, start)
+                for name, start in starters(client, router, size).items()
+            }
             samples = await take_turns(sides, THROUGHPUT_TURNS)
             what = f"{size} steps, {at_once} at once"
             report.compare(what, samples[OURS], samples[HAND], "runs/s", at_least=0.85)
@@ -87,11 +112,19 @@ async def main(report: Report) -> None:
         spent = {key: sum(values) / len(values) * 1000 for key, values in cpu.items()}
         small, large = min(AT_ONCE), max(AT_ONCE)
         report.compare("a run without steps", spent[OURS, small], spent[HAND, small], "ms")
-        each = {name: (spent[name, large] - spent[name, small]) / (large - small) for name in (OURS, HAND)}
+        each = {
+            name: (spent[name, large] - spent[name, small]) / (large - small)
+            for name in (OURS, HAND)
+        }
         report.compare("a step", each[OURS], each[HAND], "ms")
 
     async with embedded_server(NO_PAUSE) as client, workers(client), routing(client) as router:
-        await latencies(report, client, router, "runs: the same on a server that does not pause between workflow tasks")
+        await latencies(
+            report,
+            client,
+            router,
+            "runs: the same on a server that does not pause between workflow tasks",
+        )
 
 
 async def latencies(

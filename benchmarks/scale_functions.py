@@ -1,4 +1,5 @@
-"""The functions of `benchmarks.scale`, and their worker: `python -m benchmarks.scale_functions ADDRESS`."""
+"""The functions of `benchmarks.scale`, and their worker: `python -m benchmarks.scale_functions
+ADDRESS`."""
 
 import asyncio
 import sys
@@ -7,8 +8,8 @@ from typing import Any
 
 from temporalio.client import Client
 
-import adapter as inngest
-from workers.worker import create_worker
+import inngest_temporal as inngest
+from inngest_temporal_workers.worker import create_worker
 
 from .worker import until_published
 
@@ -31,7 +32,9 @@ def place_of(number: int) -> tuple[str, str, int]:
 
 
 def waiting_function(path: int) -> inngest.Function[Any]:
-    @client.create_function(fn_id=f"wait-{path}", trigger=inngest.TriggerEvent(event=f"scale/start-{path}"))
+    @client.create_function(
+        fn_id=f"wait-{path}", trigger=inngest.TriggerEvent(event=f"scale/start-{path}")
+    )
     async def wait(ctx: inngest.Context) -> Any:
         number = int(str(ctx.event.data["number"]))
         found = await ctx.step.wait_for_event(

@@ -1,13 +1,13 @@
-"""The ingress as its command runs it, in a process of its own: `python -m benchmarks.serve ADDRESS`. It stops when its
-input ends."""
+"""The ingress as its command runs it, in a process of its own: `python -m benchmarks.serve
+ADDRESS`. It stops when its input ends."""
 
 import asyncio
 import sys
 
 import uvloop
 
-from adapter.settings import Settings, connect
-from workers.processes import listen, serving
+from inngest_temporal.temporal.connection import Settings, connect
+from inngest_temporal_workers.commands.processes import listen, serving
 
 
 async def main(address: str) -> None:

@@ -1,4 +1,5 @@
-"""Where the worker's Python CPU goes in a step of ours, and by hand: functions of 20 steps under cProfile.
+"""Where the worker's Python CPU goes in a step of ours, and by hand: functions of 20 steps under
+cProfile.
 
 The profiler makes every call dearer, so take the shares from here, and the CPU itself from `runs`.
 """
@@ -17,10 +18,10 @@ SIZE = 20
 AT_ONCE = 10
 ROUNDS = 3
 PARTS = {
-    "adapter/driver.py": "driver (a pass over the handler)",
-    "adapter/steps.py": "driver (a pass over the handler)",
+    "adapter/inngest_temporal/drivers/local.py": "driver (a pass over the handler)",
+    "adapter/inngest_temporal/steps.py": "driver (a pass over the handler)",
     "adapter/": "adapter, other",
-    "workers/run.py": "run workflow",
+    "workers/inngest_temporal_workers/runs/workflow.py": "run workflow",
     "workers/": "workers, other",
     "benchmarks/": "the functions themselves",
     "temporalio/": "temporalio",
@@ -74,11 +75,19 @@ async def main(report: Report) -> None:
                         await asyncio.gather(*(start[side]() for _ in range(AT_ONCE)))
         measured = {side: shares(file) for side, file in files.items()}
     ours, hand = measured[OURS][0], measured[HAND][0]
-    report.title(f"profile: microseconds of Python CPU for a step, by part (under cProfile, {steps} steps)")
+    report.title(
+        f"profile: microseconds of Python CPU for a step, by part (under cProfile, {steps} steps)"
+    )
     for part, spent in ours.most_common():
-        report.line(f"{part:36}{spent / steps * 1000:8.0f}   {HAND} {hand[part] / steps * 1000:8.0f}")
+        report.line(
+            f"{part:36}{spent / steps * 1000:8.0f}   {HAND} {hand[part] / steps * 1000:8.0f}"
+        )
     total, theirs = sum(ours.values()), sum(hand.values())
     report.line(f"{'total':36}{total / steps * 1000:8.0f}   {HAND} {theirs / steps * 1000:8.0f}")
-    report.title("profile: the functions of ours with the most CPU of their own, beside the same by hand")
+    report.title(
+        "profile: the functions of ours with the most CPU of their own, beside the same by hand"
+    )
     for name, spent in measured[OURS][1].most_common(TOP):
-        report.line(f"{name[:70]:72}{spent / steps * 1000:6.0f}{measured[HAND][1][name] / steps * 1000:8.0f}")
+        report.line(
+            f"{name[:65]:67}{spent / steps * 1000:6.0f}{measured[HAND][1][name] / steps * 1000:8.0f}"
+        )

@@ -1,8 +1,10 @@
-"""`wait_for_event` with an equality beside a workflow that waits for a signal: from the event to the run's result.
+"""`wait_for_event` with an equality beside a workflow that waits for a signal: from the event to
+the run's result.
 
-Then ours alone: with 10 to 20 and with 2,000 registered waits of distinct values on one event name. Those that are
-measured are real runs: some were registered before all others (their mailboxes have left the worker's cache by then),
-some after. The others are registered as a run registers them, for runs that are not there.
+Then ours alone: with 10 to 20 and with 2,000 registered waits of distinct values on one event name.
+Those that are measured are real runs: some were registered before all others (their mailboxes have
+left the worker's cache by then), some after. The others are registered as a run registers them, for
+runs that are not there.
 """
 
 import asyncio
@@ -17,19 +19,30 @@ from uuid import uuid4
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle
 
-from adapter import events
-from adapter.routing import Router
-from adapter.waits import Waits
+from inngest_temporal.routing import events
+from inngest_temporal.routing.router import Router
+from inngest_temporal.routing.waits import Waits
 
 from . import functions
-from .bench import HAND, NO_PAUSE, OURS, Report, Samples, embedded_server, routing, take_turns, workers
+from .bench import (
+    HAND,
+    NO_PAUSE,
+    OURS,
+    Report,
+    Samples,
+    embedded_server,
+    routing,
+    take_turns,
+    workers,
+)
 
 TURNS = 40
 MANY = 2_000
 MEASURED = 10
 REGISTER_AT_ONCE = 50
 SETTLED = 15
-"""Seconds after which a wait that was registered leaves nothing to do: its mailbox sets its long timer after 10."""
+"""Seconds after which a wait that was registered leaves nothing to do: its mailbox sets its long
+timer after 10."""
 
 CONDITION = "event.data.orderId == async.data.orderId"
 
@@ -135,7 +148,9 @@ async def main(report: Report) -> None:
     """Print both comparisons."""
     async with embedded_server() as client, workers(client), routing(client) as router:
         orders = Orders(client, router)
-        report.title(f"waits: from the event (or the signal) to the run's result, median of {TURNS} turns")
+        report.title(
+            f"waits: from the event (or the signal) to the run's result, median of {TURNS} turns"
+        )
         samples = await take_turns({OURS: orders.ours, HAND: orders.hand}, TURNS, warm_up=3)
         report.compare("wait_for_event", samples[OURS], samples[HAND], "ms", at_most=2.5)
 
@@ -145,7 +160,8 @@ async def main(report: Report) -> None:
         last = await orders.several(MEASURED)
         await asyncio.sleep(SETTLED)
         report.title(
-            f"waits: the same of ours, with {MEASURED} to {2 * MEASURED} and with {MANY:,} waits on one event name",
+            f"waits: the same of ours, with {MEASURED} to {2 * MEASURED} and with {MANY:,} waits on"
+            " one event name",
             f"({MANY - MEASURED:,} of them were registered at {rate:.0f}/s)",
         )
         titles = (f"{MANY:,} waits", f"{2 * MEASURED} waits")

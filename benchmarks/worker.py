@@ -1,6 +1,8 @@
-"""A worker process of one side: `python -m benchmarks.worker ours|hand ADDRESS [FILE]`. It stops when its input ends.
+"""A worker process of one side: `python -m benchmarks.worker ours|hand ADDRESS [FILE]`. It stops
+when its input ends.
 
-With a file, it is profiled: CPU time of its event loop and of its workflow threads, as `pstats` reads it.
+With a file, it is profiled: CPU time of its event loop and of its workflow threads, as `pstats`
+reads it.
 """
 
 import asyncio
@@ -14,8 +16,8 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from workers.plugin import InngestPlugin
-from workers.worker import create_worker
+from inngest_temporal_workers.plugin import InngestPlugin
+from inngest_temporal_workers.worker import create_worker
 
 from . import functions
 
@@ -46,7 +48,11 @@ async def main(side: str, address: str, file: str | None = None) -> None:
         profiles.append(cProfile.Profile(time.thread_time))
         profiles[-1].enable()
 
-    options = {} if file is None else {"workflow_task_executor": ThreadPoolExecutor(8, initializer=profile)}
+    options = (
+        {}
+        if file is None
+        else {"workflow_task_executor": ThreadPoolExecutor(8, initializer=profile)}
+    )
     worker = make_worker(side, await Client.connect(address), **options)
     async with worker:
         await until_published(worker)

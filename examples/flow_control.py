@@ -1,4 +1,5 @@
-"""Flow control: when a function runs, and how often, in a line each. It holds across all workers and ingresses.
+"""Flow control: when a function runs, and how often, in a line each. It holds across all workers
+and ingresses.
 
 Written for the official Inngest SDK; only the import is another one. Try it with
 
@@ -7,7 +8,7 @@ Written for the official Inngest SDK; only the import is another one. Try it wit
 
 import datetime
 
-import adapter as inngest
+import inngest_temporal as inngest
 
 client = inngest.Inngest(app_id="flow")
 ORDER = inngest.TriggerEvent(event="flow/order")
@@ -17,7 +18,8 @@ MINUTE = datetime.timedelta(minutes=1)
 @client.create_function(
     fn_id="charge",
     trigger=ORDER,
-    # At most two charges of one customer at once, however many workers there are. Held only while a step executes.
+    # At most two charges of one customer at once, however many workers there are. Held only while a
+    # step executes.
     concurrency=[inngest.Concurrency(limit=2, key="event.data.customer")],
     # Orders of paying customers go first: as if they had come two minutes earlier.
     priority=inngest.Priority(run="event.data.plan == 'pro' ? 120 : 0"),
@@ -49,7 +51,8 @@ async def thank_you(ctx: inngest.Context) -> str:
 @client.create_function(
     fn_id="index-customer",
     trigger=ORDER,
-    # Once a customer has been quiet for two seconds, and after a minute at the latest; with the last event.
+    # Once a customer has been quiet for two seconds, and after a minute at the latest; with the
+    # last event.
     debounce=inngest.Debounce(period=2_000, timeout=MINUTE, key="event.data.customer"),
 )
 async def index_customer(ctx: inngest.Context) -> object:

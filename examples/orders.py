@@ -7,7 +7,7 @@ Written for the official Inngest SDK; only the import is another one. Try it wit
 
 import datetime
 
-import adapter as inngest
+import inngest_temporal as inngest
 
 client = inngest.Inngest(app_id="shop")
 
@@ -40,7 +40,12 @@ async def fulfil_order(ctx: inngest.Context) -> dict[str, object]:
         "tell-others",
         inngest.Event(name="shop/order.shipped", data={"orderId": order_id, "tracking": tracking}),
     )
-    return {"orderId": order_id, "status": "shipped", "paid": payment.data.get("amount"), "tracking": tracking}
+    return {
+        "orderId": order_id,
+        "status": "shipped",
+        "paid": payment.data.get("amount"),
+        "tracking": tracking,
+    }
 
 
 async def get_user(user_id: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ inngest-temporal dev examples/patterns.py
 import asyncio
 import datetime
 
-import adapter as inngest
+import inngest_temporal as inngest
 
 client = inngest.Inngest(app_id="patterns")
 
@@ -31,7 +31,8 @@ async def parallel(ctx: inngest.Context) -> list[int]:
 
 @client.create_function(fn_id="loop", trigger=inngest.TriggerEvent(event="patterns/loop"))
 def loop(ctx: inngest.ContextSync) -> int:
-    """A loop: the index makes the ids unique, so each round is remembered by itself. The handler needs no async."""
+    """A loop: the index makes the ids unique, so each round is remembered by itself. The handler
+    needs no async."""
     total = 0
     for index in range(int(str(ctx.event.data.get("rounds", 3)))):
         total += ctx.step.run(f"square-{index}", square, index)
@@ -44,9 +45,12 @@ def square(number: int) -> int:
     return number * number
 
 
-@client.create_function(fn_id="flaky", retries=3, trigger=inngest.TriggerEvent(event="patterns/flaky"))
+@client.create_function(
+    fn_id="flaky", retries=3, trigger=inngest.TriggerEvent(event="patterns/flaky")
+)
 async def flaky(ctx: inngest.Context) -> str:
-    """Retries: a step that raises is tried again, the steps before it are not. An error may say when."""
+    """Retries: a step that raises is tried again, the steps before it are not. An error may say
+    when."""
     token = await ctx.step.run("log-in", log_in)
 
     async def fetch() -> str:
@@ -62,9 +66,12 @@ async def log_in() -> str:
     return "token"
 
 
-@client.create_function(fn_id="fallback", retries=0, trigger=inngest.TriggerEvent(event="patterns/fallback"))
+@client.create_function(
+    fn_id="fallback", retries=0, trigger=inngest.TriggerEvent(event="patterns/fallback")
+)
 async def fallback(ctx: inngest.Context) -> str:
-    """A step whose attempts are used up raises StepError, which the handler may catch and go another way."""
+    """A step whose attempts are used up raises StepError, which the handler may catch and go
+    another way."""
 
     async def primary() -> str:
         raise ConnectionError("the first service is down")
@@ -80,7 +87,8 @@ async def fallback(ctx: inngest.Context) -> str:
 
 
 async def refund(ctx: inngest.Context) -> str:
-    """Runs when a run of `charge` has failed for good; its event says which, and with what error."""
+    """Runs when a run of `charge` has failed for good; its event says which, and with what
+    error."""
     return await ctx.step.run("tell-support", open_ticket, ctx.event.data["error"])
 
 
@@ -95,7 +103,8 @@ async def open_ticket(error: object) -> str:
     trigger=inngest.TriggerEvent(event="patterns/charge", expression="event.data.amount > 0"),
 )
 async def charge(ctx: inngest.Context) -> str:
-    """An error that no retry helps fails the run at once. The trigger's expression lets only some events start it."""
+    """An error that no retry helps fails the run at once. The trigger's expression lets only some
+    events start it."""
 
     async def authorize() -> str:
         if ctx.event.data.get("card") != "valid":

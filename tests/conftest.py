@@ -1,8 +1,9 @@
 """One embedded Temporal server for the whole session, a fresh namespace for every test.
 
-Ids of ours (registry, hubs, mailboxes) are fixed within a namespace, so tests are kept apart by giving each its own:
-registering one, with our search attribute, takes about 20 ms. Task queues belong to a namespace too, so a test may use
-`names.SYSTEM_TASK_QUEUE` without meeting another test's workers.
+Ids of ours (registry, hubs, mailboxes) are fixed within a namespace, so tests are kept apart by
+giving each its own: registering one, with our search attribute, takes about 20 ms. Task queues
+belong to a namespace too, so a test may use `names.SYSTEM_TASK_QUEUE` without meeting another
+test's workers.
 """
 
 import asyncio
@@ -23,8 +24,8 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from ulid import ULID
 
-from adapter import names
-from workers.dev import server_program
+from inngest_temporal.temporal import names
+from inngest_temporal_workers.commands.dev import server_program
 
 _status = pytest.StashKey[int]()
 
@@ -35,8 +36,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End here: temporalio's threads may call Python while it is being torn down, which aborts the process (seen twice
-    in a few dozen scripts), after the tests have had their result."""
+    """End here: temporalio's threads may call Python while it is being torn down, which aborts the
+    process (seen twice in a few dozen scripts), after the tests have had their result."""
     status = config.stash.get(_status, None)
     if status is not None:
         sys.stdout.flush()
@@ -46,13 +47,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def temporal() -> AsyncIterator[WorkflowEnvironment]:
-    """The embedded server, on a free loopback port. Tests use `client`: its own belongs to another loop."""
+    """The embedded server, on a free loopback port. Tests use `client`: its own belongs to another
+    loop."""
     env = await WorkflowEnvironment.start_local(
         dev_server_existing_path=server_program(),
         dev_server_log_level="error",
         search_attributes=[SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)],
         # A namespace per test: 20/s is the default.
-        dev_server_extra_args=["--dynamic-config-value", "frontend.rps.namespaceReplicationInducingAPIs=1000"],
+        dev_server_extra_args=[
+            "--dynamic-config-value",
+            "frontend.rps.namespaceReplicationInducingAPIs=1000",
+        ],
     )
     yield env
     await env.shutdown()
@@ -73,7 +78,9 @@ async def namespace(temporal_address: str) -> str:
     request.workflow_execution_retention_period.FromTimedelta(timedelta(days=1))
     await client.workflow_service.register_namespace(request)
     kind = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST
-    attributes = AddSearchAttributesRequest(namespace=name, search_attributes={names.EVENT_ID_ATTRIBUTE: kind})
+    attributes = AddSearchAttributesRequest(
+        namespace=name, search_attributes={names.EVENT_ID_ATTRIBUTE: kind}
+    )
     for attempt in range(50):  # the server learns of a new namespace within a moment
         try:
             await client.operator_service.add_search_attributes(attributes)

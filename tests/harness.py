@@ -1,4 +1,5 @@
-"""Runs functions on the embedded server: a real worker, events routed as the ingress routes them."""
+"""Runs functions on the embedded server: a real worker, events routed as the ingress routes
+them."""
 
 import asyncio
 import contextlib
@@ -8,35 +9,45 @@ from typing import Any
 
 from temporalio.client import Client, WorkflowHandle
 
-import adapter as inngest
-from adapter import events
-from adapter.registry import Follower
-from adapter.routing import Router
-from adapter.waits import Waits
-from workers.plugin import InngestPlugin
-from workers.worker import create_worker
+import inngest_temporal as inngest
+from inngest_temporal.routing import events
+from inngest_temporal.routing.registry import Follower
+from inngest_temporal.routing.router import Router
+from inngest_temporal.routing.waits import Waits
+from inngest_temporal_workers.plugin import InngestPlugin
+from inngest_temporal_workers.worker import create_worker
 
 
 class App:
     """A running app: send it events, look at its runs."""
 
-    def __init__(self, client: Client, functions: Sequence[inngest.Function[Any]], router: Router) -> None:
+    def __init__(
+        self, client: Client, functions: Sequence[inngest.Function[Any]], router: Router
+    ) -> None:
         self.client = client
         self.functions = functions
         self.router = router
 
-    async def send(self, name: str, data: dict[str, Any] | None = None, **fields: Any) -> events.Stamped:
+    async def send(
+        self, name: str, data: dict[str, Any] | None = None, **fields: Any
+    ) -> events.Stamped:
         stamped = events.stamp({"name": name, "data": data or {}, **fields})
         await self.router.route([stamped])
         return stamped
 
-    def run_of(self, function: inngest.Function[Any], event: events.Stamped) -> WorkflowHandle[Any, Any]:
+    def run_of(
+        self, function: inngest.Function[Any], event: events.Stamped
+    ) -> WorkflowHandle[Any, Any]:
         return self.client.get_workflow_handle(events.run_id(function.id, event))
 
     async def run(
-        self, function: inngest.Function[Any], data: dict[str, Any] | None = None, name: str = "test/event"
+        self,
+        function: inngest.Function[Any],
+        data: dict[str, Any] | None = None,
+        name: str = "test/event",
     ) -> Any:
-        """Send an event and wait for the result of the function's run. Raises `WorkflowFailureError`."""
+        """Send an event and wait for the result of the function's run. Raises
+        `WorkflowFailureError`."""
         return await self.run_of(function, await self.send(name, data)).result()
 
 
@@ -49,11 +60,17 @@ async def running(
 ) -> AsyncIterator[App]:
     """A worker of these functions, published and polling."""
     worker = create_worker(client, functions, retry_interval=retry_interval, **options)
-    [plugin] = [plugin for plugin in worker.config()["plugins"] if isinstance(plugin, InngestPlugin)]
+    [plugin] = [
+        plugin for plugin in worker.config()["plugins"] if isinstance(plugin, InngestPlugin)
+    ]
     async with worker, Follower(client) as follower:
         await plugin.published.wait()
         await follower.refresh()
-        yield App(client, functions, Router(client, follower, Waits.of(client).deliver, rpc_timeout=PATIENCE))
+        yield App(
+            client,
+            functions,
+            Router(client, follower, Waits.of(client).deliver, rpc_timeout=PATIENCE),
+        )
 
 
 async def until(condition: Any, seconds: float = 60) -> Any:

@@ -1,10 +1,15 @@
-"""Where this package's public names differ from the official SDK's (inngest 0.5.19) on purpose, and why.
+"""Where this package's public names differ from the official SDK's (inngest 0.5.19) on purpose, and
+why.
 
-`test_parity` compares every exported name, and of every class the constructor and the public members: parameters by
-name, kind, order and presence of a default. What it finds must be what stands here, neither more nor less.
+`test_parity` compares every exported name, and of every class the constructor and the public
+members: parameters by name, kind, order and presence of a default. What it finds must be what
+stands here, neither more nor less.
 """
 
-_PLUMBING = "plumbing of the official models; ours convert errors and durations by their base class and types"
+_PLUMBING = (
+    "plumbing of the official models; ours convert errors and durations by their base class and"
+    " types"
+)
 _POSITIONAL = "the official *args raises a TypeError for any argument, as ours does without it"
 _MODELS = (
     "Batch",

@@ -1,4 +1,5 @@
-"""Records `tests/histories`: `python -m tests.record_histories NAME` writes `tests/histories/NAME/*.json`.
+"""Records `tests/histories`: `python -m tests.record_histories NAME` writes
+`tests/histories/NAME/*.json`.
 
 Do it for each release, under its name, and keep the older ones: `test_replay.py` replays them all.
 """
@@ -15,14 +16,14 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
 
-from adapter import names, signals
-from adapter.cancellations import Cancellations
-from adapter.registry import AppConfig, Follower
-from workers.dev import server_program
-from workers.registry import publish
-
-from .apps import recorded
-from .harness import App, registered, running, until
+from inngest_temporal.http.cancellations import Cancellations
+from inngest_temporal.routing import signals
+from inngest_temporal.routing.registry import AppConfig, Follower
+from inngest_temporal.temporal import names
+from inngest_temporal_workers.commands.dev import server_program
+from inngest_temporal_workers.entities.registry import publish
+from tests.apps import recorded
+from tests.harness import App, registered, running, until
 
 HISTORIES = Path(__file__).parent / "histories"
 
@@ -69,7 +70,11 @@ async def play(app: App, client: Client) -> None:
     await registered(sleeper)
     async with Follower(client) as follower:
         await follower.ready(10)
-        wanted = {"app_id": "recorded", "function_id": "sleeper", "started_before": datetime.now(UTC).isoformat()}
+        wanted = {
+            "app_id": "recorded",
+            "function_id": "sleeper",
+            "started_before": datetime.now(UTC).isoformat(),
+        }
         await Cancellations(client, follower).create(wanted)
         ended.append(sleeper)
         for run in (*ended, waits, signalled, cancelled, single):
@@ -83,7 +88,9 @@ async def deploy(client: Client) -> None:
     """Publish another limit."""
     app = await client.get_workflow_handle(names.app_id("recorded")).describe()
     config = await app.memo_value("app", type_hint=dict)
-    [limited] = [function for function in config["functions"] if function["id"] == recorded.limited.id]
+    [limited] = [
+        function for function in config["functions"] if function["id"] == recorded.limited.id
+    ]
     limited["concurrency"][0]["limit"] += 1
     await publish(client, AppConfig.from_json(config))
 
@@ -96,23 +103,35 @@ async def record(name: str) -> None:
     )
     target = HISTORIES / name
     target.mkdir(parents=True, exist_ok=True)
-    async with env, running(env.client, *recorded.FUNCTIONS, retry_interval=timedelta(milliseconds=10)) as app:
+    async with (
+        env,
+        running(env.client, *recorded.FUNCTIONS, retry_interval=timedelta(milliseconds=10)) as app,
+    ):
         await play(app, env.client)
         await deploy(env.client)
         await until(lambda: only_entities_run(env.client), 60)
         async for execution in env.client.list_workflows():
-            history = await env.client.get_workflow_handle(execution.id, run_id=execution.run_id).fetch_history()
-            label = re.sub(r"[^A-Za-z0-9]+", "-", f"{execution.workflow_type}-{execution.id}")[:120].strip("-")
+            history = await env.client.get_workflow_handle(
+                execution.id, run_id=execution.run_id
+            ).fetch_history()
+            label = re.sub(r"[^A-Za-z0-9]+", "-", f"{execution.workflow_type}-{execution.id}")[
+                :120
+            ].strip("-")
             (target / f"{label}.json").write_text(history.to_json() + "\n")
             print(label, len(history.events))
 
 
 async def only_entities_run(client: Client) -> Any:
     running_now = [run.id async for run in client.list_workflows("ExecutionStatus = 'Running'")]
-    return all(run_id.startswith(("inngest:registry", "inngest:app", "inngest:hub")) for run_id in running_now)
+    return all(
+        run_id.startswith(("inngest:registry", "inngest:app", "inngest:hub"))
+        for run_id in running_now
+    )
 
 
 if __name__ == "__main__":
     asyncio.run(record(sys.argv[1]))
     sys.stdout.flush()
-    os._exit(0)  # temporalio's threads may call Python while it is being torn down, which aborts the process
+    os._exit(
+        0
+    )  # temporalio's threads may call Python while it is being torn down, which aborts the process

@@ -10,24 +10,30 @@ import inngest as official
 import pytest
 from temporalio.client import Client
 
-import adapter as inngest
-from adapter.testing import Result, Status, Timeout, trigger
+import inngest_temporal as inngest
 from examples import flow_control, orders, patterns
-from workers.plugin import parts_of
-
-from .harness import App, running, until
+from inngest_temporal.testing import Result, Status, Timeout, trigger
+from inngest_temporal_workers.plugin import parts_of
+from tests.harness import App, running, until
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
-def run(function: inngest.Function[Any], stubs: dict[str, object] | None = None, /, **data: Any) -> Result:
+def run(
+    function: inngest.Function[Any], stubs: dict[str, object] | None = None, /, **data: Any
+) -> Result:
     return trigger(function, inngest.Event(name="example", data=data), step_stubs=stubs)
 
 
 def test_an_order_that_is_paid_is_shipped() -> None:
     payment = inngest.Event(name="shop/payment.received", data={"orderId": "o-1", "amount": 30})
     result = run(orders.fulfil_order, {"payment": payment}, orderId="o-1", userId="u-1")
-    assert result.output == {"orderId": "o-1", "status": "shipped", "paid": 30, "tracking": "parcel-o-1"}
+    assert result.output == {
+        "orderId": "o-1",
+        "status": "shipped",
+        "paid": 30,
+        "tracking": "parcel-o-1",
+    }
     assert result.steps == ["get-user", "cooling-off", "payment", "ship", "tell-others"]
     assert [event.name for event in result.sent] == ["shop/order.shipped"]
 
@@ -73,11 +79,13 @@ def test_a_worker_accepts_the_functions(module: Any) -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.stem))
-def test_an_example_is_a_module_for_the_official_sdk_but_for_its_import(path: Path, tmp_path: Path) -> None:
+def test_an_example_is_a_module_for_the_official_sdk_but_for_its_import(
+    path: Path, tmp_path: Path
+) -> None:
     source = path.read_text()
-    assert source.count("import adapter as inngest") == 1
+    assert source.count("import inngest_temporal as inngest") == 1
     copy = tmp_path / path.name
-    copy.write_text(source.replace("import adapter as inngest", "import inngest"))
+    copy.write_text(source.replace("import inngest_temporal as inngest", "import inngest"))
     module = runpy.run_path(str(copy))
     functions = [value for value in module.values() if isinstance(value, official.Function)]
     ours = runpy.run_path(str(path))
@@ -92,11 +100,17 @@ def test_an_example_is_a_module_for_the_official_sdk_but_for_its_import(path: Pa
 def test_the_official_sdk_gives_the_same_result() -> None:
     """The same source, run by the official SDK's own test helper."""
     mocked = pytest.importorskip("inngest.experimental.mocked")
-    source = (EXAMPLES[0].parent / "patterns.py").read_text().replace("import adapter as inngest", "import inngest")
+    source = (
+        (EXAMPLES[0].parent / "patterns.py")
+        .read_text()
+        .replace("import inngest_temporal as inngest", "import inngest")
+    )
     module: dict[str, Any] = {"__name__": "official_patterns"}
     exec(compile(source, "official_patterns", "exec"), module)
     event = official.Event(name="example", data={"rounds": 4})
-    result = mocked.trigger(module["loop"], event, mocked.Inngest(app_id="patterns", is_production=False))
+    result = mocked.trigger(
+        module["loop"], event, mocked.Inngest(app_id="patterns", is_production=False)
+    )
     assert result.output == run(patterns.loop, rounds=4).output == 14
 
 
@@ -109,7 +123,11 @@ def test_the_readme_shows_the_example_as_it_is() -> None:
 
 
 def test_the_readmes_test_passes() -> None:
-    [code] = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def test_" in code]
+    [code] = [
+        code
+        for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if "def test_" in code
+    ]
     names: dict[str, Any] = {"fulfil_order": orders.fulfil_order}
     exec(code, names)
     names["test_an_unpaid_order_is_cancelled"]()
@@ -117,16 +135,23 @@ def test_the_readmes_test_passes() -> None:
 
 async def test_the_flow_control_example_does_what_its_comments_say(client: Client) -> None:
     """On a real server: these are the features that the in-process harness knows nothing of."""
-    functions = [value for value in vars(flow_control).values() if isinstance(value, inngest.Function)]
+    functions = [
+        value for value in vars(flow_control).values() if isinstance(value, inngest.Function)
+    ]
     assert len(functions) == 7
 
     async def ended(app: App, local_id: str) -> list[Any]:
         query = f"WorkflowType = 'flow-{local_id}' AND ExecutionStatus = 'Completed'"
-        return [await app.client.get_workflow_handle(run.id).result() async for run in app.client.list_workflows(query)]
+        return [
+            await app.client.get_workflow_handle(run.id).result()
+            async for run in app.client.list_workflows(query)
+        ]
 
     async with running(client, *functions) as app:
         for n in range(4):
-            await app.send("flow/order", {"customer": f"c{n % 2}", "plan": "pro" if n % 2 else "free", "n": n})
+            await app.send(
+                "flow/order", {"customer": f"c{n % 2}", "plan": "pro" if n % 2 else "free", "n": n}
+            )
         expected = {
             "charge": ["charged c0", "charged c0", "charged c1", "charged c1"],
             "tell-the-carrier": [None] * 4,

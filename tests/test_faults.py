@@ -1,4 +1,5 @@
-"""What happens when processes are killed: workers, the ingress, Temporal itself. Real processes, real SIGKILLs."""
+"""What happens when processes are killed: workers, the ingress, Temporal itself. Real processes,
+real SIGKILLs."""
 
 import asyncio
 import collections
@@ -17,14 +18,14 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from adapter import events, names
-from adapter.registry import Follower
-from adapter.routing import Router
-from adapter.waits import Waits
-from workers.dev import server_program
-
-from .apps import chaos
-from .harness import App, registered, until
+from inngest_temporal.routing import events
+from inngest_temporal.routing.registry import Follower
+from inngest_temporal.routing.router import Router
+from inngest_temporal.routing.waits import Waits
+from inngest_temporal.temporal import names
+from inngest_temporal_workers.commands.dev import server_program
+from tests.apps import chaos
+from tests.harness import App, registered, until
 
 ROOT = Path(__file__).parents[1]
 CHAOS = ROOT / "tests" / "apps" / "chaos.py"
@@ -43,7 +44,11 @@ class Processes:
     def __init__(self, address: str, namespace: str, directory: Path) -> None:
         self.log = directory / "chaos.log"
         self.log.touch()
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("INNGEST_", "TEMPORAL_"))}
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("INNGEST_", "TEMPORAL_"))
+        }
         self._environ = inherited | {
             "TEMPORAL_ADDRESS": address,
             "TEMPORAL_NAMESPACE": namespace,
@@ -56,7 +61,7 @@ class Processes:
 
     def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(
-            [sys.executable, "-m", "workers.cli", *arguments],
+            [sys.executable, "-m", "inngest_temporal_workers.commands.cli", *arguments],
             env=self._environ,
             stdout=self._output,
             stderr=self._output,
@@ -80,7 +85,9 @@ class Processes:
 
     def lines(self, kind: str) -> list[list[str]]:
         """`[pid, run, step]` of what steps noted."""
-        return [line.split()[1:] for line in self.log.read_text().splitlines() if line.startswith(kind)]
+        return [
+            line.split()[1:] for line in self.log.read_text().splitlines() if line.startswith(kind)
+        ]
 
 
 @pytest.fixture
@@ -94,8 +101,14 @@ def processes(temporal_address: str, namespace: str, tmp_path: Path) -> Any:
 async def app_of(client: Client) -> AsyncIterator[App]:
     """The app of workers that run elsewhere, once they have published it."""
     async with Follower(client) as follower:
-        await until(lambda: follower.snapshot is not None and follower.snapshot.function("chaos-work"), 60)
-        yield App(client, [chaos.work, chaos.long, chaos.patient], Router(client, follower, Waits.of(client).deliver))
+        await until(
+            lambda: follower.snapshot is not None and follower.snapshot.function("chaos-work"), 60
+        )
+        yield App(
+            client,
+            [chaos.work, chaos.long, chaos.patient],
+            Router(client, follower, Waits.of(client).deliver),
+        )
 
 
 @pytest.mark.timeout(180)
@@ -118,7 +131,9 @@ async def test_a_step_of_a_killed_worker_is_executed_by_another_and_finished_ste
 
 
 @pytest.mark.timeout(300)
-async def test_200_runs_under_random_kills_are_neither_lost_nor_stuck(client: Client, processes: Processes) -> None:
+async def test_200_runs_under_random_kills_are_neither_lost_nor_stuck(
+    client: Client, processes: Processes
+) -> None:
     count, seed = 200, random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -126,7 +141,10 @@ async def test_200_runs_under_random_kills_are_neither_lost_nor_stuck(client: Cl
         processes.worker()
     async with app_of(client) as app:
         killing = asyncio.create_task(kill_at_random(processes, chance))
-        runs = [app.run_of(chaos.work, await app.send("chaos/work", {"seconds": 0.5})) for _ in range(count)]
+        runs = [
+            app.run_of(chaos.work, await app.send("chaos/work", {"seconds": 0.5}))
+            for _ in range(count)
+        ]
         results = asyncio.gather(*(run.result() for run in runs))
         kills = await killing
         print(f"{kills} kills")
@@ -135,7 +153,10 @@ async def test_200_runs_under_random_kills_are_neither_lost_nor_stuck(client: Cl
     assert len(ends) == 4 * count
     # Twice only if its worker was killed between the step's end and the report of it.
     twice = [step for step, times in ends.items() if times > 1]
-    print(f"{len(twice)} of {4 * count} steps ended twice: their worker was killed before it had reported them")
+    print(
+        f"{len(twice)} of {4 * count} steps ended twice: their worker was killed before it had"
+        " reported them"
+    )
     assert len(twice) <= 40
 
 
@@ -153,7 +174,9 @@ async def test_an_ingress_killed_between_an_event_and_its_retry_starts_one_run(
             async def attempt() -> Any:
                 try:
                     reply = await http.post(
-                        f"http://127.0.0.1:{port}/e/key", json={"name": "chaos/work", "data": {}}, headers=seed
+                        f"http://127.0.0.1:{port}/e/key",
+                        json={"name": "chaos/work", "data": {}},
+                        headers=seed,
                     )
                 except httpx.TransportError:
                     return None
@@ -189,7 +212,14 @@ async def listed(client: Client, query: str) -> list[str]:
 async def test_a_restart_of_temporal_in_the_middle_of_a_sleep_and_of_a_wait(tmp_path: Path) -> None:
     port = free_port()
     command = [server_program(), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
-    command += ["--port", str(port), "--db-filename", str(tmp_path / "temporal.db"), "--log-level", "never"]
+    command += [
+        "--port",
+        str(port),
+        "--db-filename",
+        str(tmp_path / "temporal.db"),
+        "--log-level",
+        "never",
+    ]
     command += ["--search-attribute", f"{names.EVENT_ID_ATTRIBUTE}=KeywordList"]
 
     def start() -> "subprocess.Popen[bytes]":
@@ -218,7 +248,10 @@ async def test_a_restart_of_temporal_in_the_middle_of_a_sleep_and_of_a_wait(tmp_
         async with app_of(client) as app:
             await app.send("chaos/go", {"id": 8})
             await app.send("chaos/go", {"id": 7})
-            waits, sleeping = client.get_workflow_handle(waits.id), client.get_workflow_handle(sleeping.id)
+            waits, sleeping = (
+                client.get_workflow_handle(waits.id),
+                client.get_workflow_handle(sleeping.id),
+            )
             assert await asyncio.wait_for(waits.result(), 60) == [7]
             assert await asyncio.wait_for(sleeping.result(), 60) == ["slept"]
         assert len(processes.lines("begin")) == 2

@@ -1,4 +1,5 @@
-"""Flow control is exact over workers and ingress replicas, while processes are killed too. It leaves nothing behind."""
+"""Flow control is exact over workers and ingress replicas, while processes are killed too. It
+leaves nothing behind."""
 
 import asyncio
 import contextlib
@@ -12,19 +13,18 @@ import httpx
 import pytest
 from temporalio.client import Client
 
-from adapter.registry import Follower
-
-from .apps import flow
-from .harness import until
-from .test_faults import Processes, free_port
+from inngest_temporal.routing.registry import Follower
+from tests.apps import flow
+from tests.harness import until
+from tests.test_faults import Processes, free_port
 
 EVENTS, KEYS = 500, 5
 SCRIPT = str(Path(flow.__file__))
 
 
 class Replicas:
-    """Two workers and two ingresses. Events are posted to the ingresses in turn, and again until they are accepted.
-    Their `ts` are in the order of `n`, whenever they arrive."""
+    """Two workers and two ingresses. Events are posted to the ingresses in turn, and again until
+    they are accepted. Their `ts` are in the order of `n`, whenever they arrive."""
 
     def __init__(self, processes: Processes, http: httpx.AsyncClient) -> None:
         self.processes = processes
@@ -37,11 +37,16 @@ class Replicas:
     async def post(self, name: str, batch: list[dict[str, Any]]) -> list[str]:
         self._posted += 1
         port = self.ports[self._posted % len(self.ports)]
-        body = [{"name": name, "id": f"{name}-{data['n']}", "ts": self._ts + data["n"], "data": data} for data in batch]
+        body = [
+            {"name": name, "id": f"{name}-{data['n']}", "ts": self._ts + data["n"], "data": data}
+            for data in batch
+        ]
 
         async def attempt() -> Any:
             try:
-                reply = await self._http.post(f"http://127.0.0.1:{port}/e/key", json=body, timeout=30)
+                reply = await self._http.post(
+                    f"http://127.0.0.1:{port}/e/key", json=body, timeout=30
+                )
             except httpx.TransportError:
                 return None
             return reply.json()["ids"] if reply.status_code == 200 else None
@@ -64,9 +69,15 @@ async def replicas(client: Client, address: str, directory: Path) -> AsyncIterat
     async with httpx.AsyncClient() as http, Follower(client) as follower:
         try:
             running = Replicas(processes, http)
-            # An event that is sent before the functions are published triggers none of them. An ingress accepts none
-            # before it has read the registry, so those that start now know them.
-            await until(lambda: follower.snapshot is not None and follower.snapshot.function(flow.debounced.id), 60)
+            # An event that is sent before the functions are published triggers none of them. An
+            # ingress accepts none before it has read the registry, so those that start now know
+            # them.
+            await until(
+                lambda: (
+                    follower.snapshot is not None and follower.snapshot.function(flow.debounced.id)
+                ),
+                60,
+            )
             for port in running.ports:
                 processes.start("ingress", "--port", str(port))
             yield running
@@ -75,18 +86,23 @@ async def replicas(client: Client, address: str, directory: Path) -> AsyncIterat
 
 
 async def count(client: Client, workflow_type: str, *, at_least: int, closed: bool = False) -> bool:
-    query = f"WorkflowType = '{workflow_type}'" + (" AND ExecutionStatus = 'Completed'" if closed else "")
+    query = f"WorkflowType = '{workflow_type}'" + (
+        " AND ExecutionStatus = 'Completed'" if closed else ""
+    )
     return (await client.count_workflows(query)).count >= at_least
 
 
 async def nothing_left(client: Client) -> bool:
     """Only the registry, and hubs if there were waits, stay."""
-    running = [run.workflow_type async for run in client.list_workflows("ExecutionStatus = 'Running'")]
+    running = [
+        run.workflow_type async for run in client.list_workflows("ExecutionStatus = 'Running'")
+    ]
     return set(running) <= {"InngestRegistry", "InngestApp", "InngestHub"}
 
 
 def most_at_once(log: str) -> dict[str, int]:
-    """By key, from the lines of the steps; what a killed process was doing ended when it was killed."""
+    """By key, from the lines of the steps; what a killed process was doing ended when it was
+    killed."""
     inside: dict[tuple[str, str], str] = {}
     most: Counter[str] = Counter()
     for line in log.splitlines():
@@ -107,7 +123,8 @@ async def test_no_key_has_more_than_its_limit_with_two_ingresses_and_a_killed_wo
 ) -> None:
     async with replicas(client, temporal_address, tmp_path) as running:
         batches = [
-            [{"n": n, "key": f"k{n % KEYS}"} for n in range(first, first + 50)] for first in range(0, EVENTS, 50)
+            [{"n": n, "key": f"k{n % KEYS}"} for n in range(first, first + 50)]
+            for first in range(0, EVENTS, 50)
         ]
         await asyncio.gather(*(running.post("flow/limited", batch) for batch in batches))
         await until(lambda: len(running.processes.lines("end")) >= EVENTS // 3, 120)
@@ -115,16 +132,25 @@ async def test_no_key_has_more_than_its_limit_with_two_ingresses_and_a_killed_wo
         await until(lambda: count(client, "flow-limited", at_least=EVENTS, closed=True), 240)
         most = most_at_once(running.processes.log.read_text())
         ends = Counter(step for _, _, step in running.processes.lines("end"))
-        print(f"at most {most} at once, limit {flow.LIMIT}; {sum(ends.values()) - len(ends)} steps ended twice")
+        print(
+            f"at most {most} at once, limit {flow.LIMIT}; {sum(ends.values()) - len(ends)} steps"
+            " ended twice"
+        )
         # Twice only what a killed worker had done and not yet reported.
-        killed = {line.split()[1] for line in running.processes.log.read_text().splitlines() if line[:6] == "killed"}
+        killed = {
+            line.split()[1]
+            for line in running.processes.log.read_text().splitlines()
+            if line[:6] == "killed"
+        }
         by_step: dict[str, list[str]] = {}
         for pid, _, step in running.processes.lines("end"):
             by_step.setdefault(step, []).append(pid)
         assert all(set(pids[:-1]) <= killed for pids in by_step.values())
         assert len(most) == KEYS
         assert max(most.values()) <= flow.LIMIT
-        assert max(most.values()) > 1  # on a busy machine steps are over before the third permit is handed on
+        assert (
+            max(most.values()) > 1
+        )  # on a busy machine steps are over before the third permit is handed on
         assert len(ends) == EVENTS
         assert (await client.count_workflows("WorkflowType = 'flow-limited'")).count == EVENTS
         await until(lambda: nothing_left(client), 90)
@@ -147,13 +173,16 @@ async def test_gates_count_each_event_once_though_it_is_posted_twice_and_a_worke
         await posting
 
         async def batched() -> list[int] | None:
-            numbers = [int(n) for _, _, batch in running.processes.lines("batch") for n in batch.split(",")]
+            numbers = [
+                int(n) for _, _, batch in running.processes.lines("batch") for n in batch.split(",")
+            ]
             return sorted(numbers) if len(numbers) >= keys * each else None
 
         assert await until(batched, 120) == list(range(keys * each))
         await until(lambda: count(client, "flow-debounced", at_least=keys, closed=True), 60)
         await until(lambda: idle(client), 120)
-        # Each key's debounce may have ended and begun anew while the worker was away, but its last event wins.
+        # Each key's debounce may have ended and begun anew while the worker was away, but its last
+        # event wins.
         runs = [run async for run in client.list_workflows("WorkflowType = 'flow-debounced'")]
         results = [await client.get_workflow_handle(run.id).result() for run in runs]
         assert {max(n for n in results if n % keys == key) for key in range(keys)} == {72, 73, 74}
@@ -162,5 +191,7 @@ async def test_gates_count_each_event_once_though_it_is_posted_twice_and_a_worke
 
 async def idle(client: Client) -> bool:
     """No debounce or batch is open. (A rate limit of one an hour remembers for an hour.)"""
-    running = {run.workflow_type async for run in client.list_workflows("ExecutionStatus = 'Running'")}
+    running = {
+        run.workflow_type async for run in client.list_workflows("ExecutionStatus = 'Running'")
+    }
     return not running & {"InngestDebounce", "InngestBatch", "flow-batched", "flow-debounced"}

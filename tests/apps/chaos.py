@@ -1,11 +1,12 @@
-"""Functions for the tests that kill processes. Each step leaves a line in a file when it begins and when it ends."""
+"""Functions for the tests that kill processes. Each step leaves a line in a file when it begins and
+when it ends."""
 
 import asyncio
 import os
 from datetime import timedelta
 from pathlib import Path
 
-import adapter as inngest
+import inngest_temporal as inngest
 
 client = inngest.Inngest(app_id="chaos", is_production=False)
 LOG = Path(os.environ.get("CHAOS_LOG", os.devnull))
@@ -62,6 +63,9 @@ async def patient(ctx: inngest.Context) -> list[object]:
         await ctx.step.sleep("sleep", timedelta(seconds=10))
         return ["slept"]
     found = await ctx.step.wait_for_event(
-        "wait", event="chaos/go", if_exp="event.data.id == async.data.id", timeout=timedelta(minutes=5)
+        "wait",
+        event="chaos/go",
+        if_exp="event.data.id == async.data.id",
+        timeout=timedelta(minutes=5),
     )
     return [found and found.data["id"]]

@@ -1,8 +1,8 @@
-"""Functions with flow control for the tests that kill processes. Steps leave lines when they begin and end."""
+"""Functions with flow control for the tests that kill processes. Steps leave lines when they begin
+and end."""
 
-import adapter as inngest
-
-from .chaos import body, note
+import inngest_temporal as inngest
+from tests.apps.chaos import body, note
 
 client = inngest.Inngest(app_id="flow", is_production=False)
 LIMIT = 3

@@ -1,10 +1,10 @@
-"""The functions of the recorded histories under `tests/histories`. They must go on replaying, so to what is here may be
-added, and nothing taken away."""
+"""The functions of the recorded histories under `tests/histories`. They must go on replaying, so to
+what is here may be added, and nothing taken away."""
 
 import asyncio
 from typing import Any
 
-import adapter as inngest
+import inngest_temporal as inngest
 
 client = inngest.Inngest(app_id="recorded", is_production=False)
 
@@ -27,8 +27,12 @@ async def steps(ctx: inngest.Context) -> Any:
 
     results = [await ctx.step.run("flaky", flaky)]
     await ctx.step.sleep("nap", 10)
-    results += await ctx.group.parallel(tuple(lambda n=n: ctx.step.run(f"p{n}", lambda: n) for n in range(3)))
-    results += await asyncio.gather(ctx.step.sleep("other nap", 20), ctx.step.run("beside", lambda: "beside"))
+    results += await ctx.group.parallel(
+        tuple(lambda n=n: ctx.step.run(f"p{n}", lambda: n) for n in range(3))
+    )
+    results += await asyncio.gather(
+        ctx.step.sleep("other nap", 20), ctx.step.run("beside", lambda: "beside")
+    )
     await ctx.step.send_event("send", inngest.Event(name="r/nobody"))
     return results
 
@@ -95,16 +99,22 @@ async def limited(ctx: inngest.Context) -> Any:
     return await ctx.step.run("b", lambda: "b")
 
 
-@client.create_function(fn_id="single", trigger=on("r/single"), singleton=inngest.Singleton(mode="skip"))
+@client.create_function(
+    fn_id="single", trigger=on("r/single"), singleton=inngest.Singleton(mode="skip")
+)
 async def single(ctx: inngest.Context) -> None:
     await ctx.step.wait_for_event("go", event="r/single-go", timeout=60_000)
 
 
-@client.create_function(fn_id="rated", trigger=on("r/rated"), rate_limit=inngest.RateLimit(limit=1, period=60_000))
+@client.create_function(
+    fn_id="rated", trigger=on("r/rated"), rate_limit=inngest.RateLimit(limit=1, period=60_000)
+)
 async def rated(ctx: inngest.Context) -> None: ...
 
 
-@client.create_function(fn_id="debounced", trigger=on("r/debounced"), debounce=inngest.Debounce(period=1_000))
+@client.create_function(
+    fn_id="debounced", trigger=on("r/debounced"), debounce=inngest.Debounce(period=1_000)
+)
 async def debounced(ctx: inngest.Context) -> None: ...
 
 
@@ -125,7 +135,9 @@ async def sleeper(ctx: inngest.Context) -> None:
     await ctx.step.sleep("long", 3_600_000)
 
 
-@client.create_function(fn_id="stopped", trigger=on("r/stopped"), concurrency=[inngest.Concurrency(limit=1)])
+@client.create_function(
+    fn_id="stopped", trigger=on("r/stopped"), concurrency=[inngest.Concurrency(limit=1)]
+)
 async def stopped(ctx: inngest.Context) -> None:
     await ctx.step.run("long", asyncio.sleep, 60)
 

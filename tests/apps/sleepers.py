@@ -1,6 +1,6 @@
 """A function for the test of bulk cancellation: it sleeps for a day."""
 
-import adapter as inngest
+import inngest_temporal as inngest
 
 client = inngest.Inngest(app_id="sleepers", is_production=False)
 

@@ -1,0 +1,248 @@
+"""Every exception of this package.
+
+    Error
+    ├── NonRetriableError            raised by user code: do not try again
+    ├── RetryAfterError              raised by user code: try again then
+    ├── StepError                    raised at a step whose attempts are used up
+    ├── CodedError                   an error whose code is known only where it is raised
+    ├── FunctionConfigInvalidError   a function's configuration
+    ├── AsyncUnsupportedError        async middleware, or an async step, in a function that is not
+    async ├── EventKeyUnspecifiedError, SigningKeyMissingError, URLInvalidError     a client's
+    settings ├── SendEventsError              the ingress did not take all events ├──
+    BodyInvalidError             JSON from outside, or an event that can't be JSON ├──
+    FunctionNotFoundError        no function of that id ├── OutputUnserializableError    a step or
+    handler returned what JSON can't hold ├── OutputTooLargeError          a step or handler
+    returned more than a Temporal payload holds ├── StepUnexpectedError          a handler asked for
+    a step it can't have now ├── UnstubbedStepError           in a test: a step without a stub └──
+    UnknownError                 anything else
+
+    Interrupt (BaseException)        stops a handler at a step; not an error
+
+The codes are Inngest's, so what a client or a person reads is what they know.
+"""
+
+import datetime
+import enum
+import traceback
+
+
+class ErrorCode(enum.Enum):
+    """Inngest's machine-readable name of a kind of error."""
+
+    ASYNC_UNSUPPORTED = "async_unsupported"
+    BODY_INVALID = "body_invalid"
+    EVENT_KEY_UNSPECIFIED = "event_key_unspecified"
+    FUNCTION_CONFIG_INVALID = "function_config_invalid"
+    FUNCTION_NOT_FOUND = "function_not_found"
+    NON_RETRIABLE_ERROR = "non_retriable_error"
+    OUTPUT_UNSERIALIZABLE = "output_unserializable"
+    RETRY_AFTER_ERROR = "retry_after_error"
+    SEND_EVENT_FAILED = "send_event_failed"
+    SIGNING_KEY_UNSPECIFIED = "signing_key_unspecified"
+    STEP_ERRORED = "step_errored"
+    STEP_NESTED = "step_nested"
+    STEP_UNEXPECTED = "step_unexpected"
+    UNKNOWN = "unknown"
+    URL_INVALID = "url_invalid"
+
+
+class Error(Exception):
+    """Base of every error of this package."""
+
+    code: ErrorCode = ErrorCode.UNKNOWN
+    include_stack: bool = True
+    """Whether the stack helps a reader; false where it would show only our own frames."""
+    is_retriable: bool = True
+
+    @property
+    def message(self) -> str:
+        """What happened, without the kind of error."""
+        return str(self)
+
+    @property
+    def name(self) -> str:
+        """The kind of error, as shown with a failed run."""
+        return type(self).__name__
+
+    @property
+    def stack(self) -> str | None:
+        """The traceback as text."""
+        return "".join(traceback.format_exception(self))
+
+
+class NonRetriableError(Error):
+    """Raise it in a step or a handler to fail without another attempt."""
+
+    code = ErrorCode.NON_RETRIABLE_ERROR
+    is_retriable = False
+    _recorded_stack: str | None = None
+    """Where a step raised it, when it is raised again at that step."""
+
+    def __init__(self, message: str | None = None, quiet: bool = False) -> None:
+        """`quiet`: don't log it."""
+        super().__init__(message or "")
+        self.quiet = quiet
+
+
+class RetryAfterError(Error):
+    """Raise it in a step or a handler to choose when the next attempt is; it counts as an attempt.
+
+    The server keeps the delay between 1 second and 24 hours, as Inngest does.
+    """
+
+    code = ErrorCode.RETRY_AFTER_ERROR
+
+    def __init__(
+        self,
+        message: str | None,
+        retry_after: int | datetime.timedelta | datetime.datetime,
+        quiet: bool = False,
+    ) -> None:
+        """`retry_after`: milliseconds, a timedelta, or a moment (a naive one is local time).
+        `quiet`: don't log it."""
+        super().__init__(message or "")
+        self.retry_after: datetime.datetime = _moment(retry_after)
+        """The moment of the next attempt, aware, in UTC."""
+        self.quiet = quiet
+
+
+class StepError(Error):
+    """A step failed for good. Raised where the handler called it; uncaught, it fails the run."""
+
+    code = ErrorCode.STEP_ERRORED
+    is_retriable = False
+
+    def __init__(self, message: str, name: str, stack: str | None) -> None:
+        """Message, class name and traceback of the step's own error."""
+        super().__init__(message)
+        self._name = name
+        self._stack = stack
+
+    @property
+    def name(self) -> str:
+        """Class name of the step's own error."""
+        return self._name
+
+    @property
+    def stack(self) -> str | None:
+        """Traceback of the step's own error."""
+        return self._stack
+
+
+class CodedError(Error):
+    """An error whose code and retriability are known only where it is raised."""
+
+    def __init__(self, code: ErrorCode, message: str, *, is_retriable: bool = True) -> None:
+        super().__init__(message)
+        self.code = code
+        self.is_retriable = is_retriable
+
+
+class FunctionConfigInvalidError(Error):
+    """A function can't be registered as configured; the message names function, field and
+    remedy."""
+
+    code = ErrorCode.FUNCTION_CONFIG_INVALID
+
+
+class AsyncUnsupportedError(Error):
+    """An async `Middleware`, or an async body of a step, met a function, or a `send_sync`, that is
+    not async."""
+
+    code = ErrorCode.ASYNC_UNSUPPORTED
+
+
+class EventKeyUnspecifiedError(Error):
+    """An event was sent in production mode without an event key."""
+
+    code = ErrorCode.EVENT_KEY_UNSPECIFIED
+
+
+class SigningKeyMissingError(Error):
+    """Production mode needs a signing key."""
+
+    code = ErrorCode.SIGNING_KEY_UNSPECIFIED
+
+
+class URLInvalidError(Error):
+    """A setting that must be a URL is none."""
+
+    code = ErrorCode.URL_INVALID
+
+
+class SendEventsError(Error):
+    """Not all events were accepted."""
+
+    code = ErrorCode.SEND_EVENT_FAILED
+
+    def __init__(self, message: str, ids: list[str]) -> None:
+        """`ids`: those of the events that were accepted, in order."""
+        super().__init__(message)
+        self.ids = ids
+
+
+class BodyInvalidError(Error):
+    """A body is not what it should be."""
+
+    code = ErrorCode.BODY_INVALID
+
+
+class FunctionNotFoundError(Error):
+    """There is no function of that id."""
+
+    code = ErrorCode.FUNCTION_NOT_FOUND
+
+
+class OutputUnserializableError(Error):
+    """A step or a handler returned what JSON can't hold. Another attempt would, too."""
+
+    code = ErrorCode.OUTPUT_UNSERIALIZABLE
+    is_retriable = False
+
+
+class OutputTooLargeError(Error):
+    """A step or a handler returned more than a Temporal payload holds. Another attempt would,
+    too."""
+
+    is_retriable = False
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        """`size` and `limit` in bytes of compact JSON."""
+        super().__init__(
+            f"{what} is over the limit: {size} bytes, at most {limit}. Return a reference to it"
+            " instead."
+        )
+
+
+class StepUnexpectedError(Error):
+    """A handler asked for a step that it can't have at this point."""
+
+    code = ErrorCode.STEP_UNEXPECTED
+    include_stack = False
+
+
+class UnstubbedStepError(Error):
+    """In a test: the handler reached a step that can't run in-process and has no stub."""
+
+    is_retriable = False
+
+
+class UnknownError(Error):
+    """An error that fits nowhere else."""
+
+
+class Interrupt(BaseException):
+    """Stops a handler at a step that can't go on now.
+
+    Not an `Exception`, so `except Exception` in user code lets it through.
+    """
+
+
+def _moment(when: int | datetime.timedelta | datetime.datetime) -> datetime.datetime:
+    if isinstance(when, datetime.datetime):
+        return when.astimezone(datetime.UTC)
+    if isinstance(when, int) and not isinstance(when, bool):
+        when = datetime.timedelta(milliseconds=when)
+    if isinstance(when, datetime.timedelta):
+        return datetime.datetime.now(datetime.UTC) + when
+    raise TypeError(f"retry_after is milliseconds (int), a timedelta or a datetime, not {when!r}.")

@@ -1,0 +1,508 @@
+"""Events: what a sender may post, how it is normalised and stamped, and the events that the system
+itself emits.
+
+A stamped event is a plain JSON object `{id, name, data, ts, user, v?, meta?}`: `data` and `user`
+are objects, `ts` is in milliseconds since 1970, `id` is the sender's or else the internal id.
+Source: Inngest's event API (semantics §1.3-1.6) and its lifecycle events (§5.7, §5.10). What is
+wrong with a sender's event is raised as `BodyInvalidError`, whose message is for the sender.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from ulid import ULID
+
+from inngest_temporal.drivers.protocol import ErrorInfo
+from inngest_temporal.errors import BodyInvalidError
+from inngest_temporal.temporal import names
+
+MAX_EVENTS = 5_000
+"""Events in one POST, as in Inngest."""
+MAX_EVENT_BYTES = 1_800_000
+"""One event, as Temporal's default converter writes it (compact, ASCII): Inngest allows 3 MiB, but
+a Temporal payload is limited to 2 MiB and an event travels with the ids around it."""
+MAX_DEPTH = 100
+"""Levels of nesting of one event."""
+
+INVOKED = "inngest/function.invoked"
+FINISHED = "inngest/function.finished"
+FAILED = "inngest/function.failed"
+CANCELLED = "inngest/function.cancelled"
+TIMER = "inngest/scheduled.timer"
+
+Status = Literal["Completed", "Failed", "Cancelled"]
+_LIFECYCLE: dict[Status, str] = {"Failed": FAILED, "Cancelled": CANCELLED}
+"""What the end of a run emits besides `FINISHED`."""
+
+_MIN_TS = 315_532_800_000  # 1980-01-01
+_MAX_TS = 4_102_444_800_000  # 2100-01-01
+_MAX_SESSIONS = 5
+_MAX_SESSION_KEY_BYTES = 128
+_MAX_SESSION_ID_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """An accepted event."""
+
+    event: dict[str, Any]
+    internal_id: str
+    """ULID; what the sender is told, and what finds the event's runs."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """The sender's seed for internal ids, so that a retry of its request gets the same ones
+    (§1.6)."""
+
+    ms: int
+    entropy: bytes
+    """10 bytes."""
+
+    @classmethod
+    def parse(cls, header: str | None) -> "Seed | None":
+        """From `x-inngest-event-id-seed`, `<unix ms>,<base64 of 10 bytes>`; None if it is absent or
+        malformed."""
+        ms, comma, text = (header or "").partition(",")
+        if not comma or not (ms.isascii() and ms.isdigit()) or len(ms) > 15:
+            return None
+        try:
+            entropy = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            return None
+        if len(entropy) != 10 or int(ms) >= 2**48:
+            return None
+        return cls(int(ms), entropy)
+
+    def internal_id(self, index: int) -> str:
+        """Id of the event at `index`, which counts from 1 in a POST of events and is 0 for an
+        invocation."""
+        last = (int.from_bytes(self.entropy[6:]) + index) % 2**32
+        return str(ULID(self.ms.to_bytes(6) + self.entropy[:6] + last.to_bytes(4)))
+
+
+def is_internal(name: str) -> bool:
+    """Whether an event name is reserved for the system."""
+    return name[:8].lower() == "inngest/"
+
+
+def parse(body: bytes) -> Any:
+    """Decode a JSON body strictly: UTF-8, no NaN or infinities, nesting as the interpreter can bear
+    (`stamp` checks the limit). Raises `BodyInvalidError`."""
+    try:
+        value = _DECODER.decode(body.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise BodyInvalidError(
+            f"Request body is not valid UTF-8: {error.reason} at byte {error.start}"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise BodyInvalidError(
+            f"Request body is not valid JSON: {error.msg} at character {error.pos}"
+        ) from None
+    except RecursionError:
+        raise BodyInvalidError(
+            f"Request body is nested too deeply: Max {MAX_DEPTH} levels"
+        ) from None
+    except BodyInvalidError:
+        raise
+    except ValueError as error:  # integers of more digits than Python converts
+        raise BodyInvalidError("Request body has a number that is too long") from error
+    if b"\\u" in body:
+        value = _without_lone_surrogates(value)
+    return value
+
+
+def stamp(raw: object, internal_id: str | None = None) -> Stamped:
+    """Validate and normalise one event that a sender posted (decoded JSON). Raises
+    `BodyInvalidError`."""
+    event = _fields(raw)
+    name = event["name"]
+    if is_internal(name):
+        raise BodyInvalidError(f"event name is reserved for internal use: {_short(name)}")
+    return _stamped(event, internal_id)
+
+
+def stamp_invocation(raw: object, function_id: str, internal_id: str | None = None) -> Stamped:
+    """The event that invokes `function_id` with what a sender posted to `/invoke` (`{data?, user?,
+    id?, ...}`, §1.7).
+
+    Raises `BodyInvalidError`.
+    """
+    if not isinstance(raw, Mapping):
+        raise BodyInvalidError("Request body must contain an event object")
+    event = _fields({**raw, "name": INVOKED})
+    event["data"]["_inngest"] = {"fn_id": function_id}
+    return _stamped(event, internal_id)
+
+
+def run_id(function_id: str, event: Stamped) -> str:
+    """The id of the run of a function for an event: always the same one, so a second start is a
+    duplicate.
+
+    The event's id counts, whatever internal id it got: one run per function and event id. An event
+    without one has its internal id, by which it is known when it is sent again.
+    """
+    given = event.event["id"]
+    try:
+        ulid = ULID.from_str(given)
+    except ValueError:
+        ulid = None
+    if ulid is None or str(ulid) != given:
+        return str(ULID(_digest("run", function_id, given)[:16]))
+    return _ulid(ulid.milliseconds, "run", function_id, given)
+
+
+def batch_run_id(function_id: str, batch_id: str, first_id: str) -> str:
+    """The id of the run of a function for a batch of events, of which the first has the internal id
+    `first_id`."""
+    return _ulid(ULID.from_str(first_id).milliseconds, "batch", function_id, batch_id)
+
+
+def correlation_id(event: Mapping[str, Any]) -> str | None:
+    """`<run id>.<hashed step id>` of the step that waits for the run of this event, if there is
+    one."""
+    data = event.get("data")
+    reserved = data.get("_inngest") if isinstance(data, Mapping) else None
+    found = reserved.get("correlation_id") if isinstance(reserved, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def invoked(
+    function_id: str,
+    data: Mapping[str, Any] | None,
+    *,
+    run_id: str,
+    step: str,
+    source_function_id: str,
+    source_app_id: str,
+    ts: int,
+    expire_ms: int | None = None,
+    name: str | None = None,
+    user: Mapping[str, Any] | None = None,
+    v: str | None = None,
+) -> Stamped:
+    """The event by which a step (hashed id `step` of run `run_id`) invokes another function (§5.7).
+
+    The same step always gives the same ids. `ts` and `expire_ms` are milliseconds since 1970; `ts`
+    must be the same when the step is repeated. Raises `BodyInvalidError` if the data is too large.
+    """
+    correlation = f"{run_id}.{step}"
+    reserved: dict[str, Any] = {
+        "fn_id": function_id,
+        "correlation_id": correlation,
+        "source_app_id": source_app_id,
+        "source_fn_id": source_function_id,
+    }
+    if expire_ms is not None:
+        reserved["expire"] = expire_ms
+    if name is not None:
+        reserved["name"] = name
+    event: dict[str, Any] = {
+        "id": str(ULID(_digest(INVOKED, correlation)[:16])),
+        "name": INVOKED,
+        "data": {**(data or {}), "_inngest": reserved},
+        "ts": ts,
+        "user": dict(user or {}),
+    }
+    if v is not None:
+        event["v"] = v
+    _check_limits(event)
+    return Stamped(event, _ulid(ts, INVOKED, correlation))
+
+
+def scheduled(
+    function_id: str, cron: str, scheduled_at: datetime, fire_at: datetime
+) -> tuple[Stamped, str]:
+    """The event of one tick of a function's cron, and the id of its run; the same tick always gives
+    the same (§4.12).
+
+    `scheduled_at` is what the expression says, in whole seconds; `fire_at` is that and the jitter.
+    """
+    at = _rfc3339(scheduled_at)
+    ms = int(scheduled_at.timestamp() * 1000)
+    event = {
+        "id": at,
+        "name": TIMER,
+        "data": {"cron": cron, "scheduledAt": at, "fireAt": _rfc3339(fire_at)},
+        "ts": int(fire_at.timestamp() * 1000),
+        "user": {},
+    }
+    return Stamped(event, _ulid(ms, TIMER, function_id, cron, at)), _ulid(
+        ms, "run", function_id, cron, at
+    )
+
+
+def ended(
+    function_id: str,
+    run_id: str,
+    events: Sequence[Mapping[str, Any]],
+    status: Status,
+    *,
+    ts: int,
+    result: object = None,
+    error: ErrorInfo | None = None,
+) -> list[Stamped]:
+    """The events that the end of a run emits, in order; none if the run was itself started by such
+    an event (§5.10).
+
+    Of a batch, each event that invokes the function has its own `finished`; the first event has one
+    in any case. `events` are those that started the run, `result` counts for Completed and `error`
+    for the others. `ts` (milliseconds) must be the same when the end is reported again.
+    """
+    if events and events[0].get("name") in (FAILED, FINISHED):
+        return []
+
+    def lifecycle(name: str, event_id: str, event: Mapping[str, Any] | None = None) -> Stamped:
+        return _lifecycle(
+            name, event_id, function_id, run_id, events, status, ts, result, error, event
+        )
+
+    out = [lifecycle(FINISHED, str(ULID(_digest(FINISHED, run_id)[:16])))]
+    for event in events[1:]:
+        if correlation := correlation_id(event):
+            out.append(
+                lifecycle(FINISHED, str(ULID(_digest(FINISHED, run_id, correlation)[:16])), event)
+            )
+    if status in _LIFECYCLE:
+        out.append(lifecycle(_LIFECYCLE[status], run_id))  # its id is the run's, as in Inngest
+    return out
+
+
+def standard_error(error: ErrorInfo) -> dict[str, Any]:
+    """An error as lifecycle events and the REST API show it: `{error, name, message, stack?}`."""
+    shown = {
+        "error": "invalid status code: 500" if error.retriable else "NonRetriableError",
+        "name": error.name,
+        "message": error.message,
+    }
+    if error.stack is not None:
+        shown["stack"] = error.stack
+    return shown
+
+
+def _lifecycle(
+    name: str,
+    event_id: str,
+    function_id: str,
+    run_id: str,
+    events: Sequence[Mapping[str, Any]],
+    status: Status,
+    ts: int,
+    result: object,
+    error: ErrorInfo | None,
+    event_of: Mapping[str, Any] | None = None,
+) -> Stamped:
+    """`event_of`: the event that the run ended for; the first one by default."""
+    first = dict(event_of or (events[0] if events else {}))
+    data: dict[str, Any] = {
+        "function_id": function_id,
+        "run_id": run_id,
+        "event": first,
+        "events": list(events),
+    }
+    if error is not None:
+        data["error"] = standard_error(error)
+    elif status == "Completed":
+        data["result"] = result
+    correlation = correlation_id(first)
+    if correlation is not None:
+        data["correlation_id"] = correlation
+    data["_inngest"] = {"status": status}
+    event: dict[str, Any] = {"id": event_id, "name": name, "data": data, "ts": ts, "user": {}}
+    if first.get("meta"):
+        event["meta"] = first["meta"]
+    _fit(event)
+    return Stamped(event, _ulid(ts, name, event_id))
+
+
+def _fit(event: dict[str, Any]) -> None:
+    """Leave out of a lifecycle event what makes it too large, the least missed first;
+    `_inngest.omitted` names it.
+
+    It holds the run's event twice and the result, each of which alone may be near the limit.
+    """
+    data = event["data"]
+    without: list[tuple[str, object]] = [
+        ("events", []),
+        ("result", None),
+        ("event", {**data["event"], "data": {}, "user": {}}),
+        ("error", {**data.get("error", {}), "message": "", "stack": ""}),
+    ]
+    omitted = []
+    for field, replacement in without:
+        if len(_compact(event)) <= MAX_EVENT_BYTES:
+            break
+        if field in data:
+            data[field] = replacement
+            omitted.append(field)
+    if omitted:
+        data["_inngest"]["omitted"] = omitted
+
+
+def _fields(raw: object) -> dict[str, Any]:
+    """The known fields of a posted event, checked and completed; unknown ones are dropped, as in
+    Inngest."""
+    if not isinstance(raw, Mapping):
+        raise BodyInvalidError(f"event must be an object, not {_kind(raw)}")
+    name = _typed(raw, "name", str, "a string") or ""
+    if not name:
+        raise BodyInvalidError("event name is empty")
+    if (size := len(name.encode("utf-8", "replace"))) > names.MAX_EVENT_NAME_BYTES:
+        raise BodyInvalidError(
+            f"event name is over the max length: Max {names.MAX_EVENT_NAME_BYTES} bytes / Size"
+            f" {size} bytes"
+        )
+    data: dict[str, Any] = dict(_typed(raw, "data", dict, "an object") or {})
+    data.pop("_inngest", None)
+    ts = (
+        _typed(raw, "ts", int, "an integer (milliseconds since 1970)")
+        or time.time_ns() // 1_000_000
+    )
+    if not _MIN_TS <= ts <= _MAX_TS:
+        raise BodyInvalidError(
+            f"event ts must be milliseconds between 1980-01-01 and 2100-01-01, not {str(ts)[:30]}"
+        )
+    event: dict[str, Any] = {
+        "id": _typed(raw, "id", str, "a string") or "",
+        "name": name,
+        "data": data,
+        "ts": ts,
+        "user": _typed(raw, "user", dict, "an object") or {},
+    }
+    if v := _typed(raw, "v", str, "a string"):
+        event["v"] = v
+    if meta := _typed(raw, "meta", dict, "an object"):
+        sessions = _sessions(meta)
+        if sessions:
+            event["meta"] = {"sessions": sessions}
+    return event
+
+
+def _stamped(event: dict[str, Any], internal_id: str | None) -> Stamped:
+    internal_id = internal_id or str(ULID())
+    event["id"] = event["id"] or internal_id
+    _check_limits(event)
+    return Stamped(event, internal_id)
+
+
+def _typed(raw: Mapping[str, Any], field: str, kind: type, expected: str) -> Any:
+    value = raw.get(field)
+    if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
+        return value
+    raise BodyInvalidError(f"event {field} must be {expected}, not {_kind(value)}")
+
+
+def _sessions(meta: Mapping[str, Any]) -> dict[str, str]:
+    """Session key -> session id: the propagated ones under the event's own."""
+    merged: dict[str, str] = {}
+    for field in ("propagated_sessions", "sessions"):
+        given = meta.get(field)
+        if given is None:
+            continue
+        if not isinstance(given, dict) or not all(
+            isinstance(value, str) for value in given.values()
+        ):
+            raise BodyInvalidError(f"event meta.{field} must be an object of strings")
+        merged.update(given)
+    if len(merged) > _MAX_SESSIONS:
+        raise BodyInvalidError(f"event has too many sessions: Max {_MAX_SESSIONS}")
+    for key, value in merged.items():
+        if not 0 < len(key.encode("utf-8", "replace")) <= _MAX_SESSION_KEY_BYTES:
+            raise BodyInvalidError(
+                f"event session key must have 1 to {_MAX_SESSION_KEY_BYTES} bytes"
+            )
+        if not 0 < len(value.encode("utf-8", "replace")) <= _MAX_SESSION_ID_BYTES:
+            raise BodyInvalidError(f"event session id must have 1 to {_MAX_SESSION_ID_BYTES} bytes")
+    return merged
+
+
+def _check_limits(event: Mapping[str, Any]) -> None:
+    try:
+        text = _compact(event)
+    except RecursionError:
+        raise BodyInvalidError(f"event is nested too deeply: Max {MAX_DEPTH} levels") from None
+    if len(text) > MAX_EVENT_BYTES:
+        raise BodyInvalidError(
+            f"Event is over the max size: Max {MAX_EVENT_BYTES} bytes / Size {len(text)} bytes"
+        )
+    # Few brackets can't nest deeply: most events need no walk.
+    if text.count("{") + text.count("[") > MAX_DEPTH and _deeper(event, MAX_DEPTH):
+        raise BodyInvalidError(f"event is nested too deeply: Max {MAX_DEPTH} levels")
+
+
+def _compact(event: Mapping[str, Any]) -> str:
+    return json.dumps(event, separators=(",", ":"))
+
+
+def _deeper(value: object, levels: int) -> bool:
+    """Whether a JSON value has more than `levels` objects and arrays inside each other."""
+    layer: list[Any] = [value]
+    for _ in range(levels):
+        containers = [item for item in layer if isinstance(item, dict | list)]
+        layer = [
+            inner
+            for item in containers
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return any(isinstance(item, dict | list) for item in layer)
+
+
+def _without_lone_surrogates(value: Any) -> Any:
+    """JSON can escape half a character, which nothing downstream can encode: it becomes U+FFFD, as
+    Go decodes it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return value
+
+
+def _not_json(constant: str) -> Any:
+    raise BodyInvalidError(f"Request body is not valid JSON: {constant} is not a JSON value")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise BodyInvalidError(f"Request body has a number out of range: {_short(text)}")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_not_json, parse_float=_float)
+
+
+def _ulid(ms: int, *parts: str) -> str:
+    """The ULID of a time whose other 80 bits derive from `parts`."""
+    return str(ULID(ms.to_bytes(6) + _digest(*parts)[:10]))
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _digest(*parts: str) -> bytes:
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def _kind(value: object) -> str:
+    kinds = {
+        bool: "a boolean",
+        str: "a string",
+        int: "a number",
+        float: "a float",
+        list: "an array",
+    }
+    kinds |= {dict: "an object", type(None): "null"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:100]}..."

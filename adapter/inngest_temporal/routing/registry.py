@@ -1,0 +1,342 @@
+"""The registry: which functions there are, and which of them an event triggers.
+
+Workers publish the configuration of their app (`inngest_temporal_workers.entities.registry`); it
+lives in the memos of entity workflows, one per app, and one more that lists the apps with their
+versions. A memo is read with a strongly consistent `describe` that needs no worker, so a `Follower`
+reads the list about twice a second, and an app when its version has changed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import pydantic
+from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
+from temporalio.client import Client, WorkflowExecutionDescription
+from temporalio.service import RPCError, RPCStatusCode
+
+from inngest_temporal.expressions.evaluator import Expression, compile_expression
+from inngest_temporal.expressions.syntax import Call, Const, ExpressionError, Node, const_path
+from inngest_temporal.functions import FunctionConfig
+from inngest_temporal.models import TriggerEvent
+from inngest_temporal.temporal import names
+from inngest_temporal.temporal.connection import RPC_TIMEOUT
+
+logger = logging.getLogger(__name__)
+
+POLL_INTERVAL = 0.5
+"""Seconds between two looks at the list of apps."""
+MAX_BACKOFF = 2.0
+"""Seconds between two attempts while Temporal can't be reached."""
+
+
+class AppConfig(pydantic.BaseModel):
+    """What a worker publishes: an app and all its functions."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    app_id: str
+    task_queue: str
+    functions: list[FunctionConfig]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is kept in a memo."""
+        functions = [function.to_wire() for function in self.functions]
+        return {"app_id": self.app_id, "task_queue": self.task_queue, "functions": functions}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`. Raises `FunctionConfigInvalidError`, `KeyError` or pydantic's
+        `ValidationError`."""
+        functions = [FunctionConfig.from_wire(function) for function in value["functions"]]
+        return cls(app_id=value["app_id"], task_queue=value["task_queue"], functions=functions)
+
+
+@dataclass(frozen=True)
+class RegisteredFunction:
+    """A function that an app has published."""
+
+    app_id: str
+    task_queue: str
+    config: FunctionConfig
+    version: int = 0
+    """Of the app's configuration, 0 if unknown; a later one has a greater."""
+
+    @property
+    def id(self) -> str:
+        """Full id, `app-fn`; also the workflow type of its runs."""
+        return self.config.id
+
+
+@dataclass(frozen=True)
+class _Trigger:
+    position: int
+    """Order of functions in the registry."""
+    function: RegisteredFunction
+    expression: Expression | None
+
+
+@dataclass
+class _Bucket:
+    """The triggers of one event name, or of one prefix."""
+
+    always: list[_Trigger] = field(default_factory=list)
+    by_value: dict[tuple[str, ...], dict[str, list[_Trigger]]] = field(default_factory=dict)
+    """Path in the event -> the text it must have there -> triggers. Every `on_failure` has the same
+    event name and tells its own failures by `event.data.function_id == '...'`: only those of one
+    function are looked at."""
+
+    def add(self, trigger: _Trigger) -> None:
+        equality = _equality(trigger.expression.node) if trigger.expression else None
+        if equality is None:
+            self.always.append(trigger)
+        else:
+            path, value = equality
+            self.by_value.setdefault(path, {}).setdefault(value, []).append(trigger)
+
+    def candidates(self, event: Mapping[str, Any]) -> Iterator[_Trigger]:
+        yield from self.always
+        for path, triggers in self.by_value.items():
+            value: Any = event
+            for key in path:
+                value = value.get(key) if isinstance(value, Mapping) else None
+            if isinstance(value, str):
+                yield from triggers.get(value, ())
+
+
+class Snapshot:
+    """All functions at one moment. Immutable; matching costs as much as there are triggers for the
+    event's name."""
+
+    def __init__(
+        self, apps: Iterable[AppConfig] = (), versions: Mapping[str, int] | None = None
+    ) -> None:
+        self.apps = tuple(sorted(apps, key=lambda app: app.app_id))
+        self._functions: dict[str, RegisteredFunction] = {}
+        self._exact: dict[str, _Bucket] = {}
+        self._prefixes: dict[str, _Bucket] = {}
+        for app in self.apps:
+            for config in app.functions:
+                version = (versions or {}).get(app.app_id, 0)
+                self._add(RegisteredFunction(app.app_id, app.task_queue, config, version))
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+    def function(self, function_id: str) -> RegisteredFunction | None:
+        """The function of a full id (`app-fn`)."""
+        return self._functions.get(function_id)
+
+    def match(self, event: Mapping[str, Any]) -> list[RegisteredFunction]:
+        """The functions that an event triggers, each once: name or prefix match and the expression
+        is true (§1.8)."""
+        found: dict[int, RegisteredFunction] = {}
+        for bucket in self._buckets(event["name"]):
+            for trigger in bucket.candidates(event):
+                if trigger.position not in found and (
+                    trigger.expression is None or trigger.expression.matches(event)
+                ):
+                    found[trigger.position] = trigger.function
+        return [found[position] for position in sorted(found)]
+
+    def listens(self, name: str) -> bool:
+        """Whether there is a function that an event of that name may trigger."""
+        return bool(self._buckets(name))
+
+    def _buckets(self, name: str) -> list[_Bucket]:
+        buckets = [self._exact.get(name)]
+        if self._prefixes:
+            buckets += [
+                self._prefixes.get(name[: at + 1]) for at, char in enumerate(name) if char in "/."
+            ]
+        return [bucket for bucket in buckets if bucket is not None]
+
+    def _add(self, function: RegisteredFunction) -> None:
+        other = self._functions.setdefault(function.id, function)
+        if other is not function:
+            logger.warning(
+                "Functions of apps %r and %r have the same id %r: only the first is triggered."
+                " Rename one.",
+                other.app_id,
+                function.app_id,
+                function.id,
+            )
+            return
+        for trigger in function.config.triggers:
+            if not isinstance(trigger, TriggerEvent):
+                continue
+            expression = None
+            if trigger.expression:
+                try:
+                    expression = compile_expression(trigger.expression)
+                except ExpressionError as error:
+                    logger.warning(
+                        "Function %r is never triggered by %r: %s",
+                        function.id,
+                        trigger.event,
+                        error,
+                    )
+                    continue
+            wildcard = trigger.event.endswith(("/*", ".*"))
+            buckets, key = (
+                (self._prefixes, trigger.event[:-1]) if wildcard else (self._exact, trigger.event)
+            )
+            buckets.setdefault(key, _Bucket()).add(
+                _Trigger(len(self._functions), function, expression)
+            )
+
+
+def _equality(node: Node) -> tuple[tuple[str, ...], str] | None:
+    """Path and text of an `event.... == '...'` that must be true for the whole expression to be.
+
+    Texts only, and not the empty one: what equals them is just that text, by any of the null and
+    number rules.
+    """
+    match node:
+        case Call(function="_&&_", args=args):
+            return next(filter(None, map(_equality, args)), None)
+        case Call(function="_==_", args=(left, right)):
+            for path, value in ((const_path(left), right), (const_path(right), left)):
+                if path and path[0] == "event" and path[1] and isinstance(value, Const):
+                    text = value.value
+                    if isinstance(text, str) and text:
+                        return path[1], text
+    return None
+
+
+class Follower:
+    """Keeps a `Snapshot` of the registry current, in the background, also through times without
+    Temporal.
+
+    Use it as a context manager, or call `start` and `stop`.
+    """
+
+    def __init__(self, client: Client, interval: float = POLL_INTERVAL) -> None:
+        self.snapshot: Snapshot | None = None
+        """None until the registry was read once; afterwards the last that could be read."""
+        self._client = client
+        self._interval = interval
+        self._apps: dict[str, tuple[int, AppConfig | None]] = {}
+        self._loaded = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._healthy = True
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def start(self) -> None:
+        """Begin to follow."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._follow(), name="inngest registry follower")
+
+    async def stop(self) -> None:
+        """Stop following; the last snapshot stays."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def ready(self, timeout: float) -> Snapshot:
+        """Wait for the first snapshot. Raises `TimeoutError` after that many seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._loaded.wait()
+        except TimeoutError:
+            raise TimeoutError(
+                f"The function registry could not be read from Temporal within {timeout:g} s."
+            ) from None
+        assert self.snapshot is not None
+        return self.snapshot
+
+    async def refresh(self) -> Snapshot:
+        """Read the registry now: whatever was published before this call is in the snapshot.
+
+        Raises `RPCError`, `RuntimeError` or `TimeoutError` if Temporal can't be reached.
+        """
+        async with self._lock, asyncio.timeout(RPC_TIMEOUT.total_seconds() * 2):
+            return await self._read()
+
+    async def _follow(self) -> None:
+        delay = self._interval
+        while True:
+            try:
+                await self.refresh()
+            except Exception as error:
+                if self._healthy:
+                    logger.warning(
+                        "The function registry can't be read, trying again: %s",
+                        error or type(error).__name__,
+                    )
+                self._healthy = False
+                delay = min(delay * 2, MAX_BACKOFF)
+            else:
+                if not self._healthy:
+                    logger.warning("The function registry can be read again.")
+                self._healthy = True
+                delay = self._interval
+            await asyncio.sleep(delay)
+
+    async def _read(self) -> Snapshot:
+        registry = await self._describe(names.REGISTRY_ID)
+        versions: dict[str, int] = {} if registry is None else await registry.memo_value("apps", {})
+        changed = [
+            app for app, version in versions.items() if self._apps.get(app, (None,))[0] != version
+        ]
+        gone = self._apps.keys() - versions.keys()
+        if changed or gone or self.snapshot is None:
+            apps = dict(
+                zip(changed, await asyncio.gather(*map(self._read_app, changed)), strict=True)
+            )
+            kept = {
+                app: known
+                for app, known in self._apps.items()
+                if app in versions and app not in apps
+            }
+            self._apps = kept | {app: (versions[app], config) for app, config in apps.items()}
+            self.snapshot = Snapshot(
+                (config for _, config in self._apps.values() if config is not None), versions
+            )
+            self._loaded.set()
+        return self.snapshot
+
+    async def _read_app(self, app: str) -> AppConfig | None:
+        """An app's configuration; None if it was removed, or was written by a version of ours that
+        we can't read."""
+        entity = await self._describe(names.app_id(app))
+        value = None if entity is None else await entity.memo_value("app", None)
+        try:
+            return None if value is None else AppConfig.from_json(value)
+        except Exception as error:
+            logger.error(
+                "The functions of app %r are not triggered: its configuration can't be read: %s",
+                app,
+                error,
+            )
+            return None
+
+    async def _describe(self, workflow_id: str) -> WorkflowExecutionDescription | None:
+        try:
+            return await self._client.get_workflow_handle(workflow_id).describe(
+                rpc_timeout=RPC_TIMEOUT
+            )
+        except RPCError as error:
+            # The same status is given to a namespace that does not exist, which is no empty
+            # registry.
+            if error.status != RPCStatusCode.NOT_FOUND or _no_namespace(error):
+                raise
+            return None
+
+
+def _no_namespace(error: RPCError) -> bool:
+    return any(
+        detail.Is(NamespaceNotFoundFailure.DESCRIPTOR) for detail in error.grpc_status.details
+    )

@@ -1,0 +1,307 @@
+"""Waits for events, from the outside: registering one, taking it back, and delivering an event to
+all that match.
+
+A wait's condition is split into one equality and the rest. The equality gives a *path* of the
+incoming event and the value it must have there; event name, path and value name the *mailbox* where
+the wait is kept. The *hub* of an event name lists the paths in use. Both are entity workflows
+(`inngest_temporal_workers.entities.mailbox`, `inngest_temporal_workers.entities.hub`).
+
+Registration: path into the hub, then the wait into the mailbox, and only then does the wait count
+as begun. Delivery reads the hub and signals the mailbox of each path. Every one of these is
+strongly consistent, so no event that is sent after a registration returned can miss it.
+"""
+
+import asyncio
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateFailedError
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from inngest_temporal.expressions.conditions import (
+    WaitCondition,
+    split_condition,
+    value_at,
+    whole_condition,
+)
+from inngest_temporal.models import Cancel, milliseconds
+from inngest_temporal.temporal import names
+
+from .events import is_internal
+from .packing import pack, unpack
+
+CANCEL: Final = "cancel:"
+"""Begins the id of a wait that cancels its run."""
+SILENCE = 0.5
+"""Seconds for which a process goes by what it found of who waits for the ends of runs."""
+NO_CONDITION = WaitCondition("", None, None, {})
+CANCEL_LIFETIME_MS = 365 * 86_400_000
+"""How long a `cancel` entry without a timeout counts, as in Inngest."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """One wait, as its mailbox keeps it."""
+
+    run: str
+    """Run id (workflow id) of the waiting run."""
+    id: str
+    """Hashed step id; or `cancel:<index>`, for an entry of the function's `cancel`."""
+    expires_ms: int
+    rest: str | None = None
+    """CEL: what must hold besides the equality; None: nothing."""
+    event: dict[str, Any] = field(default_factory=dict)
+    """What `rest` needs of the run's own event."""
+    own: list[str] = field(default_factory=list)
+    """Internal ids of the run's own events, which it does not wait for."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An event on its way to waits: the argument of the mailbox's and the run's signals."""
+
+    id: str
+    """Internal id (ULID)."""
+    event: dict[str, Any]
+    waits: list[str] = field(default_factory=list)
+    """For the run: which of its waits the event matches."""
+
+
+@dataclass
+class MailboxState:
+    """Argument of a mailbox workflow; carried over when it continues as new."""
+
+    packed: str = ""
+    """The waits: they may be tens of thousands, which must fit one payload. About 40 bytes each if
+    their conditions are alike."""
+    seen: list[str] = field(default_factory=list)
+    """Internal ids of the events it had last."""
+
+    @classmethod
+    def of(cls, waits: Iterable[Wait], seen: Iterable[str]) -> "MailboxState":
+        lines = [json.dumps(list(vars(wait).values()), separators=(",", ":")) for wait in waits]
+        return cls(pack(lines) if lines else "", list(seen))
+
+    def waits(self) -> list[Wait]:
+        return [Wait(*json.loads(line)) for line in unpack(self.packed)] if self.packed else []
+
+
+@dataclass
+class HubState:
+    """Argument of a hub workflow; carried over when it continues as new."""
+
+    paths: list[str] = field(default_factory=list)
+
+
+class Waits:
+    """Hubs and mailboxes of one namespace."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._known: set[tuple[str, str]] = set()
+        self._adding: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._hubs = _HubReader(client)
+        self._silent_until: dict[str, float] = {}
+
+    @staticmethod
+    @functools.lru_cache(maxsize=16)
+    def of(client: Client) -> "Waits":
+        """The one of a client: what is known of hubs is worth sharing."""
+        return Waits(client)
+
+    async def register(
+        self,
+        *,
+        run: str,
+        wait: str,
+        event_name: str,
+        condition: str | None,
+        event: dict[str, Any],
+        own: Sequence[str],
+        expires_ms: int,
+    ) -> str:
+        """Begin a wait of `run` (whose own event is `event`); the id of its mailbox.
+
+        Raises `ExpressionError` if the condition does not compile, `RPCError` if Temporal can't be
+        reached.
+        """
+        split = NO_CONDITION if condition is None else split_condition(condition, event)
+        try:
+            await self._add_path(event_name, split.path)
+        except WorkflowUpdateFailedError:
+            if condition is None or not split.path:
+                raise
+            # The hub is full of other paths. One mailbox for all costs more with each event, and
+            # loses none.
+            split = whole_condition(condition, event)
+            await self._add_path(event_name, split.path)
+        mailbox = names.mailbox_id(event_name, split.path, split.value)
+        await self._client.start_workflow(
+            names.MAILBOX_TYPE,
+            MailboxState(),
+            id=mailbox,
+            task_queue=names.SYSTEM_TASK_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            start_signal="register",
+            start_signal_args=[Wait(run, wait, expires_ms, split.rest, split.event, list(own))],
+        )
+        return mailbox
+
+    async def register_cancels(
+        self, cancels: Sequence[Cancel], run: str, event: dict[str, Any], own: Sequence[str]
+    ) -> dict[str, str]:
+        """Begin what may cancel a run, before the run itself is started: wait id -> mailbox."""
+        now_ms = round(time.time() * 1000)
+
+        async def register(index: int, cancel: Cancel) -> tuple[str, str]:
+            lifetime_ms = (
+                CANCEL_LIFETIME_MS if cancel.timeout is None else milliseconds(cancel.timeout)
+            )
+            wait = f"{CANCEL}{index}"
+            mailbox = await self.register(
+                run=run,
+                wait=wait,
+                event_name=cancel.event,
+                condition=cancel.if_exp,
+                event=event,
+                own=own,
+                expires_ms=now_ms + lifetime_ms,
+            )
+            return wait, mailbox
+
+        return dict(
+            await asyncio.gather(*(register(index, cancel) for index, cancel in enumerate(cancels)))
+        )
+
+    async def deregister(self, mailbox: str, run: str, wait: str) -> None:
+        """Take a wait back; fine if it is not there."""
+        with _not_found_is_fine():
+            await self._client.get_workflow_handle(mailbox).signal("deregister", args=[run, wait])
+
+    async def heard(self, event_name: str) -> bool:
+        """Whether anybody ever waited for one of Inngest's own events. Raises `RPCError`.
+
+        That nobody did is good for `SILENCE` seconds, so that not every run has to ask Temporal at
+        its end; and a wait for such an event counts as begun only when what processes believe has
+        run out.
+        """
+        asked = time.monotonic()
+        if asked < self._silent_until.get(event_name, 0):
+            return False
+        heard = bool(await self._hubs.paths(event_name))
+        if not heard:
+            self._silent_until[event_name] = asked + SILENCE
+        return heard
+
+    async def deliver(self, event: Mapping[str, Any], internal_id: str) -> None:
+        """Give an event to every wait that is registered for it. Raises `RPCError` if Temporal
+        can't be reached."""
+        name = event["name"]
+        mailboxes = set()
+        for path in await self._hubs.paths(name):
+            usable, value = value_at(dict(event), path) if path else (True, None)
+            if usable:
+                mailboxes.add(names.mailbox_id(name, path, value))
+        delivery = vars(
+            Delivery(internal_id, dict(event))
+        )  # encoding a dataclass would copy the event first
+        await asyncio.gather(*(self._signal(mailbox, delivery) for mailbox in mailboxes))
+
+    async def _signal(self, mailbox: str, delivery: dict[str, Any]) -> None:
+        with _not_found_is_fine():
+            await self._client.get_workflow_handle(mailbox).signal("deliver", delivery)
+
+    async def _add_path(self, event_name: str, path: str) -> None:
+        """Paths are never removed from a hub, so one that is known to be there needs no second
+        look.
+
+        The first waits on an event often come many at once, and Temporal takes 10 updates of a
+        workflow at a time: they share one.
+        """
+        key = (event_name, path)
+        if key in self._known:
+            return
+        if path in await self._hubs.paths(event_name):  # which needs no worker, as an update does
+            await self._know(event_name, path)
+            return
+        adding = self._adding.get(key)
+        if adding is None:
+            adding = self._adding[key] = asyncio.create_task(self._update_hub(event_name, path))
+            adding.add_done_callback(lambda _: self._adding.pop(key))
+        await asyncio.shield(adding)
+
+    async def _update_hub(self, event_name: str, path: str) -> None:
+        start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
+            names.HUB_TYPE,
+            HubState(),
+            id=names.hub_id(event_name),
+            task_queue=names.SYSTEM_TASK_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        )
+        await self._client.execute_update_with_start_workflow(
+            "add_path", path, start_workflow_operation=start
+        )
+        await self._know(event_name, path)
+
+    async def _know(self, event_name: str, path: str) -> None:
+        if is_internal(event_name):
+            await asyncio.sleep(2 * SILENCE)  # twice: clocks differ in speed
+        self._known.add((event_name, path))
+
+
+class _HubReader:
+    """Reads hubs. Callers that ask for the same hub while it is being read share the next reading:
+    one that began before they asked could miss a path that was registered in between."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._reading: dict[str, asyncio.Task[list[str]]] = {}
+        self._next: dict[str, asyncio.Task[list[str]]] = {}
+
+    async def paths(self, event_name: str) -> list[str]:
+        following = self._next.get(event_name)
+        if following is None:
+            following = asyncio.create_task(
+                self._read_after(event_name, self._reading.get(event_name))
+            )
+            # Those who asked may have given up by the time that it fails.
+            following.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._next[event_name] = following
+        return await asyncio.shield(following)
+
+    async def _read_after(
+        self, event_name: str, current: "asyncio.Task[list[str]] | None"
+    ) -> list[str]:
+        if current is not None:
+            await asyncio.wait([current])
+        task = self._next.pop(event_name)
+        self._reading[event_name] = task
+        try:
+            return await self._read(event_name)
+        finally:
+            if self._reading.get(event_name) is task:
+                del self._reading[event_name]
+
+    async def _read(self, event_name: str) -> list[str]:
+        try:
+            hub = await self._client.get_workflow_handle(names.hub_id(event_name)).describe()
+        except RPCError as error:
+            if error.status == RPCStatusCode.NOT_FOUND:
+                return []
+            raise
+        return await hub.memo_value("paths", [], type_hint=list[str])
+
+
+@contextlib.contextmanager
+def _not_found_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise

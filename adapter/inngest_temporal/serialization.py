@@ -1,0 +1,99 @@
+"""From Python values to JSON and back."""
+
+import functools
+import json
+from typing import Any, Protocol
+
+import pydantic
+
+from .errors import OutputUnserializableError
+
+
+class EmptySentinel:
+    """The class itself stands for "not given" where None is a value."""
+
+
+class Serializer(Protocol):
+    """Turns values of a given type into JSON and back.
+
+    Used for a step or a function when the client has one and an `output_type` was given.
+    """
+
+    def serialize(self, obj: object, typ: object) -> object:
+        """The JSON value of `obj`, which is of type `typ`."""
+        ...
+
+    def deserialize(self, obj: object, typ: object) -> object:
+        """The value of type `typ` that JSON `obj` stands for."""
+        ...
+
+
+class PydanticSerializer:
+    """Serializer for every type that pydantic knows: models, dataclasses, dates, containers of
+    them."""
+
+    def serialize(self, obj: object, typ: object) -> object:
+        """The JSON value of `obj`, dumped as the declared `typ`."""
+        return _adapter(typ).dump_python(obj, mode="json")
+
+    def deserialize(self, obj: object, typ: object) -> object:
+        """`obj` validated as `typ`. Raises `pydantic.ValidationError`."""
+        return _adapter(typ).validate_python(obj)
+
+
+def serialize(
+    serializer: Serializer | None,
+    obj: object,
+    typ: object,
+    of: str | None = None,
+    *,
+    raw: bool = False,
+) -> Any:
+    """The JSON value of a result: through the serializer if there are both it and a `typ`, then
+    (unless `raw`) through `to_json`."""
+    value = obj
+    if serializer is not None and typ is not EmptySentinel:
+        try:
+            value = serializer.serialize(obj, typ)
+        except Exception as error:
+            raise OutputUnserializableError(f"{_subject(of)}, as {typ!r}: {error}") from error
+    return value if raw else to_json(value, of)
+
+
+def deserialize(serializer: Serializer | None, obj: object, typ: object) -> Any:
+    """The value of a recorded result: through the serializer if there are both it and a `typ`,
+    otherwise as it is."""
+    return obj if serializer is None or typ is EmptySentinel else serializer.deserialize(obj, typ)
+
+
+def to_json(obj: object, of: str | None = None) -> Any:
+    """The value that `obj` is after a way through JSON: tuples are lists, keys are text as
+    `json.dumps` writes them.
+
+    `of` names the step or function that returned it. Raises `OutputUnserializableError`; NaN and
+    Infinity count.
+    """
+    try:
+        return json.loads(json.dumps(obj, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise OutputUnserializableError(
+            f"{_subject(of)}: {error}. Return JSON values, or give the client a serializer and the"
+            " step or function an output_type."
+        ) from error
+
+
+def _subject(of: str | None) -> str:
+    return "Unserializable data" if of is None else f'"{of}" returned unserializable data'
+
+
+@functools.lru_cache(maxsize=512)
+def _cached_adapter(typ: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(typ)
+
+
+def _adapter(typ: Any) -> pydantic.TypeAdapter[Any]:
+    try:
+        return _cached_adapter(typ)
+    except TypeError:
+        # Unhashable, such as Annotated[int, []]. If the type itself is bad, this says so again.
+        return pydantic.TypeAdapter(typ)

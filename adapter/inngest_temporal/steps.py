@@ -1,0 +1,311 @@
+"""`ctx.step`: the durable steps of a handler.
+
+`Step` is the only implementation. `StepSync` drives the same coroutines from the handler's thread:
+there they never suspend, because a step that can't go on raises an interrupt instead of waiting.
+"""
+
+import datetime
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, cast
+
+from inngest_temporal.drivers import protocol
+from inngest_temporal.temporal.names import MAX_EVENT_NAME_BYTES, MAX_SIGNAL_BYTES
+
+from .errors import AsyncUnsupportedError, Error
+from .models import JSON, Event, Signal, milliseconds
+from .serialization import EmptySentinel, to_json
+
+if TYPE_CHECKING:
+    from inngest_temporal.drivers.local import Pass
+
+    from .functions import Function
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Step:
+    """The durable steps of an async handler.
+
+    A step's first argument is its id, unique in the handler; an id used again counts as `id:1`,
+    `id:2`, ... in the order of the calls. A finished step is never executed again in its run: the
+    handler, when it is executed again, gets its recorded result.
+    """
+
+    def __init__(self, pass_: "Pass") -> None:
+        self._pass = pass_
+
+    async def run(
+        self,
+        step_id: str,
+        handler: Callable[[*Ts], Awaitable[T]],
+        *handler_args: *Ts,
+        output_type: object = EmptySentinel,
+    ) -> T:
+        """Execute `handler(*handler_args)` once, durably, and return its result.
+
+        The result must be JSON; a tuple comes back as a list. With a `Serializer` on the client and
+        an `output_type`, any type the serializer knows. Keyword arguments: `functools.partial`.
+
+        Raises `StepError` when the function's retries are used up, `NonRetriableError` when the
+        handler raised that.
+        """
+
+        async def body() -> object:
+            result: object = handler(*handler_args)
+            if inspect.isawaitable(result):
+                if not self._pass.is_async:
+                    if inspect.iscoroutine(result):
+                        result.close()
+                    raise AsyncUnsupportedError(
+                        f'Step "{step_id}" got an async body in a function that is not async: make'
+                        " the function async, or the body not."
+                    )
+                result = await result
+            return result
+
+        value = await self._pass.step(protocol.RUN, step_id, {}, body, output_type)
+        return cast(T, value)
+
+    async def send_event(self, step_id: str, events: Event | list[Event]) -> list[str]:
+        """Send events once, durably; their ids. Ids derive from run and step, so a retried step
+        sends none twice."""
+        batch = [events] if isinstance(events, Event) else list(events)
+
+        async def body() -> list[str]:
+            return await self._pass.send_events(step_id, batch)
+
+        return cast(list[str], await self._pass.step(protocol.RUN, step_id, {}, body))
+
+    async def sleep(self, step_id: str, duration: int | datetime.timedelta) -> None:
+        """Sleep for `duration` (int: milliseconds); up to 366 days. No process is held
+        meanwhile."""
+        await self._pass.step(protocol.SLEEP, step_id, {"duration_ms": milliseconds(duration)})
+
+    async def sleep_until(self, step_id: str, until: datetime.datetime) -> None:
+        """Sleep until a moment; a naive one is local time. A moment in the past returns at once."""
+        await self._pass.step(
+            protocol.SLEEP, step_id, {"until_ms": round(until.timestamp() * 1000)}
+        )
+
+    async def wait_for_event(
+        self,
+        step_id: str,
+        *,
+        event: str | Sequence[str],
+        if_exp: str | None = None,
+        timeout: int | datetime.timedelta,
+    ) -> Event | None:
+        """Wait for the next event of that name, and return it; None after `timeout` (int:
+        milliseconds).
+
+        With several names, whichever matches first. In `if_exp` (CEL) `event` is the run's own
+        event and `async` the one that arrives. Events sent before the wait was registered are not
+        seen: there is no look-back, as in Inngest.
+        """
+        names = [event] if isinstance(event, str) else list(dict.fromkeys(event))
+        if not names or not all(0 < len(name.encode()) <= MAX_EVENT_NAME_BYTES for name in names):
+            raise Error(
+                f'Step "{step_id}" must name one event or more, of 1 to {MAX_EVENT_NAME_BYTES}'
+                " bytes each."
+            )
+        options = {"events": names, "if": if_exp, "timeout_ms": milliseconds(timeout)}
+        found = await self._pass.step(protocol.WAIT_FOR_EVENT, step_id, options)
+        return None if found is None else Event.model_validate(found)
+
+    async def wait_for_signal(
+        self,
+        step_id: str,
+        *,
+        signal: str,
+        timeout: int | datetime.timedelta | None = None,
+        on_conflict: Literal["fail", "replace"] = "fail",
+    ) -> Signal | None:
+        """Wait for a signal of that name, unique in the namespace; None after `timeout` (default:
+        one year).
+
+        If another run waits for it already, this one fails, or with `on_conflict="replace"` takes
+        its place.
+        """
+        options: dict[str, Any] = {
+            "signal": _signal_name(signal, step_id),
+            "replace": on_conflict == "replace",
+        }
+        if timeout is not None:
+            options["timeout_ms"] = milliseconds(timeout)
+        found = await self._pass.step(protocol.WAIT_FOR_SIGNAL, step_id, options)
+        return None if found is None else Signal.model_validate(found)
+
+    async def send_signal(self, step_id: str, *, signal: str, data: JSON = None) -> str | None:
+        """Send a signal once, durably; the id of the run that waited for it, or None if nobody
+        did."""
+        name = _signal_name(signal, step_id)
+
+        async def body() -> str | None:
+            return await self._pass.send_signal(name, to_json(data, step_id))
+
+        return cast(str | None, await self._pass.step(protocol.RUN, step_id, {}, body))
+
+    async def invoke(
+        self,
+        step_id: str,
+        *,
+        function: "Function[T]",
+        data: Mapping[str, object] | None = None,
+        timeout: int | datetime.timedelta | None = None,
+        v: str | None = None,
+    ) -> T:
+        """Run another function of this app and return its result.
+
+        Raises `StepError` when it fails, or does not end within `timeout` (int: milliseconds;
+        default one year).
+        """
+        fq_id = f"{self._pass.client.app_id}-{function.local_id}"
+        value = await self._invoke(step_id, fq_id, data, timeout, v, function.output_type)
+        return cast(T, value)
+
+    async def invoke_by_id(
+        self,
+        step_id: str,
+        *,
+        app_id: str | None = None,
+        function_id: str,
+        data: Mapping[str, object] | None = None,
+        timeout: int | datetime.timedelta | None = None,
+        v: str | None = None,
+    ) -> object:
+        """As `invoke`, by the local id of a function of any app (default: this one)."""
+        fq_id = f"{app_id or self._pass.client.app_id}-{function_id}"
+        return await self._invoke(step_id, fq_id, data, timeout, v, EmptySentinel)
+
+    async def _invoke(
+        self,
+        step_id: str,
+        function_id: str,
+        data: Mapping[str, object] | None,
+        timeout: int | datetime.timedelta | None,
+        v: str | None,
+        output_type: object,
+    ) -> object:
+        payload: dict[str, Any] = {"data": to_json(dict(data), step_id) if data is not None else {}}
+        if v is not None:
+            payload["v"] = v
+        options: dict[str, Any] = {"function_id": function_id, "payload": payload}
+        if timeout is not None:
+            options["timeout_ms"] = milliseconds(timeout)
+        return await self._pass.step(protocol.INVOKE, step_id, options, output_type=output_type)
+
+
+class StepSync:
+    """The durable steps of a handler that is not async; each is described in `Step`."""
+
+    def __init__(self, pass_: "Pass") -> None:
+        self._step = Step(pass_)
+
+    def run(
+        self,
+        step_id: str,
+        handler: Callable[[*Ts], T],
+        *handler_args: *Ts,
+        output_type: object = EmptySentinel,
+    ) -> T:
+        """See `Step.run`."""
+        asynchronous = cast(Callable[[*Ts], Awaitable[T]], handler)
+        return drive(self._step.run(step_id, asynchronous, *handler_args, output_type=output_type))
+
+    def send_event(self, step_id: str, events: Event | list[Event]) -> list[str]:
+        """See `Step.send_event`."""
+        return drive(self._step.send_event(step_id, events))
+
+    def sleep(self, step_id: str, duration: int | datetime.timedelta) -> None:
+        """See `Step.sleep`."""
+        drive(self._step.sleep(step_id, duration))
+
+    def sleep_until(self, step_id: str, until: datetime.datetime) -> None:
+        """See `Step.sleep_until`."""
+        drive(self._step.sleep_until(step_id, until))
+
+    def wait_for_event(
+        self,
+        step_id: str,
+        *,
+        event: str | Sequence[str],
+        if_exp: str | None = None,
+        timeout: int | datetime.timedelta,
+    ) -> Event | None:
+        """See `Step.wait_for_event`."""
+        return drive(
+            self._step.wait_for_event(step_id, event=event, if_exp=if_exp, timeout=timeout)
+        )
+
+    def wait_for_signal(
+        self,
+        step_id: str,
+        *,
+        signal: str,
+        timeout: int | datetime.timedelta | None = None,
+        on_conflict: Literal["fail", "replace"] = "fail",
+    ) -> Signal | None:
+        """See `Step.wait_for_signal`."""
+        return drive(
+            self._step.wait_for_signal(
+                step_id, signal=signal, timeout=timeout, on_conflict=on_conflict
+            )
+        )
+
+    def send_signal(self, step_id: str, *, signal: str, data: JSON = None) -> str | None:
+        """See `Step.send_signal`."""
+        return drive(self._step.send_signal(step_id, signal=signal, data=data))
+
+    def invoke(
+        self,
+        step_id: str,
+        *,
+        function: "Function[T]",
+        data: Mapping[str, object] | None = None,
+        timeout: int | datetime.timedelta | None = None,
+        v: str | None = None,
+    ) -> T:
+        """See `Step.invoke`."""
+        return drive(self._step.invoke(step_id, function=function, data=data, timeout=timeout, v=v))
+
+    def invoke_by_id(
+        self,
+        step_id: str,
+        *,
+        app_id: str | None = None,
+        function_id: str,
+        data: Mapping[str, object] | None = None,
+        timeout: int | datetime.timedelta | None = None,
+        v: str | None = None,
+    ) -> object:
+        """See `Step.invoke_by_id`."""
+        return drive(
+            self._step.invoke_by_id(
+                step_id, app_id=app_id, function_id=function_id, data=data, timeout=timeout, v=v
+            )
+        )
+
+
+def _signal_name(signal: str, step_id: str) -> str:
+    size = len(signal.encode())
+    if not 0 < size <= MAX_SIGNAL_BYTES:
+        raise Error(
+            f'Step "{step_id}": the name of a signal has 1 to {MAX_SIGNAL_BYTES} bytes, not {size}.'
+        )
+    return signal
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends to its end."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return cast(T, stop.value)
+    finally:
+        coroutine.close()
+    raise Error(
+        "Something in a function that is not async had to wait: its middleware or serializer must"
+        " not be async."
+    )

@@ -1,0 +1,132 @@
+"""What a process reads from its environment: Inngest's variables for HTTP, Temporal's own for the
+connection."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import (
+    AddSearchAttributesRequest,
+    ListSearchAttributesRequest,
+)
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
+from temporalio.service import RetryConfig, RPCError, RPCStatusCode
+
+from . import names
+
+RPC_TIMEOUT = timedelta(seconds=3)
+"""Of one attempt at one call, where a sender waits for it."""
+RETRIES = RetryConfig(
+    initial_interval_millis=300, multiplier=2, max_elapsed_time_millis=2_000, max_retries=2
+)
+"""Short, so that a sender soon learns that Temporal can't be reached, and tries again itself."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of an ingress."""
+
+    event_keys: tuple[str, ...] = ()
+    """Any of these posts events; none: anyone may in dev mode, no one otherwise."""
+    signing_keys: tuple[str, ...] = ()
+    """Any of these reads and cancels runs; none: as above."""
+    dev: bool = False
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """From `INNGEST_EVENT_KEY` (several: with commas), `INNGEST_SIGNING_KEY`,
+        `INNGEST_SIGNING_KEY_FALLBACK` and `INNGEST_DEV` (anything but empty, `0` or `false`: dev
+        mode, as in the official SDKs)."""
+        environ = os.environ if environ is None else environ
+        signing = (
+            environ.get("INNGEST_SIGNING_KEY", ""),
+            environ.get("INNGEST_SIGNING_KEY_FALLBACK", ""),
+        )
+        return cls(
+            event_keys=tuple(
+                filter(None, map(str.strip, environ.get("INNGEST_EVENT_KEY", "").split(",")))
+            ),
+            signing_keys=tuple(filter(None, map(str.strip, signing))),
+            dev=environ.get("INNGEST_DEV", "").strip().lower() not in ("", "0", "false"),
+        )
+
+
+async def connect(*, lazy: bool = True, **overrides: Any) -> Client:
+    """A client for the Temporal that `TEMPORAL_ADDRESS` and the like, or Temporal's configuration
+    file, name.
+
+    A lazy one is for serving requests: it connects with its first call, so a process can start
+    before Temporal does, and its calls give up on an unreachable Temporal within about 3 seconds.
+    One that is not lazy is for a worker: it is as patient as the SDK, lest results be lost in a
+    short outage. Raises `RuntimeError` if Temporal can't be reached. `overrides` are arguments of
+    `temporalio.client.Client.connect`.
+    """
+    config: dict[str, Any] = {
+        "target_host": "localhost:7233",
+        **ClientConfig.load_client_connect_config(),
+    }
+    if lazy:
+        config["retry_config"] = RETRIES
+    return await Client.connect(**{**config, "lazy": lazy, **overrides})
+
+
+async def ensure_search_attribute(client: Client) -> None:
+    """Make sure the namespace has the search attribute by which an event's runs are found.
+
+    Raises `RuntimeError`, with the command for the cluster's operator, if it is missing and may not
+    be added or has another type; `RPCError` if Temporal can't be reached.
+    """
+    wanted = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST
+    command = (
+        f"temporal operator search-attribute create --namespace {client.namespace} "
+        f"--name {names.EVENT_ID_ATTRIBUTE} --type KeywordList"
+    )
+    try:
+        found = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace), timeout=RPC_TIMEOUT
+        )
+        kind = found.custom_attributes.get(names.EVENT_ID_ATTRIBUTE)
+        if kind is None:
+            request = AddSearchAttributesRequest(namespace=client.namespace)
+            request.search_attributes[names.EVENT_ID_ATTRIBUTE] = wanted
+            try:
+                await client.operator_service.add_search_attributes(request, timeout=RPC_TIMEOUT)
+            except RPCError as error:
+                if error.status != RPCStatusCode.ALREADY_EXISTS:  # another process was faster
+                    raise
+            await _added(client)
+            kind = wanted
+    except RPCError as error:
+        refused = (
+            RPCStatusCode.PERMISSION_DENIED,
+            RPCStatusCode.UNAUTHENTICATED,
+            RPCStatusCode.UNIMPLEMENTED,
+        )
+        if error.status not in refused:
+            raise
+        raise RuntimeError(
+            f"Namespace {client.namespace!r} needs the search attribute {names.EVENT_ID_ATTRIBUTE}"
+            f" and this process may not add it ({error.message}). Ask the operator of the cluster"
+            f" to run: {command}"
+        ) from error
+    if kind != wanted:
+        raise RuntimeError(
+            f"Search attribute {names.EVENT_ID_ATTRIBUTE} of namespace {client.namespace!r} has"
+            f" another type. Ask the operator of the cluster to remove it and run: {command}"
+        )
+
+
+async def _added(client: Client) -> None:
+    """A cluster takes a moment to know a new attribute; a workflow started before that would be
+    refused."""
+    request = ListSearchAttributesRequest(namespace=client.namespace)
+    for _ in range(50):
+        found = await client.operator_service.list_search_attributes(request, timeout=RPC_TIMEOUT)
+        if names.EVENT_ID_ATTRIBUTE in found.custom_attributes:
+            return
+        await asyncio.sleep(0.1)

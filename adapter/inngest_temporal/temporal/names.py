@@ -1,0 +1,122 @@
+"""Names that the ingress, the workers and a Temporal cluster's operator share.
+
+Everything of ours in a namespace is found by these: workflow types, workflow ids, task queues, the
+search attribute.
+"""
+
+import hashlib
+import json
+
+SYSTEM_TASK_QUEUE = "inngest-system"
+"""Task queue of the entity workflows (registry, hubs, mailboxes); every worker process polls it."""
+
+EVENT_ID_ATTRIBUTE = "InngestEventId"
+"""Search attribute (KeywordList) of every run: the internal ids of the events that started it."""
+
+REGISTRY_TYPE = "InngestRegistry"
+APP_TYPE = "InngestApp"
+HUB_TYPE = "InngestHub"
+MAILBOX_TYPE = "InngestMailbox"
+CRON_TYPE = "InngestCron"
+CANCELLATION_TYPE = "InngestCancellation"
+SIGNAL_TYPE = "InngestSignal"
+RATE_LIMIT_TYPE = "InngestRateLimit"
+DEBOUNCE_TYPE = "InngestDebounce"
+BATCH_TYPE = "InngestBatch"
+LOCK_TYPES = {
+    "singleton": "InngestSingleton",
+    "throttle": "InngestThrottle",
+    "run": "InngestConcurrency",
+    "step": "InngestConcurrency",
+}
+"""Workflow type of each kind of lock."""
+
+_LOCK_NAMES = {"run": "runs", "step": "concurrency"}
+
+STATUS_MEMO = "inngestStatus"
+"""Memo of a run whose status in Inngest is not Temporal's: `Skipped`."""
+
+ENVIRONMENT_ID = "00000000-0000-4000-b000-000000000000"
+"""What Inngest's development server calls its only environment."""
+
+REGISTRY_ID = "inngest:registry"
+SCHEDULE_PREFIX = "inngest:cron:"
+
+
+def app_id(app: str) -> str:
+    """Workflow id of the entity that holds one app's configuration."""
+    return f"inngest:app:{app}"
+
+
+def task_queue(app: str) -> str:
+    """Default task queue of an app's runs and steps."""
+    return f"inngest-{app}"
+
+
+def hub_id(event_name: str) -> str:
+    """Workflow id of the hub of one event name."""
+    return f"inngest:hub:{event_name}"
+
+
+def mailbox_id(event_name: str, path: str, value: object) -> str:
+    """Workflow id of the mailbox for events whose value at `path` is `value`; the empty path is for
+    all of them.
+
+    The name stays readable, the rest is hashed: Temporal limits ids to 1,000 characters.
+    """
+    if not path:
+        return f"inngest:mailbox:{event_name}"
+    return f"inngest:mailbox:{event_name}:{digest(path, value)}"
+
+
+MAX_EVENT_NAME_BYTES = 512
+"""An event name is part of workflow ids, which Temporal limits to 1,000 bytes. Inngest's limit
+where it has one."""
+MAX_SIGNAL_BYTES = 900
+"""Of a signal's name: it is part of a workflow id, which Temporal limits to 1,000."""
+
+
+MAX_FUNCTION_ID_BYTES = 900
+"""Of a function's full id: it is a workflow type and part of workflow ids, which Temporal limits to
+1,000."""
+
+
+def signal_id(signal: str) -> str:
+    """Workflow id of the entity of one signal."""
+    return f"inngest:signal:{signal}"
+
+
+def schedule_id(app: str, function_id: str, cron: str) -> str:
+    """Id of the schedule of one cron trigger. Space between the fields does not matter, jitter does
+    not either."""
+    return f"{SCHEDULE_PREFIX}{function_id}:{digest(app, ' '.join(cron.split()))}"
+
+
+def cancellation_id(ulid: str) -> str:
+    """Workflow id of a bulk cancellation."""
+    return f"inngest:cancellation:{ulid}"
+
+
+def gate_id(kind: str, function_id: str, *key: object) -> str:
+    """Workflow id of a gate (`ratelimit`, `debounce`, `batch`) of a function; `key`: the value of
+    its key, if any."""
+    return ":".join([f"inngest:{kind}:{function_id}", *([digest(*key)] if key else [])])
+
+
+def lock_id(kind: str, owner: str, key: str | None = None, value: object = None) -> str:
+    """Workflow id of a lock of a function or, if it is shared, of its scope; `key`: the expression,
+    if there is one."""
+    base = f"inngest:{_LOCK_NAMES.get(kind, kind)}:{owner}"
+    return f"{base}:{digest(key)}:{digest(value)}" if key else base
+
+
+def lock_prefix(kind: str, owner: str, key: str) -> str:
+    """What the ids of all locks of one key expression begin with."""
+    return lock_id(kind, owner, key).rpartition(":")[0] + ":"
+
+
+def digest(*parts: object) -> str:
+    """A short, stable, URL-safe digest of JSON values."""
+    return hashlib.sha256(
+        json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()[:24]

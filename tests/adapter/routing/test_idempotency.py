@@ -1,0 +1,61 @@
+"""What is sent again has no second effect."""
+
+from typing import Any
+
+import httpx
+import pytest
+from temporalio.client import Client
+
+from inngest_temporal.http.app import create_ingress
+from inngest_temporal.routing.registry import AppConfig
+from inngest_temporal.temporal.connection import Settings
+from inngest_temporal_workers.entities.registry import publish
+from inngest_temporal_workers.plugin import system_worker
+from tests.harness import TRIGGER, new_client, until
+
+EVENTS = 5_000
+SEED = {"x-inngest-event-id-seed": "1700000000000,AAAAAAAAAAAAAA=="}
+
+
+@pytest.mark.timeout(300)
+async def test_a_retried_post_of_5000_events_repeats_nothing(client: Client) -> None:
+    """With the seed header, and with ids of the sender's own: the runs are counted after both
+    POSTs. No worker executes them: what is at stake is that each is started once."""
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: Any) -> None: ...
+
+    config = AppConfig(
+        app_id="app", task_queue="nobody", functions=[part.config for part in fn.parts()]
+    )
+    ingress = create_ingress(client, Settings(dev=True))
+    batch = [
+        {"name": "test/event", "data": {"n": n}} | ({"id": f"own-{n}"} if n % 2 else {})
+        for n in range(EVENTS)
+    ]
+    transport = httpx.ASGITransport(ingress)
+    async with system_worker(client):
+        await publish(client, config)
+        async with (
+            ingress.router.lifespan_context(ingress),
+            httpx.AsyncClient(transport=transport, timeout=120, base_url="http://ingress") as http,
+        ):
+            await ingress.state.follower.ready(10)
+            first = await http.post("/e/key", json=batch, headers=SEED)
+            second = await http.post("/e/key", json=batch, headers=SEED)
+            assert (first.status_code, second.status_code) == (200, 200)
+            assert first.json() == second.json()
+            assert len(set(first.json()["ids"])) == EVENTS
+            # A new request of the same events: only those with ids of the sender's own are known.
+            third = await http.post("/e/key", json=batch[:20])
+            assert third.status_code == 200
+
+    async def counted() -> int:
+        return (await client.count_workflows("WorkflowType = 'app-fn'")).count
+
+    await until(lambda: reached(counted, EVENTS + 10), 60)
+    assert await counted() == EVENTS + 10
+
+
+async def reached(count: Any, target: int) -> bool:
+    return bool(await count() >= target)

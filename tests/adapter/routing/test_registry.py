@@ -1,0 +1,412 @@
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import (
+    AddSearchAttributesRequest,
+    RemoveSearchAttributesRequest,
+)
+from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateFailedError
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from inngest_temporal.errors import FunctionConfigInvalidError
+from inngest_temporal.expressions.evaluator import Expression
+from inngest_temporal.functions import FunctionConfig
+from inngest_temporal.models import Batch, RateLimit, TriggerCron, TriggerEvent
+from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
+from inngest_temporal.temporal import connection as settings
+from inngest_temporal.temporal import names
+from inngest_temporal_workers.entities import registry
+from inngest_temporal_workers.entities.schedule import ScheduleActivities
+from tests.harness import until
+
+
+def function(function_id: str, *triggers: str | tuple[str, str]) -> FunctionConfig:
+    """A function triggered by event names, or by (event name, expression)."""
+    pairs = [(trigger, None) if isinstance(trigger, str) else trigger for trigger in triggers]
+    made = [TriggerEvent(event=event, expression=expression) for event, expression in pairs]
+    return FunctionConfig(id=function_id, name=function_id, triggers=[*made])
+
+
+def app(app_id: str, *functions: FunctionConfig) -> AppConfig:
+    return AppConfig(app_id=app_id, task_queue=names.task_queue(app_id), functions=list(functions))
+
+
+def matching(snapshot: Snapshot, name: str, **data: object) -> list[str]:
+    return [
+        found.id
+        for found in snapshot.match({"name": name, "data": data, "id": "e", "ts": 1, "user": {}})
+    ]
+
+
+@pytest_asyncio.fixture
+async def worker(client: Client) -> AsyncIterator[Worker]:
+    activities = ScheduleActivities(client, Follower(client)).all()
+    queue = names.SYSTEM_TASK_QUEUE
+    async with Worker(
+        client, task_queue=queue, workflows=registry.WORKFLOWS, activities=activities
+    ) as worker:
+        yield worker
+
+
+# Matching
+
+
+def test_names_match_exactly_or_by_a_prefix_that_ends_at_a_separator() -> None:
+    snapshot = Snapshot(
+        [
+            app(
+                "a",
+                function("a-f", "shop/order.paid"),
+                function("a-g", "shop/*"),
+                function("a-h", "shop/order.*"),
+            ),
+            app("b", function("b-star", "*"), function("b-part", "shop/or*")),
+        ]
+    )
+    assert matching(snapshot, "shop/order.paid") == ["a-f", "a-g", "a-h"]
+    assert matching(snapshot, "shop/order.paid/late") == ["a-g", "a-h"]
+    assert matching(snapshot, "shop/order") == ["a-g"]
+    assert matching(snapshot, "shop") == []
+    assert matching(snapshot, "shopping/order.paid") == []
+
+
+def test_a_trigger_with_an_expression_matches_only_if_it_is_true() -> None:
+    snapshot = Snapshot(
+        [
+            app(
+                "a",
+                function("a-big", ("order", "event.data.amount > 10")),
+                function("a-vip", ("order", "'gold' == event.data.tier && event.data.amount > 1")),
+                function("a-wrong", ("order", "event.data.amount + 'x' > 1")),
+                function("a-text", ("order", "event.data.amount")),
+            )
+        ]
+    )
+    assert matching(snapshot, "order", amount=11) == ["a-big"]
+    assert matching(snapshot, "order", amount=5, tier="gold") == ["a-vip"]
+    assert matching(snapshot, "order", amount=1, tier="gold") == []
+    assert matching(snapshot, "order", amount="many", tier=["gold"]) == []
+    assert matching(snapshot, "order") == []
+
+
+def test_a_function_is_matched_once_by_several_triggers() -> None:
+    several = function("a-f", ("x/y", "false"), "x/y", "x/*", ("x/y", "true"))
+    snapshot = Snapshot([app("a", several, function("a-g", "x/*"))])
+    assert matching(snapshot, "x/y") == ["a-f", "a-g"]
+
+
+def test_an_expression_that_does_not_compile_never_matches(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    snapshot = Snapshot([app("a", function("a-f", ("x", "event.data ==")), function("a-g", "x"))])
+    assert matching(snapshot, "x") == ["a-g"]
+    assert "'a-f' is never triggered by 'x'" in caplog.text
+
+
+def test_functions_of_the_same_id_in_two_apps_are_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    snapshot = Snapshot([app("a", function("a-b-c", "x")), app("a-b", function("a-b-c", "x"))])
+    assert matching(snapshot, "x") == ["a-b-c"]
+    assert "apps 'a' and 'a-b' have the same id 'a-b-c'" in caplog.text
+
+
+def test_a_failure_is_matched_against_the_triggers_of_its_function_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed = "inngest/function.failed"
+    functions = [
+        function(f"a-{i}-failure", (failed, f"event.data.function_id == 'a-{i}'"))
+        for i in range(500)
+    ]
+    snapshot = Snapshot([app("a", *functions, function("a-any", failed))])
+    evaluated: list[str] = []
+    matches = Expression.matches
+
+    def counted(self: Expression, event: Mapping[str, Any]) -> bool:
+        evaluated.append(self.source)
+        return matches(self, event)
+
+    monkeypatch.setattr(Expression, "matches", counted)
+    assert matching(snapshot, failed, function_id="a-7") == ["a-7-failure", "a-any"]
+    assert evaluated == ["event.data.function_id == 'a-7'"]
+    assert matching(snapshot, failed, function_id=7) == ["a-any"]
+
+
+def test_a_configuration_survives_its_json() -> None:
+    config = FunctionConfig(
+        id="a-f",
+        name="F",
+        triggers=[
+            TriggerEvent(event="x", expression="event.data.y"),
+            TriggerCron(cron="* * * * *", jitter="5s"),
+        ],
+        retries=2,
+        rate_limit=RateLimit(limit=3, period=timedelta(minutes=5), key="event.data.k"),
+        batch_events=Batch(max_size=5, timeout=10_000),
+    )
+    written = json.loads(json.dumps(app("a", config).to_json()))
+    assert written["functions"][0]["rateLimit"] == {
+        "limit": 3,
+        "period": "5m",
+        "key": "event.data.k",
+    }
+    assert AppConfig.from_json(written).to_json() == written
+    assert AppConfig.from_json(written).functions[0].retries == 2
+
+
+# Publishing
+
+
+@pytest.mark.usefixtures("worker")
+async def test_what_is_published_is_read_at_once_and_needs_no_worker(client: Client) -> None:
+    follower = Follower(client)
+    assert len(await follower.refresh()) == 0
+    version = await registry.publish(client, app("shop", function("shop-f", "order")))
+    assert matching(await follower.refresh(), "order") == ["shop-f"]
+    found = (await follower.refresh()).function("shop-f")
+    assert found is not None
+    assert found.task_queue == "inngest-shop"
+
+    assert await registry.publish(client, app("shop", function("shop-f", "order"))) == version
+    assert await registry.publish(client, app("shop", function("shop-g", "order"))) > version
+    assert matching(await follower.refresh(), "order") == ["shop-g"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_unchanged_configuration_writes_nothing(client: Client) -> None:
+    async def lengths() -> list[int]:
+        ids = (names.REGISTRY_ID, names.app_id("shop"))
+        return [(await client.get_workflow_handle(id).describe()).history_length for id in ids]
+
+    await registry.publish(client, app("shop", function("shop-f", "order")))
+    before = await lengths()
+    await registry.publish(client, app("shop", function("shop-f", "order")))
+    assert await lengths() == before
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_removed_app_is_not_triggered_and_may_come_back(client: Client) -> None:
+    follower = Follower(client)
+    config = app("shop", function("shop-f", "order"))
+    first = await registry.publish(client, config)
+    await registry.publish(client, app("other", function("other-f", "order")))
+    assert matching(await follower.refresh(), "order") == ["other-f", "shop-f"]
+    assert await registry.remove(client, "shop")
+    assert not await registry.remove(client, "shop")
+    assert not await registry.remove(client, "never-there")
+    assert matching(await follower.refresh(), "order") == ["other-f"]
+    assert await registry.publish(client, config) > first
+    assert matching(await follower.refresh(), "order") == ["other-f", "shop-f"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_removal_that_was_cut_off_is_completed(client: Client) -> None:
+    await registry.publish(client, app("shop", function("shop-f", "order")))
+    await client.get_workflow_handle(names.app_id("shop")).execute_update("remove")
+    assert await registry.remove(client, "shop")
+    assert not await registry.remove(client, "shop")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_apps_published_at_once_are_all_there(client: Client) -> None:
+    apps = [app(f"a{i}", function(f"a{i}-f", "x")) for i in range(12)]
+    await asyncio.gather(*(registry.publish(client, config) for config in apps))
+    assert len(await Follower(client).refresh()) == 12
+
+
+@pytest.mark.usefixtures("worker")
+async def test_entities_continue_as_new_with_their_state(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "MAX_UPDATES", 3)
+    handle = client.get_workflow_handle(names.REGISTRY_ID)
+    await registry.publish(client, app("first", function("first-f", "x")))
+    begun = (await handle.describe()).run_id
+    versions = [
+        await registry.publish(client, app("shop", function(f"shop-{i}", "x"))) for i in range(10)
+    ]
+    assert versions == sorted(set(versions))
+    assert matching(await Follower(client).refresh(), "x") == ["first-f", "shop-9"]
+
+    async def continued() -> bool:
+        return (await handle.describe()).run_id != begun
+
+    await until(continued)
+    assert matching(await Follower(client).refresh(), "x") == ["first-f", "shop-9"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_app_that_begins_anew_is_still_noticed(client: Client) -> None:
+    follower = Follower(client)
+    await registry.publish(client, app("shop", function("shop-f", "x")))
+    await follower.refresh()
+    await client.get_workflow_handle(names.app_id("shop")).terminate()
+    await registry.publish(client, app("shop", function("shop-g", "x")))
+    assert matching(await follower.refresh(), "x") == ["shop-g"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_large_configuration_fits_and_a_larger_one_is_refused(client: Client) -> None:
+    def sized(count: int) -> AppConfig:
+        return app(
+            "shop",
+            *(function(f"shop-{i}", ("x", f"event.data.a == '{i:01000}'")) for i in range(count)),
+        )
+
+    await registry.publish(client, sized(1300))
+    assert len(await Follower(client).refresh()) == 1300
+    with pytest.raises(
+        FunctionConfigInvalidError, match=r"app 'shop' \(1500 functions\) has 1,\d+,\d+ bytes"
+    ):
+        await registry.publish(client, sized(1500))
+
+
+@pytest.mark.usefixtures("worker")
+async def test_updates_are_validated(client: Client) -> None:
+    def start(
+        workflow_id: str, kind: str, state: object
+    ) -> WithStartWorkflowOperation[object, object]:
+        return WithStartWorkflowOperation(
+            kind,
+            state,
+            id=workflow_id,
+            task_queue=names.SYSTEM_TASK_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        )
+
+    shop = start(names.app_id("shop"), names.APP_TYPE, registry.AppState())
+    with pytest.raises(WorkflowUpdateFailedError):
+        await client.execute_update_with_start_workflow(
+            "publish", {"app_id": "other"}, start_workflow_operation=shop
+        )
+    listing = start(names.REGISTRY_ID, names.REGISTRY_TYPE, registry.RegistryState())
+    with pytest.raises(WorkflowUpdateFailedError):
+        await client.execute_update_with_start_workflow(
+            "put", args=["", 1], start_workflow_operation=listing
+        )
+
+
+async def test_publishing_without_a_worker_says_which_is_missing(client: Client) -> None:
+    with pytest.raises(TimeoutError, match="a worker must poll task queue 'inngest-system'"):
+        await registry.publish(client, app("shop"), timeout=timedelta(seconds=1))
+
+
+# Following
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_follower_notices_a_change_by_itself(client: Client) -> None:
+    async with Follower(client, interval=0.05) as follower:
+        assert len(await follower.ready(10)) == 0
+        await registry.publish(client, app("shop", function("shop-f", "x")))
+
+        async def seen() -> bool:
+            return follower.snapshot is not None and len(follower.snapshot) == 1
+
+        await until(seen)
+
+
+async def test_a_follower_survives_an_outage_and_says_so_once(
+    client: Client, proxy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "inngest_temporal.routing.registry")
+    await proxy.stop()
+    lazy = await Client.connect(
+        proxy.address, namespace=client.namespace, lazy=True, retry_config=settings.RETRIES
+    )
+    async with Follower(lazy, interval=0.01) as follower:
+        with pytest.raises(TimeoutError, match=r"could not be read from Temporal within 0\.3 s"):
+            await follower.ready(0.3)
+        assert follower.snapshot is None
+        await proxy.start()
+        assert len(await follower.ready(20)) == 0
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "The function registry can't be read, trying again",
+        "The function registry can be read again.",
+    ]
+
+
+async def test_a_namespace_that_does_not_exist_is_no_empty_registry(temporal_address: str) -> None:
+    client = await Client.connect(temporal_address, namespace="missing", lazy=True)
+    with pytest.raises(RPCError, match="missing"):
+        await Follower(client).refresh()
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_configuration_that_can_not_be_read_stops_no_other_app(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    await registry.publish(client, app("good", function("good-f", "x")))
+    start = WithStartWorkflowOperation[object, object](
+        names.APP_TYPE,
+        registry.AppState(),
+        id=names.app_id("bad"),
+        task_queue=names.SYSTEM_TASK_QUEUE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+    )
+    version = await client.execute_update_with_start_workflow(
+        "publish",
+        {"app_id": "bad", "task_queue": "q", "functions": [{"id": 5}]},
+        start_workflow_operation=start,
+    )
+    await client.get_workflow_handle(names.REGISTRY_ID).execute_update("put", args=["bad", version])
+    assert matching(await Follower(client).refresh(), "x") == ["good-f"]
+    assert "functions of app 'bad' are not triggered" in caplog.text
+
+
+# Settings
+
+
+def test_settings_come_from_inngests_variables() -> None:
+    environ = {
+        "INNGEST_EVENT_KEY": "one, two,",
+        "INNGEST_SIGNING_KEY": "signkey-prod-12ab",
+        "INNGEST_SIGNING_KEY_FALLBACK": "signkey-prod-34cd",
+        "INNGEST_DEV": "http://localhost:8288",
+    }
+    assert settings.Settings.from_env(environ) == settings.Settings(
+        event_keys=("one", "two"), signing_keys=("signkey-prod-12ab", "signkey-prod-34cd"), dev=True
+    )
+    assert settings.Settings.from_env({}) == settings.Settings()
+    assert not settings.Settings.from_env({"INNGEST_DEV": "0"}).dev
+    assert not settings.Settings.from_env({"INNGEST_DEV": "False"}).dev
+    assert settings.Settings.from_env({"INNGEST_DEV": "1"}).dev
+
+
+async def test_a_connection_is_temporals_own_configuration(
+    temporal_address: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_address)
+    monkeypatch.setenv("TEMPORAL_NAMESPACE", namespace)
+    client = await settings.connect(lazy=False)
+    assert client.namespace == namespace
+    assert len(await Follower(client).refresh()) == 0
+
+
+async def test_the_search_attribute_is_added_once_and_its_type_is_checked(client: Client) -> None:
+    await settings.ensure_search_attribute(client)
+    request = RemoveSearchAttributesRequest(
+        namespace=client.namespace, search_attributes=[names.EVENT_ID_ATTRIBUTE]
+    )
+    await client.operator_service.remove_search_attributes(request)
+    await asyncio.gather(*(settings.ensure_search_attribute(client) for _ in range(5)))
+    await settings.ensure_search_attribute(client)
+
+    await client.operator_service.remove_search_attributes(request)
+    wrong = AddSearchAttributesRequest(namespace=client.namespace)
+    wrong.search_attributes[names.EVENT_ID_ATTRIBUTE] = IndexedValueType.INDEXED_VALUE_TYPE_INT
+    await client.operator_service.add_search_attributes(wrong)
+    with pytest.raises(
+        RuntimeError, match=r"has another type.*temporal operator search-attribute create"
+    ):
+        await settings.ensure_search_attribute(client)

@@ -1,0 +1,642 @@
+"""The command line, as real processes: started, spoken to over HTTP, changed under their feet, and
+stopped."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import inngest_temporal as inngest
+from inngest_temporal_workers.commands import cli
+
+ROOT = Path(__file__).parents[3]
+LIMIT = 60.0
+
+APP = """
+import time
+import inngest_temporal as inngest
+
+client = inngest.Inngest(app_id="app")
+
+@client.create_function(fn_id="greet", trigger=inngest.TriggerEvent(event="app/greet"))
+async def greet(ctx: inngest.Context):
+    name = ctx.event.data["name"]
+    return await ctx.step.run("greet", lambda: f"Hello {name}")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = LIMIT) -> Any:
+    """Wait for a condition, with a limit."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.05)
+    return value
+
+
+class Command:
+    """A running `inngest-temporal`."""
+
+    def __init__(self, *arguments: str, cwd: Path, **environ: str) -> None:
+        self._mark = f"INNGEST_TEST_MARK={uuid.uuid4()}"
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("INNGEST_", "TEMPORAL_"))
+        }
+        name, _, value = self._mark.partition("=")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "inngest_temporal_workers.commands.cli", *arguments],
+            cwd=cwd,
+            env={**inherited, "PYTHONPATH": str(ROOT), name: value, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.append(line)
+
+    @property
+    def output(self) -> str:
+        return "".join(self._lines)
+
+    def says(self, text: str, times: int = 1) -> None:
+        """Wait until it has printed that."""
+        until(
+            lambda: self.output.count(text) >= times or self.process.poll() is not None,
+            f"{text!r} in the output so far:\n{self.output}",
+        )
+        assert self.output.count(text) >= times, f"{text!r} is not in:\n{self.output}"
+
+    def ends(self, seconds: float = LIMIT) -> int:
+        """Wait for its end; the exit code."""
+        code = self.process.wait(seconds)
+        self._reader.join(seconds)
+        return code
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.ends()
+
+    def left(self) -> list[int]:
+        """Ids of its processes that are alive, children included."""
+        found = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if self._mark.encode() in environ.read_bytes():
+                    found.append(int(environ.parent.name))
+            except OSError:  # gone, or not ours
+                continue
+        return found
+
+    def close(self) -> None:
+        for pid in self.left():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
+        self._reader.join(LIMIT)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A directory with `app.py`."""
+    (tmp_path / "app.py").write_text(APP)
+    return tmp_path
+
+
+@pytest.fixture
+def start(project: Path) -> Iterator[Callable[..., Command]]:
+    with ExitStack() as stack:
+
+        def start_(*arguments: str, **environ: str) -> Command:
+            command = Command(*arguments, cwd=project, **environ)
+            stack.callback(command.close)
+            return command
+
+        yield start_
+
+
+class Dev:
+    """A running `inngest-temporal dev`."""
+
+    def __init__(self, start: Callable[..., Command], *arguments: str, **environ: str) -> None:
+        self.port, self.temporal_port, self.ui_port = free_port(), free_port(), free_port()
+        self.command = start(
+            "dev",
+            *arguments,
+            *("--port", str(self.port)),
+            *("--temporal-port", str(self.temporal_port)),
+            *("--ui-port", str(self.ui_port)),
+            **environ,
+        )
+        self.says = self.command.says
+        self.temporal = f"127.0.0.1:{self.temporal_port}"
+
+
+class Http:
+    """Speaks to an ingress."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def send(self, name: str, /, **data: Any) -> str:
+        """Send an event; its id."""
+        reply = httpx.post(f"{self.url}/e/dev", json={"name": name, "data": data}, timeout=15)
+        assert reply.status_code == 200, reply.text
+        [event_id] = reply.json()["ids"]
+        return str(event_id)
+
+    def result(self, event_id: str, seconds: float = LIMIT) -> Any:
+        """Wait for the end of the run that an event started; what it returned."""
+
+        def ended() -> Any:
+            runs = (
+                httpx.get(f"{self.url}/v1/events/{event_id}/runs", timeout=15).json().get("data")
+                or []
+            )
+            return next((run for run in runs if run["status"] not in ("Running", "Queued")), None)
+
+        run = until(ended, f"the run of event {event_id}", seconds)
+        assert run["status"] == "Completed", run
+        return run["output"]
+
+
+def send_until_ready(http: Http, name: str, /, **data: Any) -> str:
+    """Send an event until it starts a run; its id. The ingress follows Temporal and the registry
+    within a moment."""
+
+    def started() -> str | None:
+        try:
+            event_id = http.send(name, **data)
+        except AssertionError:  # 503
+            return None
+        for _ in range(10):
+            if httpx.get(f"{http.url}/v1/events/{event_id}/runs", timeout=15).json().get("data"):
+                return event_id
+            time.sleep(0.1)
+        return None
+
+    return str(until(started, "an ingress that knows the function"))
+
+
+READY = "Functions of app.py"
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="looks for processes in /proc"
+)
+
+
+# dev
+
+
+@needs_proc
+def test_dev_runs_a_function_and_its_printed_curl_works_and_sigterm_leaves_nothing(
+    start: Callable[..., Command],
+) -> None:
+    dev = Dev(start, "app.py")
+    dev.says("/v1/events/ID/runs")
+    assert f"Events           http://127.0.0.1:{dev.port}/e/dev" in dev.command.output
+    assert f"Temporal Web UI  http://127.0.0.1:{dev.ui_port}" in dev.command.output
+    assert "  app-greet  event app/greet" in dev.command.output
+    assert httpx.get(f"http://127.0.0.1:{dev.ui_port}").status_code == 200
+
+    curl = re.search(r"^  (curl .* -d .*)$", dev.command.output, re.MULTILINE)
+    assert curl is not None
+    match = re.fullmatch(r"curl (\S+) -d '(.*)'", curl.group(1))
+    assert match is not None
+    reply = httpx.post(match.group(1), content=match.group(2))
+    assert Http(dev.port).result(reply.json()["ids"][0]) == "Hello 1"
+
+    assert dev.command.left()
+    assert dev.command.stop() == 0
+    assert dev.command.left() == []
+    assert "Traceback" not in dev.command.output
+
+
+def test_dev_follows_changes_and_survives_a_syntax_error(
+    start: Callable[..., Command], project: Path
+) -> None:
+    dev = Dev(start, "app.py")
+    http = Http(dev.port)
+    dev.says(READY)
+    assert http.result(http.send("app/greet", name="Ann")) == "Hello Ann"
+
+    (project / "app.py").write_text(APP.replace("Hello", "Goodbye"))
+    dev.says("app.py changed: the worker starts again.")
+    dev.says(READY, times=2)
+    assert http.result(http.send("app/greet", name="Ann")) == "Goodbye Ann"
+
+    (project / "app.py").write_text(APP + "def broken(:\n")
+    dev.says("No worker runs.")
+    assert "SyntaxError" in dev.command.output
+    assert "def broken(:" in dev.command.output
+    waiting = http.send(
+        "app/greet", name="Bob"
+    )  # the ingress is still there, and so is the function's registration
+
+    (project / "app.py").write_text(APP.replace("Hello", "Welcome back"))
+    dev.says(READY, times=3)
+    assert http.result(waiting) == "Welcome back Bob"
+    assert dev.command.stop(signal.SIGINT) == 0
+
+
+@needs_proc
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="Linux ends the children of a killed process on request"
+)
+def test_a_killed_dev_leaves_nothing(start: Callable[..., Command]) -> None:
+    dev = Dev(start, "app.py")
+    dev.says(READY)
+    assert len(dev.command.left()) == 3
+    dev.command.process.kill()
+    until(lambda: not dev.command.left(), "the end of its children", 10)
+
+
+@needs_proc
+def test_dev_stops_while_it_is_still_starting(start: Callable[..., Command]) -> None:
+    dev = Dev(start, "app.py")
+    dev.says("Events")
+    assert dev.command.stop() == 0
+    assert dev.command.left() == []
+
+
+@needs_proc
+def test_dev_ends_with_the_reason_when_its_server_is_lost(start: Callable[..., Command]) -> None:
+    dev = Dev(start, "app.py")
+    dev.says(READY)
+    [server] = [
+        pid
+        for pid in dev.command.left()
+        if b"start-dev" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    ]
+    os.kill(server, signal.SIGKILL)
+    assert dev.command.ends() == 1
+    assert "The embedded Temporal server ended." in dev.command.output
+    assert dev.command.left() == []
+
+
+def test_the_printed_curl_is_for_an_event_that_may_be_sent(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    client = inngest.Inngest(app_id="app", is_production=False)
+
+    @client.create_function(
+        fn_id="fn", trigger=inngest.TriggerEvent(event="inngest/function.failed")
+    )
+    async def on_any_failure(ctx: inngest.Context) -> None:
+        pass
+
+    @client.create_function(fn_id="other", trigger=inngest.TriggerEvent(event="app/*"))
+    async def other(ctx: inngest.Context) -> None:
+        pass
+
+    cli._print_curl([on_any_failure], "http://ingress")
+    assert capsys.readouterr().out == ""
+    cli._print_curl([on_any_failure, other], "http://ingress")
+    assert """ -d '{"name": "app/example", "data": {}}'""" in capsys.readouterr().out
+
+
+def test_dev_sends_no_event_to_the_ingress_that_the_environment_names(
+    start: Callable[..., Command], project: Path
+) -> None:
+    (project / "app.py").write_text(APP + "\nprint('events go to', client.event_api_origin)\n")
+    production = "https://production.example"
+    dev = Dev(start, "app.py", INNGEST_BASE_URL=production, INNGEST_EVENT_API_BASE_URL=production)
+    dev.says(f"events go to http://127.0.0.1:{dev.port}")
+    assert dev.command.stop() == 0
+
+
+def test_dev_that_can_not_watch_for_changes_says_so(
+    start: Callable[..., Command], project: Path
+) -> None:
+    (project / "watchfiles.py").write_text(
+        textwrap.dedent("""
+            PythonFilter = object
+
+            async def awatch(*_, **__):
+                raise OSError("OS file watch limit reached")
+                yield
+        """)
+    )
+    dev = Dev(start, "app.py")
+    assert dev.command.ends() == 1
+    assert (
+        f"Files in {project} can't be watched for changes: OS file watch limit reached. Use"
+        " --no-reload." in (dev.command.output)
+    )
+    assert "Traceback" not in dev.command.output
+
+
+def test_dev_without_reload_ends_when_its_module_fails(
+    start: Callable[..., Command], project: Path
+) -> None:
+    (project / "app.py").write_text("1 / 0\n")
+    dev = Dev(start, "app.py", "--no-reload")
+    assert dev.command.ends() == 1
+    assert "ZeroDivisionError" in dev.command.output
+    assert "The worker ended; what it printed says why." in dev.command.output
+
+
+def test_dev_keeps_runs_in_a_file(start: Callable[..., Command], project: Path) -> None:
+    (project / "app.py").write_text(
+        APP.replace("    name =", "    await ctx.step.sleep('nap', 3_000)\n    name =")
+    )
+    first = Dev(start, "app.py", "--db-filename", "state.db")
+    first.says(READY)
+    event = Http(first.port).send("app/greet", name="Ann")
+    assert first.command.stop() == 0
+    second = Dev(start, "app.py", "--db-filename", "state.db")
+    second.says(READY)
+    assert Http(second.port).result(event) == "Hello Ann"
+    assert second.command.stop() == 0
+
+
+@needs_proc
+def test_signals_at_once_are_one_request_and_a_later_one_waits_for_nothing(
+    start: Callable[..., Command], project: Path
+) -> None:
+    (project / "app.py").write_text(SLOW)
+    dev = Dev(start, "app.py")
+    dev.says(READY)
+    Http(dev.port).send("app/slow", seconds=600)
+    until((project / "begun").exists, "the step")
+    dev.command.process.send_signal(signal.SIGINT)
+    dev.command.process.send_signal(signal.SIGINT)
+    dev.says("Stopping.")
+    time.sleep(1.1)  # as long as TWICE_SECONDS
+    assert dev.command.process.poll() is None
+    assert dev.command.stop(signal.SIGINT) == 130
+    until(lambda: not dev.command.left(), "the end of its children", 10)
+
+
+@pytest.mark.parametrize("option", ["--port", "--temporal-port", "--ui-port"])
+def test_a_port_in_use_is_named_with_its_option(start: Callable[..., Command], option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        others = [
+            each
+            for name in ("--port", "--temporal-port", "--ui-port")
+            if name != option
+            for each in (name, str(free_port()))
+        ]
+        command = start("dev", "app.py", option, str(port), *others)
+        assert command.ends() == 1
+    assert (
+        f"Port {port} of 127.0.0.1 is in use. Stop what uses it, or choose another one with"
+        f" {option}." in (command.output)
+    )
+    assert "Traceback" not in command.output
+
+
+# ingress and worker
+
+
+def test_ingress_and_worker_start_before_temporal_and_recover(
+    start: Callable[..., Command],
+) -> None:
+    temporal, port = free_port(), free_port()
+    place = {"TEMPORAL_ADDRESS": f"127.0.0.1:{temporal}"}
+    worker = start("worker", "app.py", **place)
+    ingress = start("ingress", "--port", str(port), INNGEST_DEV="1", **place)
+    worker.says(
+        f"Temporal can't be reached at 127.0.0.1:{temporal}, namespace default. Trying until it can"
+    )
+    ingress.says(f"Events    http://127.0.0.1:{port}/e/dev")
+    http = Http(port)
+    reply = httpx.post(f"{http.url}/e/dev", json={"name": "app/greet"}, timeout=15)
+    assert reply.status_code == 503, reply.text
+
+    server = start(
+        "dev",
+        "--temporal-port",
+        str(temporal),
+        "--port",
+        str(free_port()),
+        "--ui-port",
+        str(free_port()),
+    )
+    server.says("No module was named")
+    worker.says("Temporal can be reached now")
+    worker.says(READY)
+
+    assert http.result(send_until_ready(http, "app/greet", name="Ann")) == "Hello Ann"
+    assert worker.stop() == 0
+    assert ingress.stop() == 0
+    assert server.stop() == 0
+    for command in (worker, ingress, server):
+        assert "Traceback" not in command.output
+
+
+def test_a_worker_that_waits_for_temporal_stops_at_once(start: Callable[..., Command]) -> None:
+    worker = start("worker", "app.py", TEMPORAL_ADDRESS=f"127.0.0.1:{free_port()}")
+    worker.says("Temporal can't be reached")
+    assert worker.stop() == 0
+    assert "Traceback" not in worker.output
+
+
+SLOW = """
+import pathlib, time
+import inngest_temporal as inngest
+
+client = inngest.Inngest(app_id="app")
+
+@client.create_function(fn_id="slow", trigger=inngest.TriggerEvent(event="app/slow"))
+def slow(ctx: inngest.ContextSync):
+    def work():
+        with pathlib.Path("begun").open("a") as begun:
+            begun.write("x")
+        if ctx.event.data["seconds"] < 10 or len(pathlib.Path("begun").read_text()) == 1:
+            time.sleep(ctx.event.data["seconds"])
+        return "done"
+    return ctx.step.run("work", work)
+"""
+
+
+@pytest.fixture
+def ingress(start: Callable[..., Command], temporal_address: str, namespace: str) -> Http:
+    port = free_port()
+    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
+    start("ingress", "--port", str(port), INNGEST_DEV="1", **place).says("Temporal")
+    return Http(port)
+
+
+def test_a_stopped_worker_finishes_its_running_step(
+    start: Callable[..., Command],
+    project: Path,
+    ingress: Http,
+    temporal_address: str,
+    namespace: str,
+) -> None:
+    (project / "app.py").write_text(SLOW)
+    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
+    worker = start("worker", "app.py", **place)
+    worker.says(READY)
+    event = send_until_ready(ingress, "app/slow", seconds=2)
+    until((project / "begun").exists, "the step")
+    assert worker.stop() == 0
+    start("worker", "app.py", **place).says(READY)
+    assert ingress.result(event) == "done"
+    assert (project / "begun").read_text() == "x"
+
+
+def test_remove_needs_no_worker_and_names_the_apps_that_there_are(
+    start: Callable[..., Command], ingress: Http, temporal_address: str, namespace: str
+) -> None:
+    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
+    worker = start("worker", "app.py", **place)
+    worker.says(READY)
+    send_until_ready(ingress, "app/greet", name="Ada")
+    assert worker.stop() == 0
+    for app_id, code, message in (
+        ("other", 1, "There is no app 'other'. There are app.\n"),
+        ("app", 0, "App app is removed"),
+        ("app", 1, "There is no app 'app'. There is none.\n"),
+    ):
+        remove = start("remove", app_id, **place)
+        assert (remove.ends(), remove.output[: len(message)]) == (code, message)
+
+
+def test_a_step_that_outlasts_the_grace_is_handed_over(
+    start: Callable[..., Command],
+    project: Path,
+    ingress: Http,
+    temporal_address: str,
+    namespace: str,
+) -> None:
+    (project / "app.py").write_text(SLOW)
+    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
+    worker = start("worker", "app.py", "--grace", "0.5", **place)
+    worker.says(READY)
+    event = send_until_ready(ingress, "app/slow", seconds=600)
+    until((project / "begun").exists, "the step")
+    assert worker.stop() == 0
+    start("worker", "app.py", **place).says(READY)
+    assert ingress.result(event) == "done"
+    assert (project / "begun").read_text() == "xx"
+
+
+def test_a_worker_whose_temporal_is_gone_stops_all_the_same(start: Callable[..., Command]) -> None:
+    temporal = free_port()
+    server = start(
+        "dev",
+        "--temporal-port",
+        str(temporal),
+        "--port",
+        str(free_port()),
+        "--ui-port",
+        str(free_port()),
+    )
+    server.says("No module was named")
+    worker = start("worker", "app.py", "--grace", "1", TEMPORAL_ADDRESS=f"127.0.0.1:{temporal}")
+    worker.says(READY)
+    assert server.stop() == 0
+    assert worker.stop() == 0
+
+
+def test_a_namespace_that_does_not_exist_is_named(
+    start: Callable[..., Command], temporal_address: str
+) -> None:
+    worker = start(
+        "worker", "app.py", TEMPORAL_ADDRESS=temporal_address, TEMPORAL_NAMESPACE="not-there"
+    )
+    assert worker.ends() == 1
+    assert (
+        f"Temporal at {temporal_address}, namespace not-there: there is no such namespace."
+        in worker.output
+    )
+    assert "Traceback" not in worker.output
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"TEMPORAL_PROFILE": "missing"}, "Profile 'missing' not found"),
+        ({"TEMPORAL_TLS": "true", "TEMPORAL_TLS_CLIENT_CERT_PATH": "/missing"}, "'/missing'"),
+        ({"TEMPORAL_CONFIG_FILE": "app.py"}, "TOML parse error"),
+    ],
+)
+@pytest.mark.parametrize(
+    "arguments", [["worker", "app.py"], ["ingress"]], ids=lambda arguments: str(arguments[0])
+)
+def test_settings_of_temporal_that_can_not_be_read(
+    start: Callable[..., Command], arguments: list[str], environ: dict[str, str], message: str
+) -> None:
+    command = start(*arguments, INNGEST_DEV="1", **environ)
+    assert command.ends() == 1
+    assert "Temporal's settings can't be read: " in command.output
+    assert message in command.output
+    assert "Traceback" not in command.output
+
+
+def test_an_address_that_is_none(start: Callable[..., Command]) -> None:
+    command = start("worker", "app.py", TEMPORAL_ADDRESS="my host:7233")
+    assert command.ends() == 1
+    assert (
+        "Temporal can't be at my host:7233, namespace default: invalid target URL" in command.output
+    )
+    assert "Traceback" not in command.output
+
+
+def test_an_ingress_without_keys_does_not_start(start: Callable[..., Command]) -> None:
+    command = start("ingress", "--port", str(free_port()))
+    assert command.ends() == 1
+    assert "Set INNGEST_EVENT_KEY" in command.output
+    assert "INNGEST_DEV=1" in command.output
+    assert "Traceback" not in command.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["worker", "missing.py"], "There is no file 'missing.py'"),
+        (["worker", "app.py:nothing"], "the module has no 'nothing'"),
+        (["dev", "missing.py"], "There is no file 'missing.py'"),
+    ],
+)
+def test_a_module_that_is_not_there(
+    start: Callable[..., Command], arguments: list[str], message: str
+) -> None:
+    command = start(*arguments)
+    assert command.ends() == 1
+    assert message in command.output
+    assert "Traceback" not in command.output
+
+
+def test_a_module_that_fails_shows_only_the_users_traceback(
+    start: Callable[..., Command], project: Path
+) -> None:
+    (project / "app.py").write_text(
+        textwrap.dedent("def f():\n    raise ValueError('no database')\n\nf()\n")
+    )
+    command = start("worker", "app.py")
+    assert command.ends() == 1
+    assert "ValueError: no database" in command.output
+    assert "workers/inngest_temporal_workers/commands/cli.py" not in command.output

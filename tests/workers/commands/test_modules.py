@@ -1,0 +1,232 @@
+"""MODULE of the command line: what is found, and what a person is told otherwise."""
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from inngest_temporal.errors import FunctionConfigInvalidError
+from inngest_temporal_workers.commands.loading import ModuleError, Source, find, load
+
+CLIENT = (
+    "import inngest_temporal as inngest\nclient = inngest.Inngest(app_id='shop',"
+    " is_production=False)\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty project in the current directory; what a test imports from it is forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    known = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and Path(file).is_relative_to(tmp_path):
+            del sys.modules[name]
+
+
+def write(file: str, text: str) -> Path:
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def function(name: str, fn_id: str | None = None, client: str = "client") -> str:
+    return (
+        f"@{client}.create_function(fn_id='{fn_id or name}',"
+        f" trigger=inngest.TriggerEvent(event='e'))\nasync def {name}(ctx): pass\n"
+    )
+
+
+def ids(text: str) -> list[str]:
+    return [each.id for each in load(find(text))]
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ModuleError) as raised:
+        load(find(text))
+    return str(raised.value)
+
+
+# What is found.
+
+
+def test_every_function_of_a_file_is_loaded_once_and_in_order() -> None:
+    write("app.py", CLIENT + function("b") + function("a") + "again = a\nall = [a, b]\n")
+    assert ids("app.py") == ["shop-b", "shop-a"]
+
+
+def test_a_name_selects_one_function() -> None:
+    write("app.py", CLIENT + function("a") + function("b"))
+    assert ids("app.py:b") == ["shop-b"]
+
+
+def test_a_name_selects_a_list_of_functions() -> None:
+    write("app.py", CLIENT + function("a") + function("b") + function("c") + "functions = [c, a]\n")
+    assert ids("app.py:functions") == ["shop-c", "shop-a"]
+
+
+def test_a_file_can_import_what_is_beside_it() -> None:
+    write("src/helper_of_app.py", CLIENT)
+    write("src/app.py", "from helper_of_app import client, inngest\n" + function("a"))
+    assert ids("src/app.py") == ["shop-a"]
+
+
+def test_a_file_can_import_from_the_current_directory() -> None:
+    write("shared_by_all.py", CLIENT)
+    write("src/app.py", "from shared_by_all import client, inngest\n" + function("a"))
+    assert ids("src/app.py") == ["shop-a"]
+
+
+def test_a_file_of_a_package_can_use_relative_imports() -> None:
+    write("src/shop_package/__init__.py", "")
+    write("src/shop_package/base.py", CLIENT)
+    write("src/shop_package/orders.py", "from .base import client, inngest\n" + function("a"))
+    source = find("src/shop_package/orders.py")
+    assert [each.id for each in load(source)] == ["shop-a"]
+    assert source.directory == Path("src/shop_package").resolve()
+
+
+def test_a_dotted_name_is_found_from_the_current_directory() -> None:
+    write("shop_dotted/__init__.py", "")
+    write("shop_dotted/orders.py", CLIENT + function("a"))
+    source = find("shop_dotted.orders:a")
+    assert [each.id for each in load(source)] == ["shop-a"]
+    assert source.directory == Path("shop_dotted").resolve()
+
+
+def test_a_file_named_like_a_module_in_use_does_not_replace_it() -> None:
+    json = sys.modules["json"]
+    write("json.py", CLIENT + function("a"))
+    assert ids("json.py") == ["shop-a"]
+    assert sys.modules["json"] is json
+
+
+def test_finding_imports_nothing() -> None:
+    path = write("app.py", "raise SystemError")
+    assert find("app.py:name") == Source(
+        "app.py:name", "app", "name", path.resolve(), path.resolve().parent
+    )
+
+
+# What a person is told.
+
+
+def test_no_such_file() -> None:
+    assert refusal("missing.py").startswith("There is no file 'missing.py'")
+
+
+def test_a_directory() -> None:
+    write("src/app.py", "")
+    assert refusal("./src") == "'src' is a directory. Name a file in it, as in src/app.py."
+
+
+def test_a_file_that_is_no_python() -> None:
+    write("src/app.txt", "")
+    assert "is no Python file" in refusal("src/app.txt")
+
+
+@pytest.mark.parametrize("name", ["no_such_module_at_all", "no_such_module_at_all.orders"])
+def test_no_such_module(name: str) -> None:
+    assert refusal(name).startswith(f"There is no module {name!r}")
+
+
+def test_no_such_module_in_a_package() -> None:
+    write("shop_partial/__init__.py", "")
+    message = refusal("shop_partial.orders")
+    assert message.startswith("There is no module 'shop_partial.orders'")
+    assert "shop_partial/orders.py" in message
+
+
+def test_a_text_that_is_no_module() -> None:
+    assert "neither a module nor a file" in refusal("not-a-module")
+    assert "is no name" in refusal("app.py:not-a-name")
+
+
+def test_an_import_error_shows_the_users_traceback_and_nothing_of_ours() -> None:
+    write("app.py", "def broken():\n    return 1 / 0\n\nbroken()\n")
+    message = refusal("app.py")
+    assert message.startswith("app.py can't be imported.")
+    assert 'app.py", line 4, in <module>' in message
+    assert "ZeroDivisionError: division by zero" in message
+    assert "modules.py" not in message
+    assert "importlib" not in message
+
+
+def test_a_syntax_error_shows_the_line() -> None:
+    write("app.py", CLIENT + "def broken(:\n")
+    message = refusal("app.py")
+    assert 'app.py", line 3' in message
+    assert "SyntaxError" in message
+
+
+def test_a_missing_dependency_of_the_module_is_its_own_error() -> None:
+    write("shop_needy.py", "import no_such_dependency\n")
+    for text in ("shop_needy", "shop_needy.py"):
+        message = refusal(text)
+        assert message.startswith(f"{text} can't be imported.")
+        assert "ModuleNotFoundError: No module named 'no_such_dependency'" in message
+
+
+def test_a_module_that_exits() -> None:
+    write("app.py", "import sys\nsys.exit('not today')\n")
+    assert "SystemExit: not today" in refusal("app.py")
+
+
+def test_a_failed_import_can_be_repeated_once_it_is_corrected() -> None:
+    write("app.py", "1 / 0")
+    refusal("app.py")
+    write("app.py", CLIENT + function("a"))
+    assert ids("app.py") == ["shop-a"]
+
+
+def test_a_missing_name_is_answered_with_those_that_are_there() -> None:
+    write("app.py", CLIENT + function("a") + function("b"))
+    assert refusal("app.py:c") == "app.py:c: the module has no 'c'. It has the functions a, b."
+
+
+def test_a_name_that_is_no_function() -> None:
+    write(
+        "app.py", CLIENT + "async def plain(ctx): pass\nnumber = 3\nempty = []\nmixed = [plain]\n"
+    )
+    assert "decorate it with client.create_function" in refusal("app.py:plain")
+    assert "is no Function, nor a list of them, but 3" in refusal("app.py:number")
+    assert "is empty" in refusal("app.py:empty")
+    assert "mixed[0] is no Function" in refusal("app.py:mixed")
+
+
+def test_a_module_without_functions() -> None:
+    write("app.py", CLIENT)
+    assert refusal("app.py").startswith("app.py has no functions. Decorate a handler")
+
+
+def test_a_module_of_the_official_sdk_is_told_to_change_its_import() -> None:
+    official = CLIENT.replace("import inngest_temporal as inngest", "import inngest")
+    write("app.py", official + function("a"))
+    assert "Change its import to `import inngest_temporal as inngest`" in refusal("app.py")
+    assert "import inngest_temporal as inngest" in refusal("app.py:a")
+
+
+def test_two_functions_of_one_id() -> None:
+    write("app.py", CLIENT + function("a") + function("b", fn_id="a"))
+    with pytest.raises(FunctionConfigInvalidError, match='Two functions have the id "shop-a"'):
+        ids("app.py")
+
+
+def test_functions_of_two_apps() -> None:
+    other = "other = inngest.Inngest(app_id='post', is_production=False)\n"
+    write("app.py", CLIENT + other + function("a") + function("b", client="other"))
+    with pytest.raises(FunctionConfigInvalidError, match="several apps"):
+        ids("app.py")
+    assert ids("app.py:b") == ["post-b"]
+
+
+def test_an_invalid_configuration() -> None:
+    write("app.py", CLIENT + function("a").replace("fn_id", "retries=100, fn_id"))
+    with pytest.raises(FunctionConfigInvalidError, match="retries"):
+        ids("app.py")

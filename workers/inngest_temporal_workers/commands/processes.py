@@ -1,0 +1,213 @@
+"""What our processes have in common: how they wait for Temporal, serve HTTP, and stop."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+from rich.console import Console
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError, RPCStatusCode
+
+from inngest_temporal.temporal.connection import Settings, connect, ensure_search_attribute
+
+out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+err = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
+
+RECONNECT_SECONDS = 1.0
+"""Between two attempts to reach Temporal."""
+DRAIN_SECONDS = 10
+"""How long requests in hand may take after a stop was asked for."""
+TWICE_SECONDS = 1.0
+"""A second signal sooner than that is the same request: what starts us, such as make, may pass on a
+terminal's."""
+
+_LOST = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
+_REFUSED = ("Unauthenticated", "PermissionDenied", "InvalidArgument")
+
+
+class ProcessError(Exception):
+    """Ends a process with this message and exit code 1."""
+
+
+def run_until_stopped(
+    command: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    at_once: Callable[[], None] | None = None,
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
+    """Run `command` to its end. A signal sets the event that it gets; a later one ends the process,
+    after `at_once`."""
+
+    async def supervised() -> None:
+        stop = asyncio.Event()
+        asked = 0.0
+
+        def on_signal() -> None:
+            nonlocal asked
+            if not stop.is_set():
+                asked = time.monotonic()
+                stop.set()
+            elif time.monotonic() > asked + TWICE_SECONDS:
+                if at_once is not None:
+                    at_once()
+                os._exit(130)
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+        await command(stop)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(supervised())
+
+
+async def wait_for_temporal(stop: asyncio.Event) -> Client | None:
+    """A client of a namespace that is ready for us, once Temporal is there; None if `stop` was set
+    before.
+
+    Raises `ProcessError` if Temporal is there and refuses.
+    """
+    told = False
+    temporal_place()  # settings that can't be read don't change by waiting
+    while not stop.is_set():
+        try:
+            client = await connect(lazy=False)
+            await ensure_search_attribute(client)
+        except ValueError as error:
+            raise ProcessError(
+                f"Temporal can't be at {temporal_place()}: {error}. Set TEMPORAL_ADDRESS."
+            ) from error
+        except (RPCError, RuntimeError, TimeoutError) as error:
+            if not _is_unreachable(error):
+                raise ProcessError(_refusal(error)) from error
+            if not told:
+                err.print(
+                    f"Temporal can't be reached at {temporal_place()}. Trying until it can;"
+                    " TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE say where it is."
+                )
+            told = True
+        else:
+            if told:
+                out.print(f"Temporal can be reached now, at {temporal_place()}.")
+            return client
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), RECONNECT_SECONDS)
+    return None
+
+
+def temporal_place() -> str:
+    """Address and namespace that this process is configured for. Raises `ProcessError` if that
+    can't be read."""
+    try:
+        config = ClientConfig.load_client_connect_config()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ProcessError(
+            f"Temporal's settings can't be read: {error}. Correct the variables that begin with"
+            " TEMPORAL_, or the configuration file."
+        ) from error
+    return (
+        f"{config.get('target_host', 'localhost:7233')}, namespace"
+        f" {config.get('namespace', 'default')}"
+    )
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    client: Client, settings: Settings, listener: socket.socket
+) -> AsyncIterator[asyncio.Task[None]]:
+    """The ingress, while the context lasts; at its end requests in hand are answered first.
+
+    Yields, once requests are answered, a task that goes on for as long as the server does.
+    """
+    import uvicorn  # with fastapi, half a second that a worker need not spend
+
+    from inngest_temporal.http.app import create_ingress
+
+    class Server(uvicorn.Server):
+        # uvicorn would end the process by the signal that it caught, not with exit code 0.
+        def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+            return contextlib.nullcontext()
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready.set()
+
+    ready = asyncio.Event()
+    app = create_ingress(client, settings)
+    server = Server(
+        uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAIN_SECONDS)
+    )
+    task = asyncio.create_task(server.serve([listener]), name="ingress")
+    try:
+        await first(task, ready)
+        yield task
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def first(*awaited: "asyncio.Future[Any] | asyncio.Event") -> None:
+    """Wait for the first of these tasks and events."""
+    events = [
+        asyncio.create_task(each.wait()) for each in awaited if isinstance(each, asyncio.Event)
+    ]
+    tasks = [each for each in awaited if not isinstance(each, asyncio.Event)]
+    await asyncio.wait([*tasks, *events], return_when=asyncio.FIRST_COMPLETED)
+    for event in events:
+        event.cancel()
+
+
+def listen(host: str, port: int, option: str) -> socket.socket:
+    """A socket that listens there. Raises `ProcessError`, which names the command's option, if it
+    can't be had."""
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ProcessError(
+                f"Port {port} of {host} is in use. Stop what uses it, or choose another one with"
+                f" {option}."
+            ) from None
+        message = (
+            f"Can't listen on port {port} of {host} ({error.strerror}). Check the host and"
+            f" {option}."
+        )
+        raise ProcessError(message) from None
+
+
+def url_of(host: str, port: int) -> str:
+    """How a browser on this machine reaches a server that listens there."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    if isinstance(error, RPCError):
+        return error.status in _LOST
+    # A client that can't connect raises a RuntimeError, whose text is all that says why.
+    text = str(error)
+    return isinstance(error, TimeoutError) or (
+        "Failed client connect" in text and not any(code in text for code in _REFUSED)
+    )
+
+
+def _refusal(error: BaseException) -> str:
+    if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+        return (
+            f"Temporal at {temporal_place()}: there is no such namespace. Create it, or set"
+            " TEMPORAL_NAMESPACE."
+        )
+    if isinstance(error, RPCError) or "Failed client connect" in str(error):
+        return (
+            f"Temporal at {temporal_place()} refuses this process: {error}. Check"
+            " TEMPORAL_NAMESPACE, TEMPORAL_API_KEY and the TLS settings."
+        )
+    return str(error)

@@ -1,0 +1,61 @@
+"""Activities that make many calls of one kind."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from datetime import timedelta
+from typing import TypeVar
+
+from temporalio import activity
+from temporalio.service import RPCError, RPCStatusCode
+
+CONCURRENCY = 50
+"""Calls that one activity has in hand at once."""
+CHUNK = 500
+"""Runs that one local activity of an entity calls: it must be done within the 30 s of its timeout.
+"""
+HEARTBEAT_INTERVAL = 2.0
+HEARTBEAT_TIMEOUT = timedelta(seconds=10)
+"""How soon a lost worker is noticed."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+async def each(items: Iterable[T], call: Callable[[T], Awaitable[R]], concurrency: int) -> list[R]:
+    """Make a call for each item, so many of them at once."""
+    limit = asyncio.Semaphore(concurrency)
+
+    async def one(item: T) -> R:
+        async with limit:
+            return await call(item)
+
+    return await asyncio.gather(*map(one, items))
+
+
+async def is_gone(call: Awaitable[None]) -> bool:
+    """Make a call to a run; whether the run is gone, or can't be reached any more (it has had too
+    many signals)."""
+    try:
+        await call
+    except RPCError as error:
+        if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
+            raise
+        return True
+    return False
+
+
+@contextlib.asynccontextmanager
+async def heartbeats() -> AsyncIterator[None]:
+    """Beat while the block runs."""
+
+    async def beat() -> None:
+        while True:
+            activity.heartbeat()
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()

@@ -1,0 +1,332 @@
+"""Cron: one Temporal schedule for each cron trigger of an app, and what a tick does.
+
+An app's entity (`inngest_temporal_workers.entities.registry`) makes its schedules exact while it
+takes a new configuration: it remembers every schedule that it may have made, and handles one
+configuration at a time. A tick starts a small workflow on the system queue, which starts the run of
+the one function that the schedule is for. Ticks that Temporal misses are not made up for, and a
+tick does not wait for the run before. Source: Inngest's semantics, §4.12.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from temporalio import activity, workflow
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleCalendarSpec,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleRange,
+    ScheduleSpec,
+    ScheduleState,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+from inngest_temporal.cron import parse_cron
+from inngest_temporal.models import TriggerCron, parse_duration
+from inngest_temporal.routing import events
+from inngest_temporal.routing.registry import Follower, RegisteredFunction, Snapshot
+from inngest_temporal.routing.router import Router
+from inngest_temporal.temporal import names
+
+FORMAT = 1
+"""Raise it when schedules of a trigger are to look differently: workers then rewrite them when they
+publish."""
+CATCHUP_WINDOW = timedelta(seconds=10)
+"""No back-fill: it is the smallest that Temporal allows."""
+CHUNK = 100
+"""Schedules that one local activity takes care of: a workflow task should not take minutes."""
+CONCURRENCY = 10
+"""Calls that one of them has in hand at once."""
+TIMEOUT = timedelta(seconds=30)
+RETRIES = RetryPolicy(maximum_interval=timedelta(seconds=10))
+MISSING_DELAYS = (1, 4, 10, 45)
+"""Seconds between looks at the registry for a function that is not there: schedules are made just
+before."""
+
+SCHEDULED_AT = SearchAttributeKey.for_datetime("TemporalScheduledStartTime")
+"""Set by the server on what a schedule starts: the time that the expression says, without jitter,
+in whole seconds."""
+
+
+@dataclass(frozen=True)
+class CronTrigger:
+    """One cron trigger; also the argument of the workflow that a tick starts."""
+
+    app_id: str
+    function_id: str
+    cron: str
+    jitter: str | None = None
+
+    @property
+    def schedule_id(self) -> str:
+        return names.schedule_id(self.app_id, self.function_id, self.cron)
+
+    @property
+    def max_jitter(self) -> timedelta | None:
+        return timedelta(milliseconds=parse_duration(self.jitter or "0")) or None
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with what the schedule must look like."""
+        return names.digest(FORMAT, self.cron, self.jitter)
+
+
+@dataclass
+class ScheduleChanges:
+    """Argument of `inngest.sync_schedules`."""
+
+    keep: list[CronTrigger] = field(default_factory=list)
+    """Schedules that should be there as they should be; what is missing is made."""
+    write: list[CronTrigger] = field(default_factory=list)
+    """Schedules to make or, if there is one of the id, to replace."""
+    delete: list[str] = field(default_factory=list)
+
+
+def cron_triggers(app: Mapping[str, Any] | None) -> dict[str, CronTrigger]:
+    """The cron triggers of an `AppConfig` JSON, by schedule id; what can't be read has none."""
+    found = [
+        CronTrigger(app["app_id"], function["id"], trigger["cron"], trigger.get("jitter"))
+        for function in (app or {}).get("functions", ())
+        for trigger in function.get("triggers", ())
+        if app is not None and trigger.get("cron")
+    ]
+    return {trigger.schedule_id: trigger for trigger in found}
+
+
+class Schedules:
+    """Part of an app's entity (workflow code): the schedules that it made."""
+
+    def __init__(self, remembered: dict[str, str]) -> None:
+        self.remembered = remembered
+        """Schedule id -> fingerprint; empty while the schedule is being changed, or if it is not
+        known what it is."""
+
+    async def adopt(self, app_id: str) -> None:
+        """Find schedules of an entity that was terminated, so that they are not left behind."""
+        for schedule in await _call("inngest.find_schedules", app_id, list[str]):
+            self.remembered.setdefault(schedule, "")
+
+    async def sync(self, wanted: Mapping[str, CronTrigger]) -> None:
+        """Make the schedules those that are wanted. Raises `ApplicationError` if Temporal refuses
+        one."""
+        same = [
+            id for id, trigger in wanted.items() if self.remembered.get(id) == trigger.fingerprint
+        ]
+        write = [id for id in wanted if id not in same]
+        delete = [id for id in self.remembered if id not in wanted]
+        for ids in _chunks(write):
+            # Before they are made: whatever happens then, they are known.
+            self.remembered.update(dict.fromkeys(ids, ""))
+            await self._change(ScheduleChanges(write=[wanted[id] for id in ids]))
+            self.remembered.update((id, wanted[id].fingerprint) for id in ids)
+        for ids in _chunks(same):
+            await self._change(ScheduleChanges(keep=[wanted[id] for id in ids]))
+        for ids in _chunks(delete):
+            await self._change(ScheduleChanges(delete=ids))
+            for id in ids:
+                del self.remembered[id]
+
+    async def _change(self, changes: ScheduleChanges) -> None:
+        await _call("inngest.sync_schedules", changes, type(None))
+
+
+async def _call(activity_name: str, argument: object, result_type: type) -> Any:
+    return await workflow.execute_local_activity(
+        activity_name,
+        argument,
+        start_to_close_timeout=TIMEOUT,
+        retry_policy=RETRIES,
+        result_type=result_type,
+    )
+
+
+def _chunks(ids: list[str]) -> list[list[str]]:
+    return [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
+
+
+@workflow.defn(name=names.CRON_TYPE, sandboxed=False)
+class CronTick:
+    """One tick of a schedule. Its result is the run's id; None if a gate held it, or the trigger
+    was removed."""
+
+    @workflow.run
+    async def run(self, trigger: CronTrigger) -> str | None:
+        info = workflow.info()
+        fire_at = info.workflow_start_time
+        scheduled_at = info.typed_search_attributes.get(SCHEDULED_AT) or fire_at.replace(
+            microsecond=0
+        )
+        times = [scheduled_at, fire_at if trigger.max_jitter else scheduled_at]
+        arguments = [trigger, *(time.timestamp() for time in times)]
+        for delay in (*MISSING_DELAYS, None):
+            routed: dict[str, str | None] = await workflow.execute_local_activity(
+                "inngest.tick",
+                args=arguments,
+                start_to_close_timeout=TIMEOUT,
+                retry_policy=RETRIES,
+                result_type=dict,
+            )
+            if routed or delay is None:
+                break
+            await workflow.sleep(delay, summary="not in the registry yet")
+        return routed.get("run")
+
+
+@dataclass(frozen=True)
+class ScheduleActivities:
+    """What app entities and ticks need of Temporal."""
+
+    client: Client
+    follower: Follower
+    """Of the registry; need not be started."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_router", Router(self.client, self.follower))
+
+    _router: Router = field(init=False)
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [self.find_schedules, self.sync_schedules, self.tick]
+
+    @activity.defn(name="inngest.find_schedules")
+    async def find_schedules(self, app_id: str) -> list[str]:
+        """Ids of the schedules of an app, as visibility knows them."""
+        query = f"ScheduleId STARTS_WITH '{names.SCHEDULE_PREFIX}'"
+        found = [schedule async for schedule in await self.client.list_schedules(query)]
+        return [
+            schedule.id for schedule in found if await schedule.memo_value("app_id", None) == app_id
+        ]
+
+    @activity.defn(name="inngest.sync_schedules")
+    async def sync_schedules(self, changes: ScheduleChanges) -> None:
+        """Change schedules; may be repeated."""
+        limit = asyncio.Semaphore(CONCURRENCY)
+
+        async def limited(change: Coroutine[Any, Any, None]) -> None:
+            async with limit:
+                await change
+
+        # All of them come to an end before an error is reported: none may be at work while the next
+        # attempt is.
+        results = await asyncio.gather(
+            *(limited(self._delete(schedule)) for schedule in changes.delete),
+            *(limited(self._put(trigger, replace=True)) for trigger in changes.write),
+            *(limited(self._put(trigger, replace=False)) for trigger in changes.keep),
+            return_exceptions=True,
+        )
+        errors = [result for result in results if result is not None]
+        for error in sorted(errors, key=lambda error: not isinstance(error, ApplicationError)):
+            raise error
+
+    async def _put(self, trigger: CronTrigger, *, replace: bool) -> None:
+        try:
+            made = schedule_of(trigger)
+        except ValueError as error:
+            raise _refused(trigger, str(error)) from error
+        memo = {"app_id": trigger.app_id, "function_id": trigger.function_id, "cron": trigger.cron}
+
+        def update(known: ScheduleUpdateInput) -> ScheduleUpdate:
+            made.state = known.description.schedule.state  # it may be paused
+            return ScheduleUpdate(made)
+
+        try:
+            try:
+                await self.client.create_schedule(trigger.schedule_id, made, memo=memo)
+            except ScheduleAlreadyRunningError:
+                if replace:
+                    await self.client.get_schedule_handle(trigger.schedule_id).update(update)
+        except RPCError as error:
+            if error.status != RPCStatusCode.INVALID_ARGUMENT:
+                raise
+            raise _refused(trigger, error.message) from error
+
+    async def _delete(self, schedule: str) -> None:
+        try:
+            await self.client.get_schedule_handle(schedule).delete()
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+    @activity.defn(name="inngest.tick")
+    async def tick(
+        self, trigger: CronTrigger, scheduled_at: float, fire_at: float
+    ) -> dict[str, str | None]:
+        """Start the run of a tick (times: seconds since 1970): `{"run": id}`, with None for an id
+        if a gate decides, or `{}` if there is no such trigger."""
+        known = self.follower.snapshot
+        function = (known and _function(known, trigger)) or _function(
+            await self.follower.refresh(), trigger
+        )
+        if function is None:
+            return {}
+        at, fired = (datetime.fromtimestamp(moment, UTC) for moment in (scheduled_at, fire_at))
+        stamped, run_id = events.scheduled(trigger.function_id, trigger.cron, at, fired)
+        return {"run": await self._router.start(function, stamped, run_id)}
+
+
+def _refused(trigger: CronTrigger, reason: str) -> ApplicationError:
+    message = f"Function {trigger.function_id!r} can't have the cron {trigger.cron!r}: {reason}"
+    return ApplicationError(message, type="FunctionConfigInvalidError", non_retryable=True)
+
+
+def _function(snapshot: Snapshot, trigger: CronTrigger) -> RegisteredFunction | None:
+    """The function of a trigger, unless it has that cron no more."""
+    function = snapshot.function(trigger.function_id)
+    if function is None or function.app_id != trigger.app_id:
+        return None
+    crons = [known.cron for known in function.config.triggers if isinstance(known, TriggerCron)]
+    return function if trigger.cron in crons else None
+
+
+def schedule_of(trigger: CronTrigger) -> Schedule:
+    """The schedule of a trigger. Raises `ValueError` for what is no cron expression."""
+    action = ScheduleActionStartWorkflow(
+        names.CRON_TYPE,
+        trigger,
+        id=trigger.schedule_id,  # the server adds the time
+        task_queue=names.SYSTEM_TASK_QUEUE,
+    )
+    policy = SchedulePolicy(overlap=ScheduleOverlapPolicy.ALLOW_ALL, catchup_window=CATCHUP_WINDOW)
+    state = ScheduleState(note=f"Cron {trigger.cron!r} of function {trigger.function_id!r}")
+    return Schedule(action=action, spec=_spec(trigger), policy=policy, state=state)
+
+
+def _spec(trigger: CronTrigger) -> ScheduleSpec:
+    cron = parse_cron(trigger.cron)
+    spec = ScheduleSpec(time_zone_name=cron.zone, jitter=trigger.max_jitter)
+    if cron.every is not None:
+        spec.intervals = [ScheduleIntervalSpec(every=timedelta(seconds=cron.every))]
+        return spec
+    days, weekdays = _ranges(cron.days), _ranges(cron.weekdays)
+    both = ScheduleCalendarSpec(
+        minute=_ranges(cron.minutes),
+        hour=_ranges(cron.hours),
+        month=_ranges(cron.months),
+        comment=trigger.cron,
+    )
+    # All fields of a calendar must match, so days that are alternatives need one each.
+    choices: list[dict[str, Any]] = [{"day_of_month": days, "day_of_week": weekdays}]
+    if cron.either_day:
+        choices = [{"day_of_month": days}, {"day_of_week": weekdays}]
+    spec.calendars = [dataclasses.replace(both, **choice) for choice in choices]
+    return spec
+
+
+def _ranges(values: frozenset[int]) -> list[ScheduleRange]:
+    """Runs of consecutive numbers."""
+    starts = sorted(value for value in values if value - 1 not in values)
+    ends = sorted(value for value in values if value + 1 not in values)
+    return [ScheduleRange(start, end) for start, end in zip(starts, ends, strict=True)]

@@ -1,0 +1,263 @@
+"""`InngestPlugin`: the functions of one app, run by a Temporal worker that a team already has.
+
+    Worker(client, task_queue="orders", workflows=[...], plugins=[InngestPlugin([fulfil_order])])
+
+It adds a workflow type for each function and our activities to the worker, publishes the functions'
+configuration with the worker's task queue, and runs beside it, in the same process, a worker of the
+shared system queue for the entity workflows. The user's data converter, interceptors, workflows and
+activities stay as they are.
+"""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.client import Client
+from temporalio.plugin import SimplePlugin
+from temporalio.worker import ReplayerConfig, Worker, WorkerConfig
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+from inngest_temporal.errors import Error, FunctionConfigInvalidError
+from inngest_temporal.functions import Function, FunctionPart, part_of
+from inngest_temporal.routing.locks import Locks
+from inngest_temporal.routing.registry import AppConfig, Follower
+from inngest_temporal.routing.router import Router
+from inngest_temporal.routing.waits import Waits
+from inngest_temporal.temporal import names
+from inngest_temporal.temporal.connection import ensure_search_attribute
+from inngest_temporal_workers.entities.cancellations import BulkCancellation, CancellationActivities
+from inngest_temporal_workers.entities.gates import Batch, Debounce, RateLimit
+from inngest_temporal_workers.entities.hub import Hub
+from inngest_temporal_workers.entities.lock import WORKFLOWS as LOCKS
+from inngest_temporal_workers.entities.lock import LockActivities
+from inngest_temporal_workers.entities.mailbox import Mailbox
+from inngest_temporal_workers.entities.registry import App, Registry, publish
+from inngest_temporal_workers.entities.schedule import CronTick, ScheduleActivities
+from inngest_temporal_workers.entities.signal import Signal
+from inngest_temporal_workers.runs.admission import AdmissionActivities
+from inngest_temporal_workers.runs.heartbeats import Heartbeats
+from inngest_temporal_workers.runs.memory import MemoCache
+from inngest_temporal_workers.runs.steps import RunActivities, SystemActivities
+from inngest_temporal_workers.runs.workflow import (
+    RunFailure,
+    RunSettings,
+    leftover_workflow,
+    workflow_for,
+)
+
+
+class InngestPlugin(SimplePlugin):
+    """Runs Inngest functions in a Temporal worker.
+
+    `functions` must belong to one app. `retry_interval` replaces Inngest's waits between attempts,
+    for development. `max_threads` bounds the threads for handlers that are not async (default:
+    `INNGEST_THREAD_POOL_MAX_WORKERS`, else Python's).
+
+    Raises `FunctionConfigInvalidError`: no function, two with one id, several apps, or an invalid
+    configuration.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[Function[Any]],
+        *,
+        retry_interval: timedelta | None = None,
+        max_threads: int | None = None,
+    ) -> None:
+        super().__init__("inngest-temporal")
+        self._parts = parts_of(functions)
+        self.app_id = functions[0].client.app_id
+        self._settings = RunSettings(MemoCache(), retry_interval)
+        self._workflows = [workflow_for(part, self._settings) for part in self._parts.values()]
+        self._max_threads = max_threads
+        self._heartbeats = Heartbeats()
+        self.published = asyncio.Event()
+        """Set once the functions' configuration is published: from then on events start them."""
+
+    def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
+        """Add the functions to the worker's workflows and activities."""
+        client = config["client"]
+        threads = self._max_threads or _max_threads()
+        self._executor = concurrent.futures.ThreadPoolExecutor(
+            threads, thread_name_prefix="inngest-handler"
+        )
+        self._follower = Follower(client)
+        waits = Waits.of(client)
+        router = Router(client, self._follower, waits.deliver)
+        activities = RunActivities(
+            client, self._parts, self._settings, router, waits, self._executor, self._heartbeats
+        )
+        admission = AdmissionActivities(Locks(client), self._parts, self._follower)
+        workflows = [*config.get("workflows", []), *self._workflows]
+        if not any(_is_dynamic(each) for each in workflows):  # a worker can have one
+            workflows.append(leftover_workflow(self._settings, self._missing))
+        config["workflows"] = workflows
+        logging.getLogger("temporalio.activity").addFilter(_is_shown)
+        config["activities"] = [*config.get("activities", []), *activities.all(), *admission.all()]
+        runner = config.get("workflow_runner")
+        if isinstance(runner, SandboxedWorkflowRunner):
+            # The team's own workflows may stand in modules that import ours.
+            restrictions = runner.restrictions.with_passthrough_modules(
+                "inngest_temporal", "inngest_temporal_workers"
+            )
+            config["workflow_runner"] = dataclasses.replace(runner, restrictions=restrictions)
+        # A killed worker must be noticed within the heartbeat timeout: send most of the heartbeats.
+        config["max_heartbeat_throttle_interval"] = timedelta(seconds=5)
+        return config
+
+    def _missing(self, function_id: str) -> FunctionPart:
+        """For the workflow of runs whose function is gone. It may also be one that another version
+        of the app has."""
+        snapshot = self._follower.snapshot
+        if (
+            not function_id.startswith(f"{self.app_id}-")
+            or snapshot is None
+            or snapshot.function(function_id)
+        ):
+            raise RuntimeError(f"Workflow class {function_id} is not registered on this worker.")
+        return part_of(function_id, self._parts)
+
+    def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
+        """Let a replayer know the functions' workflows."""
+        config["workflows"] = [*config.get("workflows", []), *self._workflows, *SYSTEM_WORKFLOWS]
+        return config
+
+    async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
+        """Publish the functions and run the worker, with one of the system queue beside it."""
+        await ensure_search_attribute(worker.client)
+        configs = [part.config for part in self._parts.values()]
+        app = AppConfig(app_id=self.app_id, task_queue=worker.task_queue, functions=configs)
+        try:
+            async with (
+                _own_system_worker(worker.client, self._follower),
+                self._follower,
+                self._heartbeats,
+            ):
+                working = asyncio.ensure_future(next(worker))
+                publishing = asyncio.create_task(self._publish(worker.client, app))
+                try:
+                    await asyncio.wait([working, publishing], return_when=asyncio.FIRST_COMPLETED)
+                    if publishing.done() and publishing.exception() is not None:
+                        # Without it no event would ever start these functions: say so rather than
+                        # idle.
+                        await worker.shutdown()
+                        await working
+                        publishing.result()
+                    await working
+                finally:
+                    publishing.cancel()
+                    working.cancel()
+        finally:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _publish(self, client: Client, app: AppConfig) -> None:
+        await publish(client, app)
+        await self._follower.refresh()
+        self.published.set()
+
+
+def _is_dynamic(workflow_class: type) -> bool:
+    definition = workflow._Definition.from_class(workflow_class)
+    return definition is not None and definition.name is None
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    """Of what temporalio logs: user code that failed is logged by our activities, with the user's
+    stack, not ours."""
+    return not (record.exc_info and isinstance(record.exc_info[1], RunFailure))
+
+
+def _max_threads() -> int | None:
+    value = os.environ.get("INNGEST_THREAD_POOL_MAX_WORKERS") or None
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdecimal() and int(value)):
+        raise Error(
+            f"INNGEST_THREAD_POOL_MAX_WORKERS is {value!r}. Set it to a number of threads, or not"
+            " at all."
+        )
+    return int(value)
+
+
+SYSTEM_WORKFLOWS = [
+    Hub,
+    Mailbox,
+    Registry,
+    App,
+    Signal,
+    CronTick,
+    BulkCancellation,
+    RateLimit,
+    Debounce,
+    Batch,
+    *LOCKS,
+]
+
+
+def system_worker(client: Client, follower: Follower | None = None) -> Worker:
+    """A worker of the shared system queue: the entity workflows. `follower`: one that is there
+    already."""
+    return Worker(
+        client,
+        task_queue=names.SYSTEM_TASK_QUEUE,
+        workflows=SYSTEM_WORKFLOWS,
+        activities=[
+            *SystemActivities(client).all(),
+            *LockActivities(client).all(),
+            *ScheduleActivities(client, follower or Follower(client)).all(),
+            *CancellationActivities(client).all(),
+        ],
+    )
+
+
+def _own_system_worker(client: Client, follower: Follower) -> Worker:
+    try:
+        return system_worker(client, follower)
+    except RuntimeError as error:
+        if "overlapping worker task types" not in str(error):
+            raise
+        raise RuntimeError(
+            f"A worker of this process polls task queue {names.SYSTEM_TASK_QUEUE!r} with this"
+            " client already, and Temporal allows one for each client. Give each worker that has"
+            " an InngestPlugin its own Client.connect()."
+        ) from error
+
+
+def parts_of(functions: Sequence[Function[Any]]) -> dict[str, FunctionPart]:
+    """What a worker must run for these functions (each one, and its on_failure), by id."""
+    if not functions:
+        raise FunctionConfigInvalidError(
+            "No functions: give at least one made with client.create_function."
+        )
+    for function in functions:
+        if not isinstance(function, Function):
+            raise FunctionConfigInvalidError(
+                f"{function!r} is not an Inngest function: decorate it with client.create_function."
+            )
+    apps = sorted({function.client.app_id for function in functions})
+    if len(apps) > 1:
+        raise FunctionConfigInvalidError(
+            f"Functions of several apps ({', '.join(apps)}) can't share a worker: run one worker"
+            " for each app."
+        )
+    parts: dict[str, FunctionPart] = {}
+    for function in functions:
+        for part in function.parts():
+            if part.id in parts:
+                raise FunctionConfigInvalidError(
+                    f'Two functions have the id "{part.id}": give each its own fn_id.'
+                )
+            if len(part.id.encode()) > names.MAX_FUNCTION_ID_BYTES:
+                raise FunctionConfigInvalidError(
+                    f'The function id "{part.id[:40]}..." has {len(part.id.encode())} bytes; the'
+                    f" limit, app id included, is {names.MAX_FUNCTION_ID_BYTES}. Give it a shorter"
+                    " fn_id."
+                )
+            parts[part.id] = part
+    return parts

@@ -1,0 +1,28 @@
+"""When a failed step or function is tried again."""
+
+import random
+from datetime import timedelta
+
+from inngest_temporal.drivers.protocol import ErrorInfo
+
+TABLE = (15, 30, 60, 120, 300, 600, 1_200, 2_400, 3_600, 7_200)
+"""Inngest's waits, in seconds, after the 1st, 2nd, ... failed attempt; the last one holds for all
+that follow."""
+JITTER = 30.0
+"""Seconds; a uniform share of it is added."""
+
+
+def next_delay(
+    error: ErrorInfo, attempt: int, interval: timedelta | None = None
+) -> timedelta | None:
+    """How long to wait after attempt number `attempt` (zero-based) failed; None: not retriable.
+
+    `interval` replaces the table, in development.
+    """
+    if not error.retriable:
+        return None
+    if error.retry_after_ms is not None:
+        return timedelta(milliseconds=error.retry_after_ms)
+    if interval is not None:
+        return interval
+    return timedelta(seconds=TABLE[min(attempt, len(TABLE) - 1)] + random.uniform(0, JITTER))

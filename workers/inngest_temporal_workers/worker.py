@@ -1,0 +1,35 @@
+"""The worker process: the functions of one app on the app's task queue."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from inngest_temporal.functions import Function
+from inngest_temporal.temporal import names
+
+from .plugin import InngestPlugin
+
+GRACE = timedelta(seconds=20)
+"""How long running steps may go on after a stop was asked for; then another worker executes them
+again."""
+
+
+def create_worker(
+    client: Client,
+    functions: Sequence[Function[Any]],
+    *,
+    task_queue: str | None = None,
+    retry_interval: timedelta | None = None,
+    max_threads: int | None = None,
+    **options: Any,
+) -> Worker:
+    """A Temporal worker of these functions alone; `options` are `temporalio.worker.Worker`'s."""
+    plugin = InngestPlugin(functions, retry_interval=retry_interval, max_threads=max_threads)
+    options.setdefault("graceful_shutdown_timeout", GRACE)
+    plugins = [*options.pop("plugins", []), plugin]
+    return Worker(
+        client, task_queue=task_queue or names.task_queue(plugin.app_id), plugins=plugins, **options
+    )
