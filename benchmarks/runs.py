@@ -14,9 +14,9 @@ from uuid import uuid4
 
 from temporalio.client import Client
 
-from inngest_temporal.drivers.protocol import RunInput
 from inngest_temporal.routing import events
 from inngest_temporal.routing.router import Router
+from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.temporal import names
 
 from . import functions

@@ -89,5 +89,6 @@ async def main(report: Report) -> None:
     )
     for name, spent in measured[OURS][1].most_common(TOP):
         report.line(
-            f"{name[:65]:67}{spent / steps * 1000:6.0f}{measured[HAND][1][name] / steps * 1000:8.0f}"
+            f"{name[:65]:67}{spent / steps * 1000:6.0f}"
+            f"{measured[HAND][1][name] / steps * 1000:8.0f}"
         )

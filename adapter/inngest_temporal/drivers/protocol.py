@@ -10,11 +10,9 @@ histories must replay.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
-
-import pydantic
 
 RUN: Final = "run"
 SLEEP: Final = "sleep"
@@ -30,84 +28,6 @@ INVOKE_TIMEOUT_NAME = "InngestInvokeTimeoutError"
 INVOKE_TIMEOUT_MESSAGE = "Timed out waiting for invoked function to complete"
 
 OpKind = Literal["run", "sleep", "wait_for_event", "wait_for_signal", "invoke"]
-
-
-@dataclass(frozen=True)
-class Invoker:
-    """The step that waits for a run's end."""
-
-    workflow_id: str
-    step: str
-    """Hashed id of the invoking step."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """A lock that a run must pass before it may execute."""
-
-    kind: str
-    """`singleton`, `throttle`, `run` (a permit for all of the run) or `step` (permits while
-    something executes)."""
-    lock: str
-    """Workflow id of the lock."""
-    key: str | None = None
-    """The key expression; with `scope` it tells which limit of the configuration this is."""
-    scope: str = "fn"
-    value: str = ""
-    """Of the key, for people."""
-
-
-@dataclass(frozen=True)
-class RunInput:
-    """Argument of every run workflow."""
-
-    events: list[dict[str, Any]]
-    """The events that started the run, as stamped by the ingress: `{id, name, data, ts, user?,
-    v?}`."""
-    event_ids: list[str]
-    """Internal id (ULID) of each of `events`."""
-    invoker: Invoker | None = None
-    timeouts: dict[str, int] = field(default_factory=dict)
-    """Inngest's `timeouts`, milliseconds: `{start?, finish?}`. With the run, because a deploy may
-    change them."""
-    retries: int = 0
-    """Of a run with `needs`: how often it gives a step whose worker was lost to another one."""
-    cancels: dict[str, str] = field(default_factory=dict)
-    """Wait id -> mailbox of the function's `cancel` entries, registered before the run was started.
-    """
-    more_invokers: list[Invoker] = field(default_factory=list)
-    """Of a batch, when several of its events are invocations: those besides `invoker`."""
-    needs: list[Need] = field(default_factory=list)
-    """In the order in which they are passed."""
-    factor: int = 0
-    """The run's priority in queues: seconds by which it goes before others."""
-
-    @staticmethod
-    def from_json(given: Mapping[str, Any]) -> "RunInput":
-        """The inverse of `to_json`: temporalio's own conversion takes forty times as long. Raises
-        `ValidationError`."""
-        return _RUN_INPUT.validate_python(given)
-
-    def to_json(self) -> dict[str, Any]:
-        """Without what is as usual: people read it in Temporal's Web UI. The events are not copied,
-        as `asdict` would: that takes ten times as long as writing them."""
-        given: dict[str, Any] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if value != (
-                each.default_factory() if callable(each.default_factory) else each.default
-            ):
-                given[each.name] = _plain(value)
-        return given
-
-
-_RUN_INPUT = pydantic.TypeAdapter(RunInput)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return asdict(value) if isinstance(value, Invoker | Need) else value
 
 
 @dataclass(frozen=True)

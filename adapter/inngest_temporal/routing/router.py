@@ -24,9 +24,9 @@ from temporalio.common import (
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from inngest_temporal.drivers.protocol import Invoker, RunInput
 from inngest_temporal.functions import FunctionConfig
 from inngest_temporal.models import milliseconds
+from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
 

@@ -19,13 +19,13 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 from ulid import ULID
 
-from inngest_temporal.drivers.protocol import RunInput
 from inngest_temporal.functions import FunctionConfig
 from inngest_temporal.http import app as ingress
 from inngest_temporal.http.app import MAX_BODY_BYTES, Ingress, create_ingress, signing_tokens
 from inngest_temporal.models import TriggerEvent
 from inngest_temporal.routing import events
 from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
+from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.temporal import connection as settings
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings

@@ -23,7 +23,6 @@ from temporalio.worker import Worker
 import inngest_temporal as inngest
 import inngest_temporal.routing.gates
 import inngest_temporal_workers.entities.gates
-from inngest_temporal.drivers.protocol import Invoker
 from inngest_temporal.functions import FunctionConfig
 from inngest_temporal.models import Batch, Debounce, RateLimit
 from inngest_temporal.routing import events
@@ -40,6 +39,7 @@ from inngest_temporal.routing.gates import (
     Verdict,
 )
 from inngest_temporal.routing.registry import RegisteredFunction
+from inngest_temporal.routing.run_input import Invoker
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.commands.dev import server_program
 from inngest_temporal_workers.entities.gates import MAX_BATCH_BYTES, debounced, full_batch

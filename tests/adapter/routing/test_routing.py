@@ -9,7 +9,6 @@ import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from inngest_temporal.drivers.protocol import Invoker, RunInput
 from inngest_temporal.functions import FunctionConfig
 from inngest_temporal.models import Timeouts, TriggerEvent
 from inngest_temporal.routing import events
@@ -23,6 +22,7 @@ from inngest_temporal.routing.router import (
     refuses,
     start_run,
 )
+from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.temporal import connection as settings
 
 

@@ -26,11 +26,11 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import FailureError
 from temporalio.service import RPCError
 
-from inngest_temporal.drivers.protocol import Need
 from inngest_temporal.functions import FunctionPart, part_of
 from inngest_temporal.routing.locks import Locks, terms_of
 from inngest_temporal.routing.permits import GRANTED, SKIPPED, Request, place
 from inngest_temporal.routing.router import SnapshotSource
+from inngest_temporal.routing.run_input import Need
 
 TIMEOUT = timedelta(seconds=30)
 FIRST_LOOK = 10.0

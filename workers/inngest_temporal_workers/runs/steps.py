@@ -17,16 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.drivers import protocol
 from inngest_temporal.drivers.local import Call, Pass, error_info
-from inngest_temporal.drivers.protocol import (
-    ErrorInfo,
-    Failed,
-    Invoker,
-    Memo,
-    Ops,
-    Outcome,
-    Returned,
-    RunInput,
-)
+from inngest_temporal.drivers.protocol import ErrorInfo, Failed, Memo, Ops, Outcome, Returned
 from inngest_temporal.errors import (
     BodyInvalidError,
     NonRetriableError,
@@ -39,6 +30,7 @@ from inngest_temporal.routing import events, signals
 from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.gates import StartRequest
 from inngest_temporal.routing.router import Router, refuses, start_run
+from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.routing.waits import CANCEL, Delivery, Waits
 from inngest_temporal.temporal.runs import executes
 from inngest_temporal_workers.entities.fan_out import CONCURRENCY, each, is_gone

@@ -27,17 +27,9 @@ from temporalio.exceptions import (
 )
 
 from inngest_temporal.drivers import protocol
-from inngest_temporal.drivers.protocol import (
-    ErrorInfo,
-    Failed,
-    Memo,
-    Op,
-    Ops,
-    Outcome,
-    Returned,
-    RunInput,
-)
+from inngest_temporal.drivers.protocol import ErrorInfo, Failed, Memo, Op, Ops, Outcome, Returned
 from inngest_temporal.functions import FunctionPart
+from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.routing.waits import Delivery
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.runs import error_of

@@ -1,0 +1,74 @@
+"""How our workflows call activities, so that no workflow task of theirs is ever heartbeated.
+
+While a local activity is under way its workflow task stays open, and after about 8 seconds the
+worker heartbeats that task. On replay Temporal's core merges a heartbeated task with the next one:
+`workflow.time()` and the length of history are then not what they were, and whatever was decided by
+them is decided differently, for ever. Hence:
+
+- a local activity has `LOCAL_TIMEOUT` and one attempt; if that fails, a regular activity takes its
+  place, which Temporal repeats until it succeeds;
+- at most `MAX_ROUNDS` local activities follow each other within one workflow task.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, is_cancelled_exception
+
+LOCAL_TIMEOUT = timedelta(seconds=3)
+MAX_ROUNDS = 2
+REGULAR_TIMEOUT = timedelta(seconds=60)
+"""Limit of one attempt of the regular activity."""
+RETRIES = RetryPolicy(maximum_interval=timedelta(seconds=10))
+
+T = TypeVar("T")
+
+
+class Calls:
+    """The calls of one workflow. Activities called by it must be harmless to repeat."""
+
+    def __init__(self) -> None:
+        self._rounds = 0
+        self._under_way = 0
+
+    def new_task(self) -> None:
+        """Say that a workflow task has begun: a signal, a timer or an activity's result has come.
+
+        Forgetting to say so costs a regular activity instead of a local one, nothing else.
+        """
+        if not self._under_way:
+            self._rounds = 0
+
+    async def call(self, activity: str, args: Sequence[Any], result_type: type[T]) -> T:
+        """The activity's result, however long that takes. Raises only when it is cancelled."""
+        if not self._under_way:
+            self._rounds += 1
+        if self._rounds <= MAX_ROUNDS:
+            self._under_way += 1
+            try:
+                result: T = await workflow.execute_local_activity(
+                    activity,
+                    args=args,
+                    schedule_to_close_timeout=LOCAL_TIMEOUT,
+                    retry_policy=RetryPolicy(maximum_attempts=1),
+                    result_type=result_type,
+                )
+                return result
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    raise
+                workflow.logger.debug("%s failed locally, called again: %s", activity, error.cause)
+            finally:
+                self._under_way -= 1
+        result = await workflow.execute_activity(
+            activity,
+            args=args,
+            start_to_close_timeout=REGULAR_TIMEOUT,
+            retry_policy=RETRIES,
+            result_type=result_type,
+        )
+        self.new_task()
+        return result
