@@ -5,7 +5,7 @@ import asyncio
 import time
 from typing import Any
 
-from inngest_temporal.functions import FunctionConfig
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.models import TriggerEvent
 from inngest_temporal.routing import events
 from inngest_temporal.routing.registry import AppConfig, Snapshot

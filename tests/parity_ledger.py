@@ -53,6 +53,7 @@ ADDED: dict[str, str] = {
     "FunctionConfigInvalidError": "raised at registration, to be caught",
     "Group": "the type of ctx.group, for annotations",
     "GroupSync": "the type of ctx.group, for annotations",
+    "Inngest.serializer": "what it was given, for the driver",
     "Opcode": "the type of TransformOutputStepInfo.op, for middleware",
     "Opcode.WAIT_FOR_SIGNAL": _SIGNALS,
     "SendEventsError": "raised by send, to be caught",

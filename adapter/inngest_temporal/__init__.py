@@ -15,7 +15,6 @@ from .errors import (
     StepError,
 )
 from .functions import Function
-from .group import Group, GroupSync
 from .middleware import (
     Middleware,
     MiddlewareSync,
@@ -44,7 +43,7 @@ from .models import (
     TriggerEvent,
 )
 from .serialization import PydanticSerializer, Serializer
-from .steps import Step, StepSync
+from .steps import Group, GroupSync, Step, StepSync
 
 __all__ = [
     "JSON",

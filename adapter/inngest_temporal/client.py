@@ -5,7 +5,6 @@ import base64
 import datetime
 import functools
 import importlib.metadata
-import inspect
 import json
 import logging
 import os
@@ -41,7 +40,7 @@ from .models import (
     milliseconds,
 )
 from .serialization import EmptySentinel, Serializer
-from .steps import drive
+from .sync import drive, maybe_await
 
 T = TypeVar("T")
 
@@ -127,7 +126,7 @@ class Inngest:
         self._event_api_origin = self._origin(
             "event_api_base_url", event_api_base_url, EVENT_API_ORIGIN
         )
-        self._serializer = serializer
+        self.serializer = serializer
         self._timeout_seconds = (
             milliseconds(30_000 if request_timeout is None else request_timeout) / 1000
         )
@@ -313,9 +312,9 @@ class Inngest:
         for attempt in range(SEND_ATTEMPTS):
             if attempt:
                 delay = SEND_BACKOFF_SECONDS * 2 ** (attempt - 1)
-                await _finish(pause(delay * (1 + random.random())))
+                await maybe_await(pause(delay * (1 + random.random())))
             try:
-                response = await _finish(post())
+                response = await maybe_await(post())
             except httpx.RequestError as error:
                 problem = f"{type(error).__name__} {error}".strip()
                 where = f"the ingress at {self._event_api_origin}"
@@ -408,10 +407,6 @@ class _HTTPClients:
 def _tls() -> ssl.SSLContext:
     """Shared: it takes some 10 ms to make."""
     return httpx.create_ssl_context()
-
-
-async def _finish(result: T | Awaitable[T]) -> T:
-    return await result if inspect.isawaitable(result) else result
 
 
 def _body(events: list[Event]) -> bytes:

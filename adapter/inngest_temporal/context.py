@@ -2,12 +2,9 @@
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .group import Group, GroupSync
-    from .models import Event
-    from .steps import Step, StepSync
+from .models import Event
+from .steps import Group, GroupSync, Step, StepSync
 
 
 @dataclass
@@ -16,19 +13,19 @@ class Context:
 
     attempt: int
     """Zero-based: how often this step, or this stretch of the handler, was tried before."""
-    event: "Event"
+    event: Event
     """The event that started the run; the first one of a batch."""
-    events: "list[Event]"
-    group: "Group"
+    events: list[Event]
+    group: Group
     job_id: str | None
     """Always None: a Temporal worker's tasks have no job id of Inngest's."""
-    logger: "logging.Logger | logging.LoggerAdapter[logging.Logger]"
+    logger: logging.Logger | logging.LoggerAdapter[logging.Logger]
     """Silent while finished steps are passed again, so each line is logged once."""
     request_id: str | None
     """Id of this execution of the handler."""
     run_id: str
     """ULID; the id of the Temporal workflow too."""
-    step: "Step"
+    step: Step
 
 
 @dataclass
@@ -36,11 +33,11 @@ class ContextSync:
     """The argument of a handler that is not async; fields as in `Context`."""
 
     attempt: int
-    event: "Event"
-    events: "list[Event]"
-    group: "GroupSync"
+    event: Event
+    events: list[Event]
+    group: GroupSync
     job_id: str | None
-    logger: "logging.Logger | logging.LoggerAdapter[logging.Logger]"
+    logger: logging.Logger | logging.LoggerAdapter[logging.Logger]
     request_id: str | None
     run_id: str
-    step: "StepSync"
+    step: StepSync

@@ -13,21 +13,19 @@ reverse.
 
 import enum
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from inngest_temporal.drivers.protocol import ErrorInfo
 
+from .context import Context, ContextSync
 from .errors import AsyncUnsupportedError
+from .functions import App, Function
 from .logger import FilteredLogger
+from .models import Event, SendEventsResult
 from .serialization import EmptySentinel
-
-if TYPE_CHECKING:
-    from .client import Inngest
-    from .context import Context, ContextSync
-    from .functions import Function
-    from .models import Event, SendEventsResult
+from .sync import maybe_await
 
 
 class Opcode(enum.Enum):
@@ -120,15 +118,15 @@ class Middleware:
     """Base of a middleware with async hooks; constructed anew for each execution and each
     `client.send`."""
 
-    def __init__(self, client: "Inngest", raw_request: object) -> None:
+    def __init__(self, client: App, raw_request: object) -> None:
         """`raw_request`: what carried the call, if anything did; None for `client.send`."""
         self.client = client
         self.raw_request = raw_request
 
     async def transform_input(
         self,
-        ctx: "Context | ContextSync",
-        function: "Function[Any]",
+        ctx: Context | ContextSync,
+        function: Function[Any],
         steps: StepMemos,
     ) -> None:
         """Change the context or the recorded results before the handler gets them."""
@@ -145,10 +143,10 @@ class Middleware:
     async def before_response(self) -> None:
         """The execution is over."""
 
-    async def before_send_events(self, events: "list[Event]") -> None:
+    async def before_send_events(self, events: list[Event]) -> None:
         """Change events before they are sent."""
 
-    async def after_send_events(self, result: "SendEventsResult") -> None:
+    async def after_send_events(self, result: SendEventsResult) -> None:
         """Events were sent, or not: see `result.error`."""
 
 
@@ -156,15 +154,15 @@ class MiddlewareSync:
     """Base of a middleware whose hooks are not async; it serves all functions. Hooks as in
     `Middleware`."""
 
-    def __init__(self, client: "Inngest", raw_request: object) -> None:
+    def __init__(self, client: App, raw_request: object) -> None:
         """See `Middleware`."""
         self.client = client
         self.raw_request = raw_request
 
     def transform_input(
         self,
-        ctx: "Context | ContextSync",
-        function: "Function[Any]",
+        ctx: Context | ContextSync,
+        function: Function[Any],
         steps: StepMemos,
     ) -> None:
         """See `Middleware.transform_input`."""
@@ -181,15 +179,15 @@ class MiddlewareSync:
     def before_response(self) -> None:
         """See `Middleware.before_response`."""
 
-    def before_send_events(self, events: "list[Event]") -> None:
+    def before_send_events(self, events: list[Event]) -> None:
         """See `Middleware.before_send_events`."""
 
-    def after_send_events(self, result: "SendEventsResult") -> None:
+    def after_send_events(self, result: SendEventsResult) -> None:
         """See `Middleware.after_send_events`."""
 
 
-UninitializedMiddleware: TypeAlias = "Callable[[Inngest, object], Middleware | MiddlewareSync]"
-"""A middleware's class, or a factory with the same arguments."""
+UninitializedMiddleware: TypeAlias = Callable[..., Middleware | MiddlewareSync]
+"""A middleware's class, or a factory, called with the client and the raw request."""
 
 
 class LoggerMiddleware(MiddlewareSync):
@@ -199,8 +197,8 @@ class LoggerMiddleware(MiddlewareSync):
 
     def transform_input(
         self,
-        ctx: "Context | ContextSync",
-        function: "Function[Any]",
+        ctx: Context | ContextSync,
+        function: Function[Any],
         steps: StepMemos,
     ) -> None:
         """Wrap the context's logger, unless it is wrapped."""
@@ -235,7 +233,7 @@ class MiddlewareManager:
 
     def __init__(
         self,
-        client: "Inngest",
+        client: App,
         middleware: Iterable[UninitializedMiddleware],
         raw_request: object,
         is_async: bool,
@@ -257,14 +255,14 @@ class MiddlewareManager:
                 )
 
     @classmethod
-    def for_client(cls, client: "Inngest", is_async: bool) -> "MiddlewareManager":
+    def for_client(cls, client: App, is_async: bool) -> "MiddlewareManager":
         """For `client.send` (`is_async`) or `client.send_sync`: the client's middleware."""
         return cls(client, client.middleware, None, is_async)
 
     @classmethod
     def for_function(
         cls,
-        client: "Inngest",
+        client: App,
         function_middleware: Iterable[UninitializedMiddleware],
         raw_request: object,
         is_async: bool,
@@ -279,13 +277,13 @@ class MiddlewareManager:
 
     async def transform_input(
         self,
-        ctx: "Context | ContextSync",
-        function: "Function[Any]",
+        ctx: Context | ContextSync,
+        function: Function[Any],
         memos: StepMemos,
     ) -> None:
         """Before the handler, with its context and the recorded results."""
         for each in self._middleware:
-            await _finish(each.transform_input(ctx, function, memos))
+            await maybe_await(each.transform_input(ctx, function, memos))
 
     async def before_execution(self) -> None:
         """Before code that was not executed before; only the first call does anything."""
@@ -293,34 +291,29 @@ class MiddlewareManager:
             return
         self._executing = True
         for each in self._middleware:
-            await _finish(each.before_execution())
+            await maybe_await(each.before_execution())
 
     async def after_execution(self) -> None:
         """After the handler returned or reached a step; not when it raised."""
         for each in reversed(self._middleware):
-            await _finish(each.after_execution())
+            await maybe_await(each.after_execution())
 
     async def transform_output(self, result: TransformOutputResult) -> None:
         """With the one result of the execution; `result` is changed in place."""
         for each in reversed(self._middleware):
-            await _finish(each.transform_output(result))
+            await maybe_await(each.transform_output(result))
 
     async def before_response(self) -> None:
         """At the end of the execution."""
         for each in self._middleware:
-            await _finish(each.before_response())
+            await maybe_await(each.before_response())
 
-    async def before_send_events(self, events: "list[Event]") -> None:
+    async def before_send_events(self, events: list[Event]) -> None:
         """Before sending; `events` is changed in place."""
         for each in self._middleware:
-            await _finish(each.before_send_events(events))
+            await maybe_await(each.before_send_events(events))
 
-    async def after_send_events(self, result: "SendEventsResult") -> None:
+    async def after_send_events(self, result: SendEventsResult) -> None:
         """After sending, also when it failed."""
         for each in reversed(self._middleware):
-            await _finish(each.after_send_events(result))
-
-
-async def _finish(result: Awaitable[None] | None) -> None:
-    if inspect.isawaitable(result):
-        await result
+            await maybe_await(each.after_send_events(result))

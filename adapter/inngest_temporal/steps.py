@@ -1,28 +1,66 @@
-"""`ctx.step`: the durable steps of a handler.
+"""`ctx.step` and `ctx.group`: the durable steps of a handler, one by one and side by side.
 
 `Step` is the only implementation. `StepSync` drives the same coroutines from the handler's thread:
 there they never suspend, because a step that can't go on raises an interrupt instead of waiting.
 """
 
+import asyncio
 import datetime
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, cast
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast
 
 from inngest_temporal.drivers import protocol
 from inngest_temporal.temporal.names import MAX_EVENT_NAME_BYTES, MAX_SIGNAL_BYTES
 
-from .errors import AsyncUnsupportedError, Error
-from .models import JSON, Event, Signal, milliseconds
+from .errors import AsyncUnsupportedError, Error, Interrupt
+from .models import JSON, Event, ParallelMode, Signal, milliseconds
 from .serialization import EmptySentinel, to_json
-
-if TYPE_CHECKING:
-    from inngest_temporal.drivers.local import Pass
-
-    from .functions import Function
+from .sync import drive
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+
+class StepRunner(Protocol):
+    """What a driver gives to the steps of one execution."""
+
+    app_id: str
+    is_async: bool
+    ended: bool
+    """The execution is over: the handler must stop at its next step."""
+    unwinding: bool
+    """A handler that is not async is on its way out of a step."""
+
+    async def step(
+        self,
+        kind: protocol.OpKind,
+        step_id: str,
+        options: dict[str, Any],
+        body: Callable[[], Awaitable[object]] | None = None,
+        output_type: object = EmptySentinel,
+    ) -> Any:
+        """The result of a step. If there is none yet, the handler waits or stops there."""
+        ...
+
+    async def send_events(self, step_id: str, events: list[Event]) -> list[str]:
+        """Send events durably; their ids."""
+        ...
+
+    async def send_signal(self, signal: str, data: Any) -> str | None:
+        """Send a signal durably; the id of the run that waited for it."""
+        ...
+
+
+class Invocable(Generic[T]):
+    """What `step.invoke` needs of a function that returns `T`."""
+
+    output_type: object
+
+    @property
+    def local_id(self) -> str:
+        """The id within the app."""
+        raise NotImplementedError
 
 
 class Step:
@@ -33,8 +71,8 @@ class Step:
     handler, when it is executed again, gets its recorded result.
     """
 
-    def __init__(self, pass_: "Pass") -> None:
-        self._pass = pass_
+    def __init__(self, runner: StepRunner) -> None:
+        self._runner = runner
 
     async def run(
         self,
@@ -55,7 +93,7 @@ class Step:
         async def body() -> object:
             result: object = handler(*handler_args)
             if inspect.isawaitable(result):
-                if not self._pass.is_async:
+                if not self._runner.is_async:
                     if inspect.iscoroutine(result):
                         result.close()
                     raise AsyncUnsupportedError(
@@ -65,7 +103,7 @@ class Step:
                 result = await result
             return result
 
-        value = await self._pass.step(protocol.RUN, step_id, {}, body, output_type)
+        value = await self._runner.step(protocol.RUN, step_id, {}, body, output_type)
         return cast(T, value)
 
     async def send_event(self, step_id: str, events: Event | list[Event]) -> list[str]:
@@ -74,18 +112,18 @@ class Step:
         batch = [events] if isinstance(events, Event) else list(events)
 
         async def body() -> list[str]:
-            return await self._pass.send_events(step_id, batch)
+            return await self._runner.send_events(step_id, batch)
 
-        return cast(list[str], await self._pass.step(protocol.RUN, step_id, {}, body))
+        return cast(list[str], await self._runner.step(protocol.RUN, step_id, {}, body))
 
     async def sleep(self, step_id: str, duration: int | datetime.timedelta) -> None:
         """Sleep for `duration` (int: milliseconds); up to 366 days. No process is held
         meanwhile."""
-        await self._pass.step(protocol.SLEEP, step_id, {"duration_ms": milliseconds(duration)})
+        await self._runner.step(protocol.SLEEP, step_id, {"duration_ms": milliseconds(duration)})
 
     async def sleep_until(self, step_id: str, until: datetime.datetime) -> None:
         """Sleep until a moment; a naive one is local time. A moment in the past returns at once."""
-        await self._pass.step(
+        await self._runner.step(
             protocol.SLEEP, step_id, {"until_ms": round(until.timestamp() * 1000)}
         )
 
@@ -111,7 +149,7 @@ class Step:
                 " bytes each."
             )
         options = {"events": names, "if": if_exp, "timeout_ms": milliseconds(timeout)}
-        found = await self._pass.step(protocol.WAIT_FOR_EVENT, step_id, options)
+        found = await self._runner.step(protocol.WAIT_FOR_EVENT, step_id, options)
         return None if found is None else Event.model_validate(found)
 
     async def wait_for_signal(
@@ -134,7 +172,7 @@ class Step:
         }
         if timeout is not None:
             options["timeout_ms"] = milliseconds(timeout)
-        found = await self._pass.step(protocol.WAIT_FOR_SIGNAL, step_id, options)
+        found = await self._runner.step(protocol.WAIT_FOR_SIGNAL, step_id, options)
         return None if found is None else Signal.model_validate(found)
 
     async def send_signal(self, step_id: str, *, signal: str, data: JSON = None) -> str | None:
@@ -143,15 +181,15 @@ class Step:
         name = _signal_name(signal, step_id)
 
         async def body() -> str | None:
-            return await self._pass.send_signal(name, to_json(data, step_id))
+            return await self._runner.send_signal(name, to_json(data, step_id))
 
-        return cast(str | None, await self._pass.step(protocol.RUN, step_id, {}, body))
+        return cast(str | None, await self._runner.step(protocol.RUN, step_id, {}, body))
 
     async def invoke(
         self,
         step_id: str,
         *,
-        function: "Function[T]",
+        function: Invocable[T],
         data: Mapping[str, object] | None = None,
         timeout: int | datetime.timedelta | None = None,
         v: str | None = None,
@@ -161,7 +199,7 @@ class Step:
         Raises `StepError` when it fails, or does not end within `timeout` (int: milliseconds;
         default one year).
         """
-        fq_id = f"{self._pass.client.app_id}-{function.local_id}"
+        fq_id = f"{self._runner.app_id}-{function.local_id}"
         value = await self._invoke(step_id, fq_id, data, timeout, v, function.output_type)
         return cast(T, value)
 
@@ -176,7 +214,7 @@ class Step:
         v: str | None = None,
     ) -> object:
         """As `invoke`, by the local id of a function of any app (default: this one)."""
-        fq_id = f"{app_id or self._pass.client.app_id}-{function_id}"
+        fq_id = f"{app_id or self._runner.app_id}-{function_id}"
         return await self._invoke(step_id, fq_id, data, timeout, v, EmptySentinel)
 
     async def _invoke(
@@ -194,14 +232,14 @@ class Step:
         options: dict[str, Any] = {"function_id": function_id, "payload": payload}
         if timeout is not None:
             options["timeout_ms"] = milliseconds(timeout)
-        return await self._pass.step(protocol.INVOKE, step_id, options, output_type=output_type)
+        return await self._runner.step(protocol.INVOKE, step_id, options, output_type=output_type)
 
 
 class StepSync:
     """The durable steps of a handler that is not async; each is described in `Step`."""
 
-    def __init__(self, pass_: "Pass") -> None:
-        self._step = Step(pass_)
+    def __init__(self, runner: StepRunner) -> None:
+        self._step = Step(runner)
 
     def run(
         self,
@@ -262,7 +300,7 @@ class StepSync:
         self,
         step_id: str,
         *,
-        function: "Function[T]",
+        function: Invocable[T],
         data: Mapping[str, object] | None = None,
         timeout: int | datetime.timedelta | None = None,
         v: str | None = None,
@@ -288,6 +326,57 @@ class StepSync:
         )
 
 
+class Group:
+    """`ctx.group` of an async handler."""
+
+    async def parallel(
+        self,
+        callables: tuple[Callable[[], Awaitable[T]], ...],
+        parallel_mode: ParallelMode = ParallelMode.WAIT,
+    ) -> tuple[T, ...]:
+        """Run `callables` at once; their results in the order given. The first error is raised at
+        once.
+
+        `parallel_mode` is Inngest's: whether a callable's next step may start before the whole
+        group has finished its current ones. Here it always may, so both modes give the same results
+        and neither waits needlessly.
+        """
+
+        async def call(function: Callable[[], Awaitable[T]]) -> T:
+            return await function()
+
+        return tuple(await asyncio.gather(*(call(function) for function in callables)))
+
+
+class GroupSync:
+    """`ctx.group` of a handler that is not async."""
+
+    def __init__(self, runner: StepRunner) -> None:
+        self._runner = runner
+
+    def parallel(
+        self,
+        callables: tuple[Callable[[], T], ...],
+        parallel_mode: ParallelMode = ParallelMode.WAIT,
+    ) -> tuple[T, ...]:
+        """As `Group.parallel`: each callable runs up to the step it needs, then all those steps run
+        at once."""
+        results: list[T] = []
+        interrupt: Interrupt | None = None
+        for function in callables:
+            self._runner.unwinding = False
+            try:
+                results.append(function())
+            except Interrupt as raised:
+                if self._runner.ended:
+                    raise
+                interrupt = raised
+        if interrupt is not None:
+            self._runner.unwinding = True
+            raise interrupt
+        return tuple(results)
+
+
 def _signal_name(signal: str, step_id: str) -> str:
     size = len(signal.encode())
     if not 0 < size <= MAX_SIGNAL_BYTES:
@@ -295,17 +384,3 @@ def _signal_name(signal: str, step_id: str) -> str:
             f'Step "{step_id}": the name of a signal has 1 to {MAX_SIGNAL_BYTES} bytes, not {size}.'
         )
     return signal
-
-
-def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends to its end."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return cast(T, stop.value)
-    finally:
-        coroutine.close()
-    raise Error(
-        "Something in a function that is not async had to wait: its middleware or serializer must"
-        " not be async."
-    )

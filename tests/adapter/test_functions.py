@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from inngest_temporal.client import Inngest
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.context import Context, ContextSync
 from inngest_temporal.errors import Error, FunctionConfigInvalidError
-from inngest_temporal.functions import Function, FunctionConfig
+from inngest_temporal.functions import Function
 from inngest_temporal.models import (
     Batch,
     Cancel,

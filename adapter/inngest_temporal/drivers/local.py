@@ -20,7 +20,7 @@ import os
 import traceback
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from inngest_temporal import errors
 from inngest_temporal.context import Context, ContextSync
@@ -34,7 +34,7 @@ from inngest_temporal.errors import (
     RetryAfterError,
     StepError,
 )
-from inngest_temporal.group import Group, GroupSync
+from inngest_temporal.functions import App, FunctionPart
 from inngest_temporal.logger import FilteredLogger
 from inngest_temporal.middleware import (
     MiddlewareManager,
@@ -46,7 +46,8 @@ from inngest_temporal.middleware import (
 )
 from inngest_temporal.models import Event, SendEventsResult
 from inngest_temporal.serialization import EmptySentinel, deserialize, serialize, to_json
-from inngest_temporal.steps import Step, StepSync, drive
+from inngest_temporal.steps import Group, GroupSync, Step, StepSync
+from inngest_temporal.sync import drive
 
 from .protocol import (
     INVOKE,
@@ -66,10 +67,6 @@ from .protocol import (
 )
 
 T = TypeVar("T")
-
-if TYPE_CHECKING:
-    from inngest_temporal.client import Inngest
-    from inngest_temporal.functions import FunctionPart
 
 
 class Outside(Protocol):
@@ -134,13 +131,14 @@ class Pass:
 
     def __init__(
         self,
-        function: "FunctionPart",
+        function: FunctionPart,
         call: Call,
         *,
         outside: Outside,
         executor: concurrent.futures.Executor | None = None,
     ) -> None:
-        self.client: Inngest = function.client
+        self.client: App = function.client
+        self.app_id = function.client.app_id
         self.is_async = function.is_async
         self.ended = False
         self.unwinding = False
@@ -586,12 +584,10 @@ class Pass:
     def _encode(self, value: object, output_type: object, what: str) -> Any:
         """As JSON; or, for middleware, which may make JSON of anything, as the serializer leaves
         it."""
-        return serialize(
-            self.client._serializer, value, output_type, what, raw=self._has_middleware
-        )
+        return serialize(self.client.serializer, value, output_type, what, raw=self._has_middleware)
 
     def _decode(self, value: Any, output_type: object) -> Any:
-        return deserialize(self.client._serializer, value, output_type)
+        return deserialize(self.client.serializer, value, output_type)
 
 
 class _NestedStep(Interrupt):

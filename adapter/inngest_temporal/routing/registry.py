@@ -18,9 +18,9 @@ from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.service import RPCError, RPCStatusCode
 
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.expressions.evaluator import Expression, compile_expression
 from inngest_temporal.expressions.syntax import Call, Const, ExpressionError, Node, const_path
-from inngest_temporal.functions import FunctionConfig
 from inngest_temporal.models import TriggerEvent
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT

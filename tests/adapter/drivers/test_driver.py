@@ -220,7 +220,7 @@ async def test_a_failing_step_shows_the_users_stack_only() -> None:
     assert (error.name, error.message, error.retriable) == ("ValueError", "declined", True)
     assert error.stack is not None
     assert "in charge" in error.stack
-    assert "adapter/" not in error.stack
+    assert "drivers/local.py" not in error.stack
     assert result.outcome is None
 
 

@@ -18,7 +18,7 @@ from temporalio.testing import ActivityEnvironment
 from ulid import ULID
 
 import inngest_temporal as inngest
-from inngest_temporal.functions import FunctionConfig
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.models import TriggerEvent
 from inngest_temporal.routing import events

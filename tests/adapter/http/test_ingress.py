@@ -19,7 +19,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 from ulid import ULID
 
-from inngest_temporal.functions import FunctionConfig
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.http import app as ingress
 from inngest_temporal.http.app import MAX_BODY_BYTES, Ingress, create_ingress, signing_tokens
 from inngest_temporal.models import TriggerEvent

@@ -23,7 +23,7 @@ from temporalio.worker import Worker
 import inngest_temporal as inngest
 import inngest_temporal.routing.gates
 import inngest_temporal_workers.entities.gates
-from inngest_temporal.functions import FunctionConfig
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.models import Batch, Debounce, RateLimit
 from inngest_temporal.routing import events
 from inngest_temporal.routing.events import Stamped

@@ -20,9 +20,9 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 import inngest_temporal as inngest
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.cron import parse_cron
 from inngest_temporal.errors import FunctionConfigInvalidError
-from inngest_temporal.functions import FunctionConfig
 from inngest_temporal.models import TriggerCron
 from inngest_temporal.routing import events
 from inngest_temporal.routing.registry import AppConfig, Follower

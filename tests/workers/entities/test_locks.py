@@ -16,7 +16,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.exceptions import CancelledError
 
 import inngest_temporal as inngest
-from inngest_temporal.functions import FunctionConfig
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing import events
 from inngest_temporal.routing.locks import limits_of, terms_of

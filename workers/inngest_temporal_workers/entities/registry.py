@@ -24,8 +24,8 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import FunctionConfigInvalidError
-from inngest_temporal.functions import FunctionConfig
 from inngest_temporal.routing.locks import Change, changes
 from inngest_temporal.routing.registry import AppConfig
 from inngest_temporal.temporal import names
