@@ -616,9 +616,9 @@ def test_an_ingress_without_keys_does_not_start(start: Callable[..., Command]) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["worker", "missing.py"], "There is no file 'missing.py'"),
+        (["worker", "missing.py"], "There is no Python file 'missing.py'"),
         (["worker", "app.py:nothing"], "the module has no 'nothing'"),
-        (["dev", "missing.py"], "There is no file 'missing.py'"),
+        (["dev", "missing.py"], "There is no Python file 'missing.py'"),
     ],
 )
 def test_a_module_that_is_not_there(

@@ -5,6 +5,7 @@ What a person did wrong is answered with a sentence and exit code 1, never with 
 
 import asyncio
 import contextlib
+import importlib.metadata
 import inspect
 import json
 import logging
@@ -30,7 +31,7 @@ from inngest_temporal_workers.entities import registry
 from inngest_temporal_workers.plugin import InngestPlugin, system_worker
 from inngest_temporal_workers.worker import GRACE, create_worker
 
-from . import loading as modules
+from . import loading
 from .processes import (
     ProcessError,
     err,
@@ -67,6 +68,24 @@ RetryInterval = Annotated[
 ]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(f"inngest-temporal {importlib.metadata.version('inngest-temporal')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Inngest-style functions on Temporal."""
+
+
 @app.command()
 def dev(
     module: Annotated[str | None, typer.Argument(help=MODULE)] = None,
@@ -89,7 +108,7 @@ def dev(
     from .dev import DevOptions, DevServer
 
     with _plain_errors():
-        source = modules.find(module) if module else None
+        source = loading.find(module) if module else None
         server = DevServer(
             DevOptions(
                 source, host, port, temporal_port, ui_port, reload, db_filename, retry_interval
@@ -180,7 +199,7 @@ def worker(
         await _stop(temporal_worker, running, grace, quiet=try_at is not None)
 
     with _plain_errors():
-        functions = modules.load(modules.find(module))
+        functions = loading.load(loading.find(module))
         _log(logging.INFO)
         run_until_stopped(run)
 

@@ -4,15 +4,17 @@
     shop/orders.py          a file
     shop/orders.py:fulfil   one `Function` in it, or one list of them
 
-Without a name it is every `Function` in the module.
+Without a name it is every `Function` in the module, those in its lists, tuples and dicts included.
 """
 
+import ast
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -21,6 +23,8 @@ from typing import Any
 from inngest_temporal.errors import Error
 from inngest_temporal.functions import Function
 from inngest_temporal_workers.plugin import parts_of
+
+NO_SERVING = "Delete it, and `serve`: a worker runs the functions without an HTTP framework."
 
 
 class ModuleError(Error):
@@ -31,7 +35,7 @@ class ModuleError(Error):
 
 @dataclass(frozen=True)
 class Source:
-    """Where functions are to be loaded from."""
+    """Where functions are loaded from."""
 
     text: str
     """As it was given."""
@@ -39,23 +43,20 @@ class Source:
     """Dotted name."""
     attribute: str | None
     path: Path | None
-    """The file, if it was given as one."""
+    """The file, if one was named."""
     directory: Path
-    """What to watch for changes: the file's directory, or the one that holds the outermost package.
-    """
+    """What to watch for changes: the file's directory, or that of the outermost package."""
 
 
 def find(text: str) -> Source:
-    """Understand MODULE without importing anything. Raises `ModuleError` if there is no such file
-    or module."""
-    target, attribute = text, None
-    match = re.fullmatch(r"(.+):([^:/\\]*)", text)
-    if match:
-        target, attribute = match.groups()
-        if not attribute.isidentifier():
-            raise ModuleError(
-                f"{text!r}: {attribute!r} is no name. Write MODULE:NAME, as in app.py:functions."
-            )
+    """Understand MODULE without importing it. Raises `ModuleError` if there is no such file or
+    module."""
+    match = re.fullmatch(r"(.+?)(?::([^:/\\]*))?", text)
+    target, attribute = match.groups() if match else (text, None)
+    if attribute is not None and not attribute.isidentifier():
+        raise ModuleError(
+            f"{text!r}: {attribute!r} can't be a name. Write MODULE:NAME, as in app.py:functions."
+        )
     if target.endswith(".py") or "/" in target or "\\" in target:
         return _find_file(text, Path(target), attribute)
     return _find_module(text, target, attribute)
@@ -75,28 +76,17 @@ def load(source: Source) -> list[Function[Any]]:
 
 
 def _find_file(text: str, path: Path, attribute: str | None) -> Source:
-    if path.is_dir():
+    if not path.is_file() or path.suffix != ".py":
         raise ModuleError(
-            f"{str(path)!r} is a directory. Name a file in it, as in {path / 'app.py'}."
-        )
-    if not path.is_file():
-        raise ModuleError(
-            f"There is no file {str(path)!r} (in {Path.cwd()}). Name one that exists."
-        )
-    if path.suffix != ".py":
-        raise ModuleError(
-            f"{str(path)!r} is no Python file. Name one that ends with .py, or a module as in"
-            " shop.orders."
+            f"There is no Python file {str(path)!r} (in {Path.cwd()}). Name one, as in"
+            " shop/orders.py, or a module, as in shop.orders."
         )
     path = path.resolve()
     module, root = path.stem, path.parent
-    while (
-        root / "__init__.py"
-    ).is_file() and root.name.isidentifier():  # so that relative imports work
+    while (root / "__init__.py").is_file():  # so that relative imports work
         module, root = f"{root.name}.{module}", root.parent
-    return Source(
-        text, module, attribute, path, root if root == path.parent else root / module.split(".")[0]
-    )
+    package, dot, _ = module.partition(".")
+    return Source(text, module, attribute, path, root / package if dot else root)
 
 
 def _find_module(text: str, name: str, attribute: str | None) -> Source:
@@ -106,15 +96,13 @@ def _find_module(text: str, name: str, attribute: str | None) -> Source:
             " as in shop/orders.py."
         )
     _importable(Path.cwd())
-    outermost = name.split(".")[0]
-    spec = importlib.util.find_spec(outermost)
+    spec = importlib.util.find_spec(name.split(".")[0])
     if spec is None:
         raise _no_module(name)
-    if spec.submodule_search_locations:
-        directory = Path(next(iter(spec.submodule_search_locations)))
-    else:
-        directory = Path(spec.origin).parent if spec.origin and spec.has_location else Path.cwd()
-    return Source(text, name, attribute, None, directory)
+    places = [*(spec.submodule_search_locations or ())]
+    if not places and spec.has_location and spec.origin:
+        places = [str(Path(spec.origin).parent)]
+    return Source(text, name, attribute, None, Path(places[0]) if places else Path.cwd())
 
 
 def _no_module(name: str) -> ModuleError:
@@ -126,37 +114,30 @@ def _no_module(name: str) -> ModuleError:
 
 
 def _import(source: Source) -> ModuleType:
+    name, path = source.module, source.path
+    _importable(Path.cwd())
     try:
-        if source.path is None:
-            _importable(Path.cwd())
-            return importlib.import_module(source.module)
-        return _import_file(source.path, source.module)
+        if path is None:
+            return importlib.import_module(name)
+        _importable(path.parent)
+        _importable(path.parents[name.count(".")])
+        return importlib.import_module(name) if "." in name else _import_file(name, path)
     except ModuleNotFoundError as error:
-        if source.path is None and error.name and f"{source.module}.".startswith(f"{error.name}."):
-            raise _no_module(source.module) from None
+        if path is None and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise _no_module(name) from None
         raise _failed(source, error) from None
     except (Exception, SystemExit) as error:
         raise _failed(source, error) from None
 
 
-def _import_file(path: Path, name: str) -> ModuleType:
-    _importable(Path.cwd())
-    _importable(path.parent)
-    _importable(path.parents[name.count(".")])
-    if "." in name:
-        return importlib.import_module(name)
-    known = sys.modules.get(name)
-    if known is not None:
-        if getattr(known, "__file__", None) == str(path):
-            return known
-        name = str(
-            path
-        )  # a file named like a module that is in use, such as queue.py, must not replace it
+def _import_file(name: str, path: Path) -> ModuleType:
+    if name in sys.modules:
+        # A file named like a module that is in use, such as queue.py, must not replace it.
+        name = str(path)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -171,10 +152,12 @@ def _importable(directory: Path) -> None:
 
 
 def _failed(source: Source, error: BaseException) -> ModuleError:
-    shown = "".join(
-        traceback.format_exception(type(error), error, _users_part(error.__traceback__))
-    ).rstrip()
-    return ModuleError(f"{source.text} can't be imported. Correct what this says:\n\n{shown}")
+    trace = _users_part(error.__traceback__)
+    shown = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    hint = ""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "inngest":
+        hint = f"\n\nThat import is of the official SDK. {NO_SERVING}"
+    return ModuleError(f"{source.text} can't be imported. Correct what this says:\n\n{shown}{hint}")
 
 
 def _users_part(trace: TracebackType | None) -> TracebackType | None:
@@ -189,57 +172,69 @@ def _users_part(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _named(module: ModuleType, source: Source) -> list[Function[Any]]:
-    assert source.attribute is not None
-    name = source.attribute
+    name = str(source.attribute)
     if not hasattr(module, name):
-        there = [key for key, value in vars(module).items() if isinstance(value, Function)]
-        remedy = (
-            f"It has the functions {', '.join(there)}." if there else "It has no functions either."
-        )
-        raise ModuleError(f"{source.text}: the module has no {name!r}. {remedy}")
-    value = getattr(module, name)
-    if isinstance(value, Function):
-        return [value]
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        known = [key for key, value in vars(module).items() if isinstance(value, Function)]
         raise ModuleError(
-            f"{source.text}: {name} is no Function, nor a list of them, but {_describe(value)}."
+            f"{source.text}: the module has no {name!r}."
+            f" It has the functions {', '.join(known) or '(none)'}."
         )
-    if not value:
+    value = getattr(module, name)
+    items = _items(value)
+    if not items:
         raise ModuleError(f"{source.text}: the list {name} is empty. Put functions into it.")
-    for index, item in enumerate(value):
+    for item in items:
+        if _is_official(item):
+            raise _official(module, source)
         if not isinstance(item, Function):
             raise ModuleError(
-                f"{source.text}: {name}[{index}] is no Function but {_describe(item)}."
+                f"{source.text} is not a function, nor a list of functions: it has {item!r}."
+                " Decorate a handler with client.create_function(...), and name what that returned."
             )
-    return list(value)
+    return items
 
 
 def _all(module: ModuleType, source: Source) -> list[Function[Any]]:
-    found = {id(value): value for value in vars(module).values() if isinstance(value, Function)}
+    values = [item for value in vars(module).values() for item in _items(value)]
+    found = {id(value): value for value in values if isinstance(value, Function)}
     if found:
         return list(found.values())
-    if any(_is_official(value) for value in vars(module).values()):
-        raise ModuleError(
-            f"{source.text} has functions of the official SDK. Change its import to `import"
-            " inngest_temporal as inngest`."
-        )
+    if any(map(_is_official, values)):
+        raise _official(module, source)
     raise ModuleError(
         f"{source.text} has no functions. Decorate a handler with client.create_function(...), or"
         f" name a list of functions, as in {source.text}:functions."
     )
 
 
+def _items(value: Any) -> list[Any]:
+    """What a list, tuple or dict holds; anything else is itself the only item."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 def _is_official(value: object) -> bool:
     return type(value).__name__ == "Function" and type(value).__module__.split(".")[0] == "inngest"
 
 
-def _describe(value: object) -> str:
-    """What a value is, for someone who expected a `Function` there."""
-    if _is_official(value):
-        return (
-            "one of the official SDK: change the module's import to `import inngest_temporal as"
-            " inngest`"
+def _official(module: ModuleType, source: Source) -> ModuleError:
+    """For a module whose functions are the official SDK's, whether it meant to or not."""
+    for line, name in _rebinding(module):
+        return ModuleError(
+            f"{source.text}, line {line}: `import {name}` makes `inngest` the official SDK again."
+            f" {NO_SERVING}"
         )
-    if callable(value):
-        return f"{value!r}: decorate it with client.create_function(...)"
-    return f"{value!r}: name what client.create_function(...) returned"
+    return ModuleError(
+        f"{source.text} has functions of the official SDK. Change its import to `import"
+        " inngest_temporal as inngest`."
+    )
+
+
+def _rebinding(module: ModuleType) -> Iterator[tuple[int, str]]:
+    """Lines such as `import inngest.fast_api`, which bind the name `inngest`."""
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("inngest.") and alias.asname is None:
+                    yield node.lineno, alias.name

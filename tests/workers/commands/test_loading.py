@@ -71,6 +71,26 @@ def test_a_name_selects_a_list_of_functions() -> None:
     assert ids("app.py:functions") == ["shop-c", "shop-a"]
 
 
+def test_functions_that_are_only_in_a_list_a_tuple_or_a_dict_are_found() -> None:
+    parts = "".join(map(function, "abc"))
+    keep = "kept = [a]\nmore = (b, a)\nby_name = {'c': c}\ndel a, b, c\n"
+    write("app.py", CLIENT + parts + keep)
+    assert ids("app.py") == ["shop-a", "shop-b", "shop-c"]
+    assert ids("app.py:by_name") == ["shop-c"]
+
+
+@pytest.mark.parametrize("package", ["adapter", "workers", "tests"])
+@pytest.mark.parametrize("text", ["{}/orders.py", "{}.orders"])
+def test_a_package_may_be_named_like_a_folder_of_ours(
+    package: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [each for each in sys.modules if each.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    write(f"{package}/__init__.py", "")
+    write(f"{package}/orders.py", CLIENT + function("a"))
+    assert ids(text.format(package)) == ["shop-a"]
+
+
 def test_a_file_can_import_what_is_beside_it() -> None:
     write("src/helper_of_app.py", CLIENT)
     write("src/app.py", "from helper_of_app import client, inngest\n" + function("a"))
@@ -117,18 +137,11 @@ def test_finding_imports_nothing() -> None:
 # What a person is told.
 
 
-def test_no_such_file() -> None:
-    assert refusal("missing.py").startswith("There is no file 'missing.py'")
-
-
-def test_a_directory() -> None:
-    write("src/app.py", "")
-    assert refusal("./src") == "'src' is a directory. Name a file in it, as in src/app.py."
-
-
-def test_a_file_that_is_no_python() -> None:
+@pytest.mark.parametrize("name", ["missing.py", "src", "src/app.txt"])
+def test_what_is_not_a_python_file_is_named(name: str) -> None:
     write("src/app.txt", "")
-    assert "is no Python file" in refusal("src/app.txt")
+    name = name if "." in name else f"./{name}"
+    assert refusal(name).startswith(f"There is no Python file {str(Path(name))!r}")
 
 
 @pytest.mark.parametrize("name", ["no_such_module_at_all", "no_such_module_at_all.orders"])
@@ -145,7 +158,7 @@ def test_no_such_module_in_a_package() -> None:
 
 def test_a_text_that_is_no_module() -> None:
     assert "neither a module nor a file" in refusal("not-a-module")
-    assert "is no name" in refusal("app.py:not-a-name")
+    assert "can't be a name" in refusal("app.py:not-a-name")
 
 
 def test_an_import_error_shows_the_users_traceback_and_nothing_of_ours() -> None:
@@ -154,7 +167,7 @@ def test_an_import_error_shows_the_users_traceback_and_nothing_of_ours() -> None
     assert message.startswith("app.py can't be imported.")
     assert 'app.py", line 4, in <module>' in message
     assert "ZeroDivisionError: division by zero" in message
-    assert "modules.py" not in message
+    assert "loading.py" not in message
     assert "importlib" not in message
 
 
@@ -194,10 +207,10 @@ def test_a_name_that_is_no_function() -> None:
     write(
         "app.py", CLIENT + "async def plain(ctx): pass\nnumber = 3\nempty = []\nmixed = [plain]\n"
     )
-    assert "decorate it with client.create_function" in refusal("app.py:plain")
-    assert "is no Function, nor a list of them, but 3" in refusal("app.py:number")
+    assert "Decorate a handler with client.create_function" in refusal("app.py:plain")
+    assert "is not a function, nor a list of functions: it has 3" in refusal("app.py:number")
     assert "is empty" in refusal("app.py:empty")
-    assert "mixed[0] is no Function" in refusal("app.py:mixed")
+    assert "it has <function plain" in refusal("app.py:mixed")
 
 
 def test_a_module_without_functions() -> None:
@@ -210,6 +223,18 @@ def test_a_module_of_the_official_sdk_is_told_to_change_its_import() -> None:
     write("app.py", official + function("a"))
     assert "Change its import to `import inngest_temporal as inngest`" in refusal("app.py")
     assert "import inngest_temporal as inngest" in refusal("app.py:a")
+
+
+def test_a_module_that_imports_a_part_of_the_official_sdk_after_ours_is_told_which_line() -> None:
+    write("app.py", CLIENT.replace("client =", "import inngest.fast_api\nclient =") + function("a"))
+    expected = "app.py, line 2: `import inngest.fast_api` makes `inngest` the official SDK again."
+    assert refusal("app.py").startswith(expected)
+    assert "Delete it, and `serve`" in refusal("app.py")
+
+
+def test_a_part_of_the_official_sdk_that_is_not_installed_is_explained() -> None:
+    write("app.py", CLIENT + "import inngest.no_such_part\n")
+    assert "That import is of the official SDK. Delete it" in refusal("app.py")
 
 
 def test_two_functions_of_one_id() -> None:
