@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from inngest_temporal.drivers.failures import error_from_json
 from inngest_temporal.drivers.protocol import ErrorInfo
 
 from .context import Context, ContextSync
@@ -107,10 +108,7 @@ def _output(raw: object) -> Output:
         return Output(raw)
     error = raw.get("error")
     if isinstance(error, Mapping):
-        return Output(
-            raw.get("data"),
-            ErrorInfo(str(error["name"]), str(error["message"]), error.get("stack")),
-        )
+        return Output(raw.get("data"), error_from_json(error))
     return Output(raw.get("data"))
 
 

@@ -23,6 +23,7 @@ from temporalio.plugin import SimplePlugin
 from temporalio.worker import ReplayerConfig, Worker, WorkerConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
+from inngest_temporal.drivers.failures import RunFailure
 from inngest_temporal.errors import Error, FunctionConfigInvalidError
 from inngest_temporal.functions import Function, FunctionPart, part_of
 from inngest_temporal.routing.locks import Locks
@@ -45,7 +46,6 @@ from inngest_temporal_workers.runs.heartbeats import Heartbeats
 from inngest_temporal_workers.runs.memory import MemoCache
 from inngest_temporal_workers.runs.steps import RunActivities, SystemActivities
 from inngest_temporal_workers.runs.workflow import (
-    RunFailure,
     RunSettings,
     leftover_workflow,
     workflow_for,

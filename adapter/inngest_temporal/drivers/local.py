@@ -13,26 +13,19 @@ raises an interrupt.
 import asyncio
 import concurrent.futures
 import contextvars
-import datetime
 import hashlib
 import json
-import os
-import traceback
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from inngest_temporal import errors
 from inngest_temporal.context import Context, ContextSync
 from inngest_temporal.errors import (
     CodedError,
     Error,
     ErrorCode,
     Interrupt,
-    NonRetriableError,
     OutputUnserializableError,
-    RetryAfterError,
-    StepError,
 )
 from inngest_temporal.functions import App, FunctionPart
 from inngest_temporal.logger import FilteredLogger
@@ -49,6 +42,7 @@ from inngest_temporal.serialization import EmptySentinel, deserialize, serialize
 from inngest_temporal.steps import Group, GroupSync, Step, StepSync
 from inngest_temporal.sync import drive
 
+from .failures import as_exception, as_raised, error_info
 from .protocol import (
     INVOKE,
     RUN,
@@ -91,9 +85,6 @@ KNOWN_GRACE = 0.01
 """Seconds to wait for more when all that was found is pending already."""
 VANISHED_GRACE = 10.0
 """Seconds to wait for a step that must be executed, while the handler waits for other steps."""
-
-RETRY_AFTER_MS = (1_000, 86_400_000)
-"""Inngest clamps a retry-after to this range."""
 
 _OPCODES = {
     RUN: Opcode.STEP_RUN,
@@ -335,7 +326,7 @@ class Pass:
         self, output: Any, error: BaseException | None, step: TransformOutputStepInfo | None
     ) -> tuple[Any, BaseException | None]:
         """An output, as JSON, or an error after the middleware's `transform_output`."""
-        shown = _as_exception(error)
+        shown = as_exception(error)
         result = TransformOutputResult(error=shown, output=output, step=step)
         await self._middleware.transform_output(result)
         if result.error is not None:
@@ -480,7 +471,7 @@ class Pass:
         if memo is None:
             memo = memo_from_json(json.loads(self._call.memos[position][1]))
         if memo.error is not None:
-            raise _as_raised(memo.error)
+            raise as_raised(memo.error)
         return self._decode(memo.data, output_type)
 
     def _may_go_on(self, position: int) -> bool:
@@ -598,88 +589,6 @@ def hashed(step_id: str, count: int = 0) -> str:
     """Inngest's id of a step: SHA-1 of the user's id, or of `id:count` when it was used before."""
     text = step_id if count == 0 else f"{step_id}:{count}"
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-
-def error_info(error: BaseException) -> ErrorInfo:
-    """An exception as it is stored: its stack shows only frames that are not ours."""
-    retry_after_ms = None
-    if isinstance(error, RetryAfterError):
-        delay = (error.retry_after - datetime.datetime.now(datetime.UTC)).total_seconds() * 1000
-        low, high = RETRY_AFTER_MS
-        retry_after_ms = round(min(max(delay, low), high))
-    return ErrorInfo(
-        name=error.name if isinstance(error, Error) else type(error).__name__,
-        message=_text(error.message if isinstance(error, Error) else str(error)),
-        stack=None if (stack := _stack(error)) is None else _text(stack),
-        retriable=_is_retriable(error),
-        retry_after_ms=retry_after_ms,
-        quiet=bool(getattr(error, "quiet", False)),
-    )
-
-
-def _is_retriable(error: BaseException) -> bool:
-    """Of a group, as a `TaskGroup` raises it: whether all in it are."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_retriable(each) for each in error.exceptions)
-    return error.is_retriable if isinstance(error, Error) else True
-
-
-MAX_TEXT = 50_000
-"""Characters of an error's message, and of its stack: both travel in one Temporal payload, with
-others."""
-
-
-def _text(text: str) -> str:
-    """Without halves of characters, as in the names of odd files, which nothing downstream can
-    encode; and not too long: messages may quote all that a server answered."""
-    if len(text) > MAX_TEXT:
-        text = (
-            f"{text[: MAX_TEXT // 2]}\n... {len(text) - MAX_TEXT} characters left out"
-            f" ...\n{text[-MAX_TEXT // 2 :]}"
-        )
-    return text.encode(errors="replace").decode()
-
-
-_OURS = tuple(
-    f"{os.sep}{name}{os.sep}" for name in ("inngest_temporal", "inngest_temporal_workers")
-)
-"""Parts of the paths of our own source files."""
-
-
-def _stack(error: BaseException) -> str | None:
-    if isinstance(error, Error) and not error.include_stack:
-        return None
-    if isinstance(error, StepError):
-        return error.stack
-    if isinstance(error, NonRetriableError) and error._recorded_stack is not None:
-        return error._recorded_stack
-    rendered = traceback.TracebackException.from_exception(error)
-    chain: list[traceback.TracebackException] = [rendered]
-    while chain:
-        part = chain.pop()
-        users = [frame for frame in part.stack if not any(ours in frame.filename for ours in _OURS)]
-        part.stack = traceback.StackSummary.from_list(users)
-        chain.extend(linked for linked in (part.__cause__, part.__context__) if linked is not None)
-    return "".join(rendered.format()).rstrip()
-
-
-def _as_exception(error: BaseException | None) -> Exception | None:
-    """For middleware, whose hooks know `Exception` only: `SystemExit` in a handler must not stop
-    the worker."""
-    if error is None or isinstance(error, Exception):
-        return error
-    return Error(f"{type(error).__name__}: {error}")
-
-
-def _as_raised(error: ErrorInfo) -> Exception:
-    """What the handler sees at a step that failed."""
-    if not error.retriable and (
-        error.name == NonRetriableError.__name__ or not hasattr(errors, error.name)
-    ):
-        raised = NonRetriableError(error.message)  # or a class of the user's derived from it
-        raised._recorded_stack = error.stack
-        return raised
-    return StepError(error.message, error.name, error.stack)
 
 
 def _retrieve(task: "asyncio.Task[Any]") -> None:

@@ -32,11 +32,10 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
 )
-from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.service import RPCError, RPCStatusCode
 from ulid import ULID
 
-from inngest_temporal.drivers.protocol import ErrorInfo
+from inngest_temporal.drivers.failures import error_of, standard_error
 from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError
 from inngest_temporal.routing import events, signals
 from inngest_temporal.routing.events import Seed, Stamped
@@ -45,7 +44,6 @@ from inngest_temporal.routing.router import EVENT_IDS, RegistryNotReadyError, Ro
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT, Settings, ensure_search_attribute
-from inngest_temporal.temporal.runs import error_of
 
 from .cancellations import Cancellations
 
@@ -568,15 +566,10 @@ def _is_connect(error: Exception) -> bool:
 
 def _error_output(error: BaseException) -> dict[str, Any]:
     """Why a run failed, as Inngest shows it."""
-    if isinstance(error, ApplicationError):
-        info = error_of(error)
-        # A run never retries as a whole, so its failure says nothing of whether user code forbade
-        # another attempt.
-        info = replace(info, retriable=info.name != "NonRetriableError")
-    else:
-        message = error.message if isinstance(error, FailureError) else str(error)
-        info = ErrorInfo(type(error).__name__, message)
-    return events.standard_error(info)
+    info = error_of(error)
+    # A run never retries as a whole, so its failure says nothing of whether user code forbade
+    # another attempt.
+    return standard_error(replace(info, retriable=info.name != "NonRetriableError"))
 
 
 def _ulid(text: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from ulid import ULID
 
+from inngest_temporal.drivers.failures import standard_error
 from inngest_temporal.drivers.protocol import ErrorInfo
 from inngest_temporal.errors import BodyInvalidError
 from inngest_temporal.temporal import names
@@ -273,18 +274,6 @@ def ended(
     if status in _LIFECYCLE:
         out.append(lifecycle(_LIFECYCLE[status], run_id))  # its id is the run's, as in Inngest
     return out
-
-
-def standard_error(error: ErrorInfo) -> dict[str, Any]:
-    """An error as lifecycle events and the REST API show it: `{error, name, message, stack?}`."""
-    shown = {
-        "error": "invalid status code: 500" if error.retriable else "NonRetriableError",
-        "name": error.name,
-        "message": error.message,
-    }
-    if error.stack is not None:
-        shown["stack"] = error.stack
-    return shown
 
 
 def _lifecycle(

@@ -13,11 +13,11 @@ from temporalio.exceptions import ApplicationError
 
 import inngest_temporal as inngest
 import inngest_temporal_workers.runs.workflow
+from inngest_temporal.drivers.failures import error_of
 from inngest_temporal.drivers.local import hashed
 from inngest_temporal.routing import events
 from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.runs import error_of
 from inngest_temporal_workers.runs import admission, heartbeats
 from inngest_temporal_workers.runs.memory import MemoCache
 from tests.harness import TRIGGER, new_client, registered, running, until

@@ -16,7 +16,8 @@ from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.drivers import protocol
-from inngest_temporal.drivers.local import Call, Pass, error_info
+from inngest_temporal.drivers.failures import RunFailure, error_info
+from inngest_temporal.drivers.local import Call, Pass
 from inngest_temporal.drivers.protocol import ErrorInfo, Failed, Memo, Ops, Outcome, Returned
 from inngest_temporal.errors import (
     BodyInvalidError,
@@ -38,7 +39,7 @@ from inngest_temporal_workers.entities.fan_out import CONCURRENCY, each, is_gone
 from .heartbeats import Heartbeats
 from .memory import RunMemory
 from .retries import next_delay
-from .workflow import LOST_RETRY, RunFailure, RunSettings
+from .workflow import LOST_RETRY, RunSettings
 
 DISCOVERY_TIME = 0.5
 """Seconds a handler may take inside a workflow task; one that needs longer goes on in a regular

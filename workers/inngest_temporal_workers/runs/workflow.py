@@ -16,23 +16,20 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from temporalio import workflow
-from temporalio.api.failure.v1 import Failure
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
-    ApplicationErrorCategory,
-    TimeoutError,
     is_cancelled_exception,
 )
 
 from inngest_temporal.drivers import protocol
+from inngest_temporal.drivers.failures import RunFailure, error_of
 from inngest_temporal.drivers.protocol import ErrorInfo, Failed, Memo, Op, Ops, Outcome, Returned
 from inngest_temporal.functions import FunctionPart
 from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.routing.waits import Delivery
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.runs import error_of
 
 from .admission import Admission
 from .memory import MemoCache, RunMemory, page
@@ -57,35 +54,6 @@ LAST_ANSWER = timedelta(seconds=10)
 """In which the answer of a run that has ended arrives, if there is one."""
 REGISTRATION_TIME = timedelta(minutes=1)
 """What the registration of a wait may take, and is added to how long it is kept."""
-
-
-class RunFailure(ApplicationError):
-    """Ends a run, or a step's attempt, with an error of user code: its name, its message and its
-    own stack."""
-
-    def __init__(
-        self, error: ErrorInfo, *, retry_delay: timedelta | None = None, final: bool = True
-    ) -> None:
-        category = (
-            ApplicationErrorCategory.BENIGN if error.quiet else ApplicationErrorCategory.UNSPECIFIED
-        )
-        super().__init__(
-            error.message,
-            type=error.name,
-            non_retryable=final,
-            next_retry_delay=retry_delay,
-            category=category,
-        )
-        self.error = error
-
-    @property
-    def failure(self) -> Failure:
-        failure = Failure(message=self.message, stack_trace=self.error.stack or "")
-        failure.application_failure_info.type = self.error.name
-        failure.application_failure_info.non_retryable = self.non_retryable
-        if self.next_retry_delay is not None:
-            failure.application_failure_info.next_retry_delay.FromTimedelta(self.next_retry_delay)
-        return failure
 
 
 @dataclass
@@ -300,7 +268,7 @@ class Run:
             except ActivityError as error:
                 if is_cancelled_exception(error):
                     raise
-                return Failed(_error_of(error)), False
+                return Failed(error_of(error)), False
             return protocol.outcome_from_json(reply), False
         return protocol.outcome_from_json(reply), True
 
@@ -367,7 +335,7 @@ class Run:
                     raise
                 delay = self._delay_after(error, attempt)
                 if delay is None:
-                    return _Ended(op, Memo(error=_error_of(error)))
+                    return _Ended(op, Memo(error=error_of(error)))
             finally:
                 self._admission.done()
             self._admission.settle()
@@ -736,14 +704,3 @@ def _expires_ms(timeout: timedelta) -> int:
     """Until when a wait is kept for its run, which counts the timeout from when it is registered,
     and takes it back."""
     return _now_ms() + round((timeout + REGISTRATION_TIME).total_seconds() * 1000)
-
-
-def _error_of(error: ActivityError) -> ErrorInfo:
-    """The error of a step whose attempts are used up."""
-    cause = error.cause
-    if isinstance(cause, ApplicationError):
-        return error_of(cause)
-    if isinstance(cause, TimeoutError):
-        message = "The worker that executed it was lost, or it took longer than the limit."
-        return ErrorInfo("StepTimeout", f"{message} ({cause.message})")
-    return ErrorInfo("Error", str(cause or error))

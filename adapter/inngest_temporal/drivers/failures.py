@@ -1,0 +1,173 @@
+"""An error as data: every way between exceptions, `ErrorInfo`, Temporal's failures and Inngest's
+JSON."""
+
+import datetime
+import os
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from temporalio.api.failure.v1 import Failure
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    ApplicationErrorCategory,
+    FailureError,
+    TimeoutError,
+)
+
+from inngest_temporal import errors
+from inngest_temporal.errors import Error, NonRetriableError, RetryAfterError, StepError
+
+from .protocol import ErrorInfo
+
+RETRY_AFTER_MS = (1_000, 86_400_000)
+"""Inngest clamps a retry-after to this range."""
+
+MAX_TEXT = 50_000
+"""Characters of an error's message, and of its stack: both travel in one Temporal payload, with
+others."""
+
+_OURS = tuple(
+    f"{os.sep}{name}{os.sep}" for name in ("inngest_temporal", "inngest_temporal_workers")
+)
+"""Parts of the paths of our own source files."""
+
+
+def error_info(error: BaseException) -> ErrorInfo:
+    """An exception as it is stored: its stack shows only frames that are not ours."""
+    retry_after_ms = None
+    if isinstance(error, RetryAfterError):
+        delay = (error.retry_after - datetime.datetime.now(datetime.UTC)).total_seconds() * 1000
+        low, high = RETRY_AFTER_MS
+        retry_after_ms = round(min(max(delay, low), high))
+    return ErrorInfo(
+        name=error.name if isinstance(error, Error) else type(error).__name__,
+        message=_text(error.message if isinstance(error, Error) else str(error)),
+        stack=None if (stack := _stack(error)) is None else _text(stack),
+        retriable=_is_retriable(error),
+        retry_after_ms=retry_after_ms,
+        quiet=bool(getattr(error, "quiet", False)),
+    )
+
+
+def _is_retriable(error: BaseException) -> bool:
+    """Of a group, as a `TaskGroup` raises it: whether all in it are."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_retriable(each) for each in error.exceptions)
+    return error.is_retriable if isinstance(error, Error) else True
+
+
+def _text(text: str) -> str:
+    """Without halves of characters, as in the names of odd files, which nothing downstream can
+    encode; and not too long: messages may quote all that a server answered."""
+    if len(text) > MAX_TEXT:
+        text = (
+            f"{text[: MAX_TEXT // 2]}\n... {len(text) - MAX_TEXT} characters left out"
+            f" ...\n{text[-MAX_TEXT // 2 :]}"
+        )
+    return text.encode(errors="replace").decode()
+
+
+def _stack(error: BaseException) -> str | None:
+    if isinstance(error, Error) and not error.include_stack:
+        return None
+    if isinstance(error, StepError):
+        return error.stack
+    if isinstance(error, NonRetriableError) and error._recorded_stack is not None:
+        return error._recorded_stack
+    rendered = traceback.TracebackException.from_exception(error)
+    chain: list[traceback.TracebackException] = [rendered]
+    while chain:
+        part = chain.pop()
+        users = [frame for frame in part.stack if not any(ours in frame.filename for ours in _OURS)]
+        part.stack = traceback.StackSummary.from_list(users)
+        chain.extend(linked for linked in (part.__cause__, part.__context__) if linked is not None)
+    return "".join(rendered.format()).rstrip()
+
+
+def as_exception(error: BaseException | None) -> Exception | None:
+    """For middleware, whose hooks know `Exception` only: `SystemExit` in a handler must not stop
+    the worker."""
+    if error is None or isinstance(error, Exception):
+        return error
+    return Error(f"{type(error).__name__}: {error}")
+
+
+def as_raised(error: ErrorInfo) -> Exception:
+    """What the handler sees at a step that failed."""
+    if not error.retriable and (
+        error.name == NonRetriableError.__name__ or not hasattr(errors, error.name)
+    ):
+        raised = NonRetriableError(error.message)  # or a class of the user's derived from it
+        raised._recorded_stack = error.stack
+        return raised
+    return StepError(error.message, error.name, error.stack)
+
+
+def error_of(error: BaseException) -> ErrorInfo:
+    """The error of user code that a failed run or activity holds, or what Temporal says instead."""
+    if isinstance(error, ActivityError):
+        if isinstance(error.cause, TimeoutError):
+            message = "The worker that executed it was lost, or it took longer than the limit."
+            return ErrorInfo("StepTimeout", f"{message} ({error.cause.message})")
+        if not isinstance(error.cause, ApplicationError):
+            return ErrorInfo("Error", str(error.cause or error))
+        error = error.cause
+    if not isinstance(error, ApplicationError):
+        message = error.message if isinstance(error, FailureError) else str(error)
+        return ErrorInfo(type(error).__name__, message)
+    failure = error.failure
+    # An empty message is another one in the exception.
+    message, stack = (
+        (error.message, None) if failure is None else (failure.message, failure.stack_trace)
+    )
+    return ErrorInfo(
+        error.type or "Error", message, stack or None, retriable=not error.non_retryable
+    )
+
+
+class RunFailure(ApplicationError):
+    """Ends a run, or a step's attempt, with an error of user code: its name, its message and its
+    own stack."""
+
+    def __init__(
+        self, error: ErrorInfo, *, retry_delay: datetime.timedelta | None = None, final: bool = True
+    ) -> None:
+        category = (
+            ApplicationErrorCategory.BENIGN if error.quiet else ApplicationErrorCategory.UNSPECIFIED
+        )
+        super().__init__(
+            error.message,
+            type=error.name,
+            non_retryable=final,
+            next_retry_delay=retry_delay,
+            category=category,
+        )
+        self.error = error
+
+    @property
+    def failure(self) -> Failure:
+        failure = Failure(message=self.message, stack_trace=self.error.stack or "")
+        failure.application_failure_info.type = self.error.name
+        failure.application_failure_info.non_retryable = self.non_retryable
+        if self.next_retry_delay is not None:
+            failure.application_failure_info.next_retry_delay.FromTimedelta(self.next_retry_delay)
+        return failure
+
+
+def standard_error(error: ErrorInfo) -> dict[str, Any]:
+    """An error as lifecycle events and the REST API show it: `{error, name, message, stack?}`."""
+    shown = {
+        "error": "invalid status code: 500" if error.retriable else "NonRetriableError",
+        "name": error.name,
+        "message": error.message,
+    }
+    if error.stack is not None:
+        shown["stack"] = error.stack
+    return shown
+
+
+def error_from_json(error: Mapping[str, Any]) -> ErrorInfo:
+    """An error as Inngest's SDKs exchange it: `{name, message, stack?}`."""
+    return ErrorInfo(str(error["name"]), str(error["message"]), error.get("stack"))
