@@ -108,7 +108,7 @@ class Inngest:
                 rotates out.
 
         Raises:
-            URLInvalidError: An origin is no URL.
+            URLInvalidError: An origin is not a valid URL.
         """
         self.app_id = app_id
         self.logger: Logger = logger or logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class Inngest:
 
     @property
     def signing_key_fallback(self) -> str | None:
-        """The key that is accepted besides, while keys are changed."""
+        """The previous signing key, still accepted during rotation."""
         return self._signing_key_fallback
 
     @property
@@ -460,9 +460,11 @@ def _url(text: str, source: str, is_production: bool) -> str:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise URLInvalidError(f"{source}: {text!r} is no URL ({error})") from None
+        raise URLInvalidError(f"{source}: {text!r} is not a valid URL ({error})") from None
     if not looks_like_host or not parsed.host or parsed.scheme not in ("http", "https"):
-        raise URLInvalidError(f"{source}: {text!r} is no URL; use one such as {DEV_ORIGIN}")
+        raise URLInvalidError(
+            f"{source}: {text!r} is not a valid URL; use one such as {DEV_ORIGIN}"
+        )
     return url
 
 

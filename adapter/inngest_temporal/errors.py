@@ -6,15 +6,17 @@
     ├── StepError                    raised at a step whose attempts are used up
     ├── CodedError                   an error whose code is known only where it is raised
     ├── FunctionConfigInvalidError   a function's configuration
-    ├── AsyncUnsupportedError        async middleware, or an async step, in a function that is not
-    async ├── EventKeyUnspecifiedError, SigningKeyMissingError, URLInvalidError     a client's
-    settings ├── SendEventsError              the ingress did not take all events ├──
-    BodyInvalidError             JSON from outside, or an event that can't be JSON ├──
-    FunctionNotFoundError        no function of that id ├── OutputUnserializableError    a step or
-    handler returned what JSON can't hold ├── OutputTooLargeError          a step or handler
-    returned more than a Temporal payload holds ├── StepUnexpectedError          a handler asked for
-    a step it can't have now ├── UnstubbedStepError           in a test: a step without a stub └──
-    UnknownError                 anything else
+    ├── AsyncUnsupportedError        async code met a function, or a send, that is not async
+    ├── EventKeyUnspecifiedError     production mode without an event key
+    ├── URLInvalidError              a setting that must be a URL
+    ├── SendEventsError              the ingress did not accept all events
+    ├── BodyInvalidError             JSON from outside, or an event that can't be JSON
+    ├── FunctionNotFoundError        no function of that id
+    ├── RegistryNotReadyError        the registry was not read from Temporal yet
+    ├── OutputUnserializableError    a step or handler returned what JSON can't hold
+    ├── OutputTooLargeError          a step or handler returned more than a Temporal payload holds
+    ├── StepUnexpectedError          a handler asked for a step that it can't have now
+    └── UnstubbedStepError           in a test: a step without a stub
 
     Interrupt (BaseException)        stops a handler at a step; not an error
 
@@ -158,14 +160,8 @@ class EventKeyUnspecifiedError(Error):
     code = ErrorCode.EVENT_KEY_UNSPECIFIED
 
 
-class SigningKeyMissingError(Error):
-    """Production mode needs a signing key."""
-
-    code = ErrorCode.SIGNING_KEY_UNSPECIFIED
-
-
 class URLInvalidError(Error):
-    """A setting that must be a URL is none."""
+    """A setting is not a valid URL."""
 
     code = ErrorCode.URL_INVALID
 
@@ -191,6 +187,13 @@ class FunctionNotFoundError(Error):
     """There is no function of that id."""
 
     code = ErrorCode.FUNCTION_NOT_FOUND
+
+
+class RegistryNotReadyError(Error):
+    """The registry was not read yet, so nobody knows what an event triggers."""
+
+    def __init__(self) -> None:
+        super().__init__("The function registry was not read from Temporal yet; try again.")
 
 
 class OutputUnserializableError(Error):
@@ -225,10 +228,6 @@ class UnstubbedStepError(Error):
     """In a test: the handler reached a step that can't run in-process and has no stub."""
 
     is_retriable = False
-
-
-class UnknownError(Error):
-    """An error that fits nowhere else."""
 
 
 class Interrupt(BaseException):

@@ -134,7 +134,7 @@ class Function(Invocable[T]):
         """
         if not isinstance(fn_id, str) or not fn_id:
             raise FunctionConfigInvalidError(
-                f"fn_id: {fn_id!r} is no id; give the function a text that never changes"
+                f"fn_id must be a non-empty string that never changes, not {fn_id!r}"
             )
         self.client = client
         self.output_type = output_type

@@ -180,13 +180,13 @@ def test_an_origin_without_scheme_gets_the_one_of_the_mode(
 
 
 @pytest.mark.parametrize("url", ["::", "http://", "ftp://example.com", "ingress", "http://a:b"])
-def test_what_is_no_url_is_refused_by_the_constructor_with_its_source(
+def test_an_invalid_url_is_refused_by_the_constructor_with_its_source(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(URLInvalidError, match=r"^event_api_base_url: .* is no URL"):
+    with pytest.raises(URLInvalidError, match=r"^event_api_base_url: .* is not a valid URL"):
         Inngest(app_id="app", event_api_base_url=url)
     monkeypatch.setenv("INNGEST_BASE_URL", url)
-    with pytest.raises(URLInvalidError, match=r"^INNGEST_BASE_URL: .* is no URL"):
+    with pytest.raises(URLInvalidError, match=r"^INNGEST_BASE_URL: .* is not a valid URL"):
         Inngest(app_id="app")
 
 

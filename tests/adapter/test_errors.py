@@ -15,7 +15,6 @@ from inngest_temporal.errors import (
     SendEventsError,
     StepError,
     StepUnexpectedError,
-    UnknownError,
 )
 
 
@@ -33,19 +32,19 @@ def test_interrupt_passes_except_exception() -> None:
 
 
 def test_error_tells_message_name_and_stack() -> None:
-    with pytest.raises(UnknownError) as caught:
-        raise UnknownError("no such thing")
+    with pytest.raises(Error) as caught:
+        raise Error("no such thing")
     assert caught.value.message == "no such thing"
-    assert caught.value.name == "UnknownError"
+    assert caught.value.name == "Error"
     assert caught.value.stack is not None
     assert caught.value.stack.startswith("Traceback (most recent call last):")
-    assert caught.value.stack.rstrip().endswith("UnknownError: no such thing")
+    assert caught.value.stack.rstrip().endswith("Error: no such thing")
     assert caught.value.is_retriable
     assert caught.value.include_stack
 
 
 def test_stack_shows_the_cause() -> None:
-    error = UnknownError("outer")
+    error = Error("outer")
     error.__cause__ = ValueError("inner")
     assert error.stack is not None
     assert "ValueError: inner" in error.stack

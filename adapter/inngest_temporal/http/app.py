@@ -36,11 +36,11 @@ from temporalio.service import RPCError, RPCStatusCode
 from ulid import ULID
 
 from inngest_temporal.drivers.failures import error_of, standard_error
-from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError
+from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError, RegistryNotReadyError
 from inngest_temporal.routing import events, signals
 from inngest_temporal.routing.events import Seed, Stamped
 from inngest_temporal.routing.registry import Follower
-from inngest_temporal.routing.router import EVENT_IDS, RegistryNotReadyError, Router, refuses
+from inngest_temporal.routing.router import EVENT_IDS, Router, refuses
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT, Settings, ensure_search_attribute

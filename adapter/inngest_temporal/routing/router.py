@@ -25,6 +25,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.config import FunctionConfig
+from inngest_temporal.errors import RegistryNotReadyError
 from inngest_temporal.models import milliseconds
 from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.temporal import names
@@ -60,13 +61,6 @@ class SnapshotSource(Protocol):
     @property
     def snapshot(self) -> Snapshot | None:
         """None: not read yet."""
-
-
-class RegistryNotReadyError(RuntimeError):
-    """The registry was not read yet, so nobody knows what an event triggers."""
-
-    def __init__(self) -> None:
-        super().__init__("The function registry was not read from Temporal yet; try again.")
 
 
 @dataclass(frozen=True)

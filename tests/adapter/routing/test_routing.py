@@ -10,13 +10,13 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.config import FunctionConfig
+from inngest_temporal.errors import RegistryNotReadyError
 from inngest_temporal.models import Timeouts, TriggerEvent
 from inngest_temporal.routing import events
 from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.registry import AppConfig, RegisteredFunction, Snapshot
 from inngest_temporal.routing.router import (
     EVENT_IDS,
-    RegistryNotReadyError,
     Routed,
     Router,
     refuses,
