@@ -10,8 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from inngest_temporal.expressions.conditions import reduce_event, split_condition, value_at
-from inngest_temporal.expressions.evaluator import compile_expression
+from inngest_temporal.expressions import compile_expression, reduce_event, split_condition, value_at
 
 TRIGGER = "event.data.plan == 'enterprise' && event.data.amount > 10.0"
 WAIT = "event.data.orderId == async.data.orderId && async.data.amount > event.data.amount"

@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import AliasChoices, Discriminator, Field, Tag
 
-from inngest_temporal.expressions.evaluator import check_cancel_policy, compile_expression
-from inngest_temporal.expressions.syntax import ExpressionError
+from inngest_temporal.expressions import ExpressionError, check_cancel_policy, compile_expression
 
 from .cron import parse_cron
 from .errors import FunctionConfigInvalidError

@@ -24,8 +24,7 @@ from inngest_temporal.drivers import protocol
 from inngest_temporal.drivers.failures import error_info
 from inngest_temporal.drivers.local import Call, Pass
 from inngest_temporal.drivers.protocol import ErrorInfo, Failed, Memo, Op, Outcome, Returned
-from inngest_temporal.expressions.evaluator import compile_expression
-from inngest_temporal.expressions.syntax import ExpressionError
+from inngest_temporal.expressions import ExpressionError, compile_expression
 from inngest_temporal.routing.events import stamp
 
 from .client import Inngest

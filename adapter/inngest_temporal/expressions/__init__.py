@@ -1,0 +1,34 @@
+"""Inngest's expression language: conditions and keys of functions, waits and cancellations.
+
+`syntax` parses, `evaluator` evaluates, `conditions` splits the condition of a wait.
+"""
+
+from .conditions import (
+    Scalar,
+    WaitCondition,
+    canonical_scalar,
+    reduce_event,
+    split_condition,
+    value_at,
+    whole_condition,
+)
+from .evaluator import Expression, check_cancel_policy, compile_expression
+from .syntax import MAX_LENGTH, ExpressionError, UInt
+from .values import EvaluationError
+
+__all__ = [
+    "MAX_LENGTH",
+    "EvaluationError",
+    "Expression",
+    "ExpressionError",
+    "Scalar",
+    "UInt",
+    "WaitCondition",
+    "canonical_scalar",
+    "check_cancel_policy",
+    "compile_expression",
+    "reduce_event",
+    "split_condition",
+    "value_at",
+    "whole_condition",
+]

@@ -18,8 +18,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from ulid import ULID
 
 from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError
-from inngest_temporal.expressions.evaluator import compile_expression
-from inngest_temporal.expressions.syntax import ExpressionError
+from inngest_temporal.expressions import ExpressionError, compile_expression
 from inngest_temporal.routing.router import SnapshotSource
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT

@@ -32,9 +32,7 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.config import FunctionConfig
-from inngest_temporal.expressions.evaluator import compile_expression
-from inngest_temporal.expressions.syntax import ExpressionError
-from inngest_temporal.expressions.values import EvaluationError
+from inngest_temporal.expressions import EvaluationError, ExpressionError, compile_expression
 from inngest_temporal.models import Batch, Debounce, milliseconds
 from inngest_temporal.routing.run_input import Invoker
 from inngest_temporal.temporal import names

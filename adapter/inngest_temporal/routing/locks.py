@@ -21,8 +21,7 @@ from temporalio.common import Priority, WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.config import FunctionConfig
-from inngest_temporal.expressions.evaluator import compile_expression
-from inngest_temporal.expressions.syntax import UInt
+from inngest_temporal.expressions import UInt, compile_expression
 from inngest_temporal.models import Concurrency, milliseconds
 from inngest_temporal.routing.run_input import Need
 from inngest_temporal.temporal import names

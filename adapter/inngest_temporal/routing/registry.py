@@ -19,8 +19,8 @@ from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.config import FunctionConfig
-from inngest_temporal.expressions.evaluator import Expression, compile_expression
-from inngest_temporal.expressions.syntax import Call, Const, ExpressionError, Node, const_path
+from inngest_temporal.expressions import Expression, ExpressionError, compile_expression
+from inngest_temporal.expressions.syntax import Call, Const, Node, const_path
 from inngest_temporal.models import TriggerEvent
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT

@@ -24,7 +24,7 @@ from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdate
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from inngest_temporal.expressions.conditions import (
+from inngest_temporal.expressions import (
     WaitCondition,
     split_condition,
     value_at,

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inngest_temporal.expressions.conditions import (
+from inngest_temporal.expressions import (
+    MAX_LENGTH,
+    ExpressionError,
     WaitCondition,
     canonical_scalar,
+    compile_expression,
     reduce_event,
     split_condition,
     value_at,
 )
-from inngest_temporal.expressions.evaluator import compile_expression
-from inngest_temporal.expressions.syntax import MAX_LENGTH, ExpressionError
 
 TRIGGER: dict[str, Any] = {
     "id": "evt-1",

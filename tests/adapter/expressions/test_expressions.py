@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from inngest_temporal.expressions.evaluator import (
-    CACHE_SIZE,
+from inngest_temporal.expressions import (
+    MAX_LENGTH,
+    EvaluationError,
     Expression,
+    ExpressionError,
     check_cancel_policy,
     compile_expression,
 )
-from inngest_temporal.expressions.syntax import MAX_LENGTH, ExpressionError
-from inngest_temporal.expressions.values import EvaluationError
+from inngest_temporal.expressions.evaluator import CACHE_SIZE
 
 # The table of what Inngest's own engine answers.
 FIXTURE: dict[str, Any] = json.loads((Path(__file__).with_name("expressions.json")).read_text())

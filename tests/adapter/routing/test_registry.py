@@ -19,7 +19,7 @@ from temporalio.worker import Worker
 
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import FunctionConfigInvalidError
-from inngest_temporal.expressions.evaluator import Expression
+from inngest_temporal.expressions import Expression
 from inngest_temporal.models import Batch, RateLimit, TriggerCron, TriggerEvent
 from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
 from inngest_temporal.temporal import connection as settings

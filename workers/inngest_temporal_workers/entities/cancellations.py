@@ -17,7 +17,7 @@ from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExec
 from temporalio.common import RetryPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from inngest_temporal.expressions.evaluator import compile_expression
+from inngest_temporal.expressions import compile_expression
 from inngest_temporal.http.cancellations import Cancellation, CancellationState, memo_of
 from inngest_temporal.temporal import names
 

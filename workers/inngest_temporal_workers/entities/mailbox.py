@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
-from inngest_temporal.expressions.evaluator import compile_expression
+from inngest_temporal.expressions import compile_expression
 from inngest_temporal.routing.waits import CANCEL, Delivery, MailboxState, Wait
 from inngest_temporal.temporal import names
 

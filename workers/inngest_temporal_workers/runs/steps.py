@@ -25,7 +25,7 @@ from inngest_temporal.errors import (
     OutputTooLargeError,
     OutputUnserializableError,
 )
-from inngest_temporal.expressions.syntax import ExpressionError
+from inngest_temporal.expressions import ExpressionError
 from inngest_temporal.functions import FunctionPart, part_of
 from inngest_temporal.routing import events, signals
 from inngest_temporal.routing.events import Stamped
