@@ -13,15 +13,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 from ulid import ULID
 
 from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError
 from inngest_temporal.expressions import ExpressionError, compile_expression
+from inngest_temporal.routing import events
 from inngest_temporal.routing.router import SnapshotSource
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
+
+from .bodies import Bodies
+from .replies import ReplyError, envelope, ulid, v1_error
 
 SKEW_MS = 5_000
 """By how much a sender's clock may be ahead."""
@@ -193,6 +200,50 @@ class Cancellations:
         raise FunctionNotFoundError(
             f"App {app_id!r} has no function {function_id!r}, nor are there runs of one"
         )
+
+
+class CancellationRoutes:
+    """Creates, shows and stops bulk cancellations: `/v1/cancellations`."""
+
+    def __init__(self, cancellations: Cancellations, bodies: Bodies) -> None:
+        self._cancellations = cancellations
+        self._bodies = bodies
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/cancellations", self.create, methods=["POST"]),
+            Route("/cancellations", self.latest, methods=["GET"]),
+            Route("/cancellations/{id}", self.get, methods=["GET"]),
+            Route("/cancellations/{id}", self.delete, methods=["DELETE"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """`POST /v1/cancellations`: begin to cancel a function's runs (`Cancellations.create`)."""
+        async with self._bodies.read(request) as raw:
+            body = events.parse(raw)
+        return envelope(await self._cancellations.create(body), 0, 201)
+
+    async def latest(self, _: Request) -> Response:
+        """`GET /v1/cancellations`."""
+        return envelope(await self._cancellations.latest(), 0)
+
+    async def get(self, request: Request) -> Response:
+        """`GET /v1/cancellations/{id}` (ours; Inngest has no such route): progress of a
+        cancellation."""
+        found = await self._cancellations.get(ulid(request.path_params["id"]))
+        if found is None:
+            raise _not_found()
+        return envelope(found, 0)
+
+    async def delete(self, request: Request) -> Response:
+        """`DELETE /v1/cancellations/{id}`: stop it."""
+        if not await self._cancellations.delete(ulid(request.path_params["id"])):
+            raise _not_found()
+        return Response(status_code=200)
+
+
+def _not_found() -> ReplyError:
+    return ReplyError(v1_error(404, "Cancellation not found"))
 
 
 def memo_of(state: CancellationState) -> dict[str, Any]:

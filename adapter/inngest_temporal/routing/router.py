@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeVar
 
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import (
-    SearchAttributeKey,
     SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDConflictPolicy,
@@ -28,8 +27,8 @@ from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import RegistryNotReadyError
 from inngest_temporal.models import milliseconds
 from inngest_temporal.routing.run_input import Invoker, RunInput
-from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
+from inngest_temporal.temporal.runs import EVENT_IDS
 
 from . import events
 from .events import Stamped
@@ -47,8 +46,6 @@ MAX_FINDABLE = 70
 ULID takes 29."""
 
 T = TypeVar("T")
-
-EVENT_IDS = SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)
 
 Deliver = Callable[[dict[str, Any], str], Awaitable[None]]
 """Gives an event, with its internal id, to the waits that are registered for it (`Waits.deliver`).

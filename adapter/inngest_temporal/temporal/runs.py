@@ -1,7 +1,143 @@
-"""What Temporal knows of a run."""
+"""What Temporal knows of runs: the one read model of everything that shows or asks for them."""
 
-from temporalio.client import Client
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pydantic
+from temporalio.client import (
+    Client,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+)
+from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError, RPCStatusCode
+
+from inngest_temporal.drivers.failures import error_of
+from inngest_temporal.drivers.protocol import ErrorInfo
+from inngest_temporal.routing.run_input import RunInput
+
+from . import names
+from .connection import RPC_TIMEOUT
+
+EVENT_IDS = SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)
+MAX_RUNS = 100
+"""Maximum number of runs of one event that are listed."""
+
+_STATUS = {
+    WorkflowExecutionStatus.RUNNING: "Running",
+    WorkflowExecutionStatus.CONTINUED_AS_NEW: "Running",
+    WorkflowExecutionStatus.COMPLETED: "Completed",
+    WorkflowExecutionStatus.CANCELED: "Cancelled",
+    WorkflowExecutionStatus.FAILED: "Failed",
+    WorkflowExecutionStatus.TERMINATED: "Failed",
+    WorkflowExecutionStatus.TIMED_OUT: "Failed",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as far as it has come."""
+
+    id: str
+    """Run id, which is the workflow id."""
+    function_id: str
+    event_id: str
+    """Internal id of the first of its events."""
+    status: str
+    """Inngest's word: Running, Completed, Cancelled, Failed or Skipped."""
+    started_at: datetime
+    ended_at: datetime | None = None
+    output: Any = None
+    """What a completed run returned."""
+    error: ErrorInfo | None = None
+    """Why a failed run failed."""
+
+
+async def load(client: Client, run_id: str) -> Run | None:
+    """A run with its output; None if there is no such run. Raises `RPCError`."""
+    found = await describe(client, run_id)
+    if found is None or found.status is None:
+        return None
+    run = Run(
+        id=run_id,
+        function_id=found.workflow_type,
+        event_id=found.typed_search_attributes[EVENT_IDS][0],
+        status=await found.memo_value(names.STATUS_MEMO, _STATUS[found.status]),
+        started_at=found.start_time,
+        ended_at=found.close_time,
+    )
+    if run.status not in ("Completed", "Failed"):
+        return run
+    try:
+        handle = client.get_workflow_handle(run_id, run_id=found.run_id)
+        result = await handle.result(rpc_timeout=RPC_TIMEOUT)
+    except WorkflowFailureError as error:
+        info = error_of(error.cause)
+        # A run never retries as a whole, so its failure says nothing of whether user code forbade
+        # another attempt.
+        return replace(run, error=replace(info, retriable=info.name != "NonRetriableError"))
+    # Python writes NaN where JSON has no such thing.
+    return replace(run, output=json.loads(json.dumps(result), parse_constant=lambda _: None))
+
+
+async def of_event(client: Client, event_id: str) -> list[Run]:
+    """The runs that an event (by its internal id, a ULID) started, as visibility knows them: a new
+    one is missing for about a second. Raises `RPCError`."""
+    found = client.list_workflows(
+        f"{EVENT_IDS.name} = '{event_id}'",
+        page_size=MAX_RUNS,
+        limit=MAX_RUNS,
+        rpc_timeout=RPC_TIMEOUT,
+    )
+    ids = sorted({run.id async for run in found})
+    runs = await asyncio.gather(*(load(client, id) for id in ids))
+    return [run for run in runs if run is not None]
+
+
+async def describe(client: Client, run_id: str) -> WorkflowExecutionDescription | None:
+    """None if there is no such workflow, or it is not one of our runs. Raises `RPCError`."""
+    try:
+        found = await client.get_workflow_handle(run_id).describe(rpc_timeout=RPC_TIMEOUT)
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        return None
+    return found if found.typed_search_attributes.get(EVENT_IDS) else None
+
+
+async def input_of(client: Client, run_id: str) -> RunInput | None:
+    """What a run was started with; None if there is no such run, or somebody started it by hand
+    with something else. Raises `RPCError`."""
+    history = client.get_workflow_handle(run_id).fetch_history_events(page_size=1)
+    try:
+        first = await anext(history)
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        return None
+    payloads = first.workflow_execution_started_event_attributes.input.payloads
+    try:
+        [given] = await client.data_converter.decode(payloads)
+        return RunInput.from_json(given)
+    except (ValueError, pydantic.ValidationError):
+        return None
+
+
+async def cancel(client: Client, run_id: str) -> bool:
+    """Cancel a run; one that has ended stays as it is. False if there is no such run. Raises
+    `RPCError`."""
+    if await describe(client, run_id) is None:
+        return False
+    try:
+        await client.get_workflow_handle(run_id).cancel(rpc_timeout=RPC_TIMEOUT)
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:  # it ended meanwhile
+            raise
+    return True
 
 
 async def executes(client: Client, run: str) -> bool:
@@ -12,3 +148,8 @@ async def executes(client: Client, run: str) -> bool:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
         return False
+
+
+def rfc3339(moment: datetime) -> str:
+    """A time as Inngest's API shows it: UTC, with milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -20,8 +20,11 @@ from temporalio.worker import Worker
 from ulid import ULID
 
 from inngest_temporal.config import FunctionConfig
-from inngest_temporal.http import app as ingress
-from inngest_temporal.http.app import MAX_BODY_BYTES, Ingress, create_ingress, signing_tokens
+from inngest_temporal.http import bodies
+from inngest_temporal.http.app import create_ingress
+from inngest_temporal.http.auth import signing_tokens
+from inngest_temporal.http.bodies import MAX_BODY_BYTES
+from inngest_temporal.http.events import Events
 from inngest_temporal.models import TriggerEvent
 from inngest_temporal.routing import events
 from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
@@ -231,7 +234,7 @@ async def test_a_body_over_the_limit_is_not_read_to_its_end(offline: fastapi.Fas
 async def test_bodies_at_once_are_limited_in_all(
     offline: fastapi.FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingress, "MAX_HELD_BYTES", 1000)
+    monkeypatch.setattr(bodies, "MAX_HELD_BYTES", 1000)
     arrived, go_on = asyncio.Event(), asyncio.Event()
 
     async def slowly() -> AsyncIterator[bytes]:
@@ -527,10 +530,10 @@ async def test_other_paths_and_methods(offline: fastapi.FastAPI) -> None:
 async def test_a_bug_of_ours_shows_no_traceback(
     offline: fastapi.FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(self: Ingress, stamped: object) -> None:
+    async def broken(self: Events, stamped: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr(Ingress, "_route", broken)
+    monkeypatch.setattr(Events, "_route", broken)
     reply = await post(offline, b'{"name":"x"}')
     assert (reply.status_code, reply.json()) == (
         500,

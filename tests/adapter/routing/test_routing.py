@@ -16,7 +16,6 @@ from inngest_temporal.routing import events
 from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.registry import AppConfig, RegisteredFunction, Snapshot
 from inngest_temporal.routing.router import (
-    EVENT_IDS,
     Routed,
     Router,
     refuses,
@@ -24,6 +23,7 @@ from inngest_temporal.routing.router import (
 )
 from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.temporal import connection as settings
+from inngest_temporal.temporal.runs import EVENT_IDS
 
 
 @dataclass

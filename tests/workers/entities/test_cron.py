@@ -27,6 +27,7 @@ from inngest_temporal.models import TriggerCron
 from inngest_temporal.routing import events
 from inngest_temporal.routing.registry import AppConfig, Follower
 from inngest_temporal.temporal import names
+from inngest_temporal.temporal.runs import EVENT_IDS
 from inngest_temporal_workers.entities import registry
 from inngest_temporal_workers.entities import schedule as schedules
 from inngest_temporal_workers.entities.schedule import ScheduleActivities, cron_triggers
@@ -415,7 +416,7 @@ async def test_a_tick_starts_one_run_of_that_function_alone(client: Client) -> N
         stamped, run_id = events.scheduled("app-fn", cron, at, at)
         assert run.id == run_id
         attributes = (await run.describe()).typed_search_attributes
-        assert attributes[inngest.routing.EVENT_IDS] == [stamped.internal_id]
+        assert attributes[EVENT_IDS] == [stamped.internal_id]
 
         # The tick again, as after a lost reply.
         tick = ScheduleActivities(client, Follower(client)).tick

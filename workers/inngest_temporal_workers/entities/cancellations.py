@@ -20,6 +20,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from inngest_temporal.expressions import compile_expression
 from inngest_temporal.http.cancellations import Cancellation, CancellationState, memo_of
 from inngest_temporal.temporal import names
+from inngest_temporal.temporal.runs import input_of
 
 from .fan_out import HEARTBEAT_TIMEOUT, each, heartbeats
 
@@ -135,18 +136,10 @@ class CancellationActivities:
 
     async def _matches(self, run: str, condition: str) -> bool:
         """Whether the run's own event, which is in the first event of its history, matches."""
-        history = self.client.get_workflow_handle(run).fetch_history_events(page_size=1)
-        try:
-            first = await anext(history)
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-            return False
-        payloads = first.workflow_execution_started_event_attributes.input.payloads
-        match await self.client.data_converter.decode(payloads):
-            case [{"events": [event, *_]}]:
-                return compile_expression(condition).matches(event)
-        return False  # somebody started it by hand, without an event
+        given = await input_of(self.client, run)
+        if given is None or not given.events:
+            return False  # somebody started it by hand, without an event
+        return compile_expression(condition).matches(given.events[0])
 
     async def _cancel(self, run: str) -> bool:
         try:

@@ -33,7 +33,7 @@ from inngest_temporal.routing.gates import StartRequest
 from inngest_temporal.routing.router import Router, refuses, start_run
 from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.routing.waits import CANCEL, Delivery, Waits
-from inngest_temporal.temporal.runs import executes
+from inngest_temporal.temporal.runs import executes, input_of
 from inngest_temporal_workers.entities.fan_out import CONCURRENCY, each, is_gone
 
 from .heartbeats import Heartbeats
@@ -578,13 +578,8 @@ class SystemActivities:
                 "Temporal refuses run %s of %s: %s", request.run_id, function.id, error.message
             )
             return []
-        async for event in self.client.get_workflow_handle(request.run_id).fetch_history_events(
-            page_size=1
-        ):
-            payloads = event.workflow_execution_started_event_attributes.input.payloads
-            [given] = await self.client.data_converter.decode(payloads, [RunInput])
-            return list(given.event_ids)
-        return []
+        given = await input_of(self.client, request.run_id)
+        return [] if given is None else given.event_ids
 
     @activity.defn(name="inngest.pause")
     async def pause(self) -> None:

@@ -1,0 +1,120 @@
+"""Sending events and invoking functions: `/e/{key}` and `/invoke/{slug}`.
+
+This is the hot path, so bodies are checked by hand (`inngest_temporal.routing.events`) and not by
+models.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from inngest_temporal.errors import BodyInvalidError
+from inngest_temporal.routing import events
+from inngest_temporal.routing.events import Seed, Stamped
+from inngest_temporal.routing.router import Router
+
+from .auth import Keys
+from .bodies import Bodies, OverloadedError
+from .replies import error_reply, json_reply, unavailable
+
+
+class Events:
+    """Accepts events: `200` means that Temporal has accepted everything that an event causes."""
+
+    def __init__(self, router: Router, keys: Keys, bodies: Bodies) -> None:
+        self._router = router
+        self._keys = keys
+        self._bodies = bodies
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/e/{key:path}", self.send, methods=["POST"]),
+            Route("/invoke/{slug:path}", self.invoke, methods=["POST"]),
+        ]
+
+    async def send(self, request: Request) -> Response:
+        """`POST /e/{key}`: one event or an array of events; `{"ids": [...], "status": 200}`."""
+        self._keys.check_event_key(request.path_params["key"])
+        try:
+            async with self._bodies.read(request) as body:
+                return await self._send(body, _seed(request))
+        except BodyInvalidError as error:
+            return json_reply({"ids": [""], "status": 400, "error": error.message}, 400)
+        except OverloadedError as error:
+            return _failed(unavailable(error) or (503, ""))
+
+    async def _send(self, body: bytes, seed: Seed | None) -> Response:
+        accepted: list[Stamped] = []
+        problem: BodyInvalidError | None = None
+        try:
+            for index, raw in enumerate(_batch(events.parse(body)), 1):
+                accepted.append(events.stamp(raw, seed.internal_id(index) if seed else None))
+        except BodyInvalidError as error:
+            problem = error
+        # As in Inngest, what stands before a bad event is accepted all the same.
+        failure = await self._route(accepted)
+        if failure is not None:
+            return _failed(failure)
+        ids = [stamped.internal_id for stamped in accepted]
+        if problem is not None:
+            return json_reply({"ids": ids or [""], "status": 400, "error": problem.message}, 400)
+        return json_reply({"ids": ids, "status": 200})
+
+    async def invoke(self, request: Request) -> Response:
+        """`POST /invoke/{slug}`: start a function by its full id; `{"id": "...", "status": 200}`.
+        Does not wait."""
+        self._keys.check_invocation(request)
+        slug = request.path_params["slug"]
+        if not slug:
+            return error_reply(400, "Function id is required")
+        seed = _seed(request)
+        try:
+            async with self._bodies.read(request) as body:
+                stamped = events.stamp_invocation(
+                    events.parse(body), slug, seed.internal_id(0) if seed else None
+                )
+                failure = await self._route([stamped])
+        except BodyInvalidError as error:
+            return error_reply(400, error.message)
+        except OverloadedError as error:
+            failure = unavailable(error)
+        if failure is not None:
+            return error_reply(*failure)
+        return json_reply({"id": stamped.internal_id, "status": 200})
+
+    async def _route(self, stamped: Sequence[Stamped]) -> tuple[int, str] | None:
+        """Status and message if something failed."""
+        if not stamped:
+            return None
+        try:
+            await self._router.route(stamped)
+        except Exception as error:
+            failure = unavailable(error)
+            if failure is None:
+                raise
+            return failure
+        return None
+
+
+def _failed(failure: tuple[int, str]) -> Response:
+    status, message = failure
+    return json_reply({"ids": [], "status": status, "error": message}, status)
+
+
+def _batch(decoded: object) -> list[Any]:
+    if isinstance(decoded, Mapping):
+        return [decoded]
+    if not isinstance(decoded, list):
+        raise BodyInvalidError(
+            "Request body must contain an event object or an array of event objects"
+        )
+    if len(decoded) > events.MAX_EVENTS:
+        raise BodyInvalidError(f"Cannot have more than {events.MAX_EVENTS} events in a batch")
+    return decoded
+
+
+def _seed(request: Request) -> Seed | None:
+    return Seed.parse(request.headers.get("x-inngest-event-id-seed"))

@@ -1,0 +1,92 @@
+"""The shapes of replies, and what a failure of Temporal is to a sender."""
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from starlette.responses import Response
+from temporalio.service import RPCError
+from ulid import ULID
+
+from inngest_temporal.errors import RegistryNotReadyError
+from inngest_temporal.routing.router import refuses
+from inngest_temporal.temporal.runs import rfc3339
+
+from .bodies import OverloadedError
+
+logger = logging.getLogger(__name__)
+
+
+class ReplyError(Exception):
+    """Ends a request with this reply."""
+
+    def __init__(self, reply: Response) -> None:
+        super().__init__(reply.status_code)
+        self.reply = reply
+
+
+def json_reply(
+    body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A JSON body."""
+    # ASCII, because text from user code may hold halves of characters, which UTF-8 can't.
+    return Response(json.dumps(body, separators=(",", ":")), status, headers, "application/json")
+
+
+def error_reply(status: int, message: str) -> Response:
+    """An error of the event API."""
+    return json_reply({"error": message, "status": status}, status)
+
+
+def v1_error(status: int, message: str) -> Response:
+    """An error of the run API."""
+    return json_reply({"error": message, "data": None, "status": status}, status)
+
+
+def envelope(data: Any, seconds: int, status: int = 200) -> Response:
+    """Data of the run API, which may be cached for so many seconds."""
+    now = datetime.now(UTC)
+    metadata = {
+        "fetched_at": rfc3339(now),
+        "cached_until": rfc3339(now + timedelta(seconds=seconds)),
+    }
+    return json_reply(
+        {"data": data, "metadata": metadata},
+        status,
+        {"Cache-Control": f"private, max-age={seconds}"},
+    )
+
+
+def unavailable(error: Exception) -> tuple[int, str] | None:
+    """Status and public message for what Temporal's client raises; None for anything else, which is
+    a bug."""
+    if isinstance(error, RegistryNotReadyError):
+        return 503, str(error)
+    if isinstance(error, OverloadedError):
+        return 503, "Too many requests at once; try again"
+    if isinstance(error, RPCError):
+        if refuses(error):
+            return 400, f"Temporal refused the request: {error.message}"
+        logger.warning(
+            "Temporal refused or did not answer: %s %s", error.status.name, error.message
+        )
+        return 503, "Temporal can't be reached or is overloaded; try again"
+    if isinstance(error, TimeoutError) or is_connect(error):
+        logger.warning("Temporal can't be reached: %s", error or type(error).__name__)
+        return 503, "Temporal can't be reached; try again"
+    return None
+
+
+def is_connect(error: Exception) -> bool:
+    """Whether a client could not connect: Temporal's raises no class of its own for that."""
+    return isinstance(error, RuntimeError) and "connect" in str(error)
+
+
+def ulid(text: str) -> str:
+    """An id of a path, as it is written usually. Raises `ReplyError`."""
+    try:
+        return str(ULID.from_str(text.upper()))
+    except ValueError:
+        raise ReplyError(v1_error(400, "Invalid ID: it must be a ULID")) from None
