@@ -32,6 +32,7 @@ from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import ensure_search_attribute
+from inngest_temporal_workers.entities.activities import SystemActivities
 from inngest_temporal_workers.entities.cancellations import BulkCancellation, CancellationActivities
 from inngest_temporal_workers.entities.gates import Batch, Debounce, RateLimit
 from inngest_temporal_workers.entities.hub import Hub
@@ -44,7 +45,7 @@ from inngest_temporal_workers.entities.signal import Signal
 from inngest_temporal_workers.runs.admission import AdmissionActivities
 from inngest_temporal_workers.runs.heartbeats import Heartbeats
 from inngest_temporal_workers.runs.memory import MemoCache
-from inngest_temporal_workers.runs.steps import RunActivities, SystemActivities
+from inngest_temporal_workers.runs.steps import RunActivities
 from inngest_temporal_workers.runs.workflow import (
     RunSettings,
     leftover_workflow,

@@ -13,5 +13,6 @@ def pack(lines: Iterable[str]) -> str:
 
 
 def unpack(text: str) -> list[str]:
-    """The inverse of `pack`, for at least one line."""
-    return zlib.decompress(base64.b64decode(text)).decode().split("\n")
+    """The inverse of `pack`."""
+    lines = zlib.decompress(base64.b64decode(text)).decode()
+    return lines.split("\n") if lines else []

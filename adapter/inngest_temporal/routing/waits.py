@@ -12,17 +12,13 @@ strongly consistent, so no event that is sent after a registration returned can 
 """
 
 import asyncio
-import contextlib
 import functools
-import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateFailedError
-from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client, WorkflowUpdateFailedError
 
 from inngest_temporal.expressions import (
     WaitCondition,
@@ -32,15 +28,18 @@ from inngest_temporal.expressions import (
 )
 from inngest_temporal.models import Cancel, milliseconds
 from inngest_temporal.temporal import names
+from inngest_temporal.temporal.entity import Entity
 
 from .events import is_internal
-from .packing import pack, unpack
 
 CANCEL: Final = "cancel:"
 """Begins the id of a wait that cancels its run."""
 SILENCE = 0.5
 """Seconds for which a process goes by what it found of who waits for the ends of runs."""
 NO_CONDITION = WaitCondition("", None, None, {})
+KNOWN_SECONDS = 60.0
+"""How long a process believes that a path is in its hub: an operator may terminate a hub, and the
+next registration after that must put the path back."""
 CANCEL_LIFETIME_MS = 365 * 86_400_000
 """How long a `cancel` entry without a timeout counts, as in Inngest."""
 
@@ -73,30 +72,13 @@ class Delivery:
     """For the run: which of its waits the event matches."""
 
 
-@dataclass
-class MailboxState:
-    """Argument of a mailbox workflow; carried over when it continues as new."""
+@dataclass(frozen=True)
+class Deregistration:
+    """Takes a wait back."""
 
-    packed: str = ""
-    """The waits: they may be tens of thousands, which must fit one payload. About 40 bytes each if
-    their conditions are alike."""
-    seen: list[str] = field(default_factory=list)
-    """Internal ids of the events it had last."""
-
-    @classmethod
-    def of(cls, waits: Iterable[Wait], seen: Iterable[str]) -> "MailboxState":
-        lines = [json.dumps(list(vars(wait).values()), separators=(",", ":")) for wait in waits]
-        return cls(pack(lines) if lines else "", list(seen))
-
-    def waits(self) -> list[Wait]:
-        return [Wait(*json.loads(line)) for line in unpack(self.packed)] if self.packed else []
-
-
-@dataclass
-class HubState:
-    """Argument of a hub workflow; carried over when it continues as new."""
-
-    paths: list[str] = field(default_factory=list)
+    run: str
+    wait: str
+    """`Wait.id`."""
 
 
 class Waits:
@@ -104,9 +86,9 @@ class Waits:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._known: set[tuple[str, str]] = set()
+        self._known: dict[tuple[str, str], float] = {}
         self._adding: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._hubs = _HubReader(client)
+        self._hubs = _HubReader(self._hub)
         self._silent_until: dict[str, float] = {}
 
     @staticmethod
@@ -142,14 +124,8 @@ class Waits:
             split = whole_condition(condition, event)
             await self._add_path(event_name, split.path)
         mailbox = names.mailbox_id(event_name, split.path, split.value)
-        await self._client.start_workflow(
-            names.MAILBOX_TYPE,
-            MailboxState(),
-            id=mailbox,
-            task_queue=names.SYSTEM_TASK_QUEUE,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal="register",
-            start_signal_args=[Wait(run, wait, expires_ms, split.rest, split.event, list(own))],
+        await self._mailbox(mailbox).signal_with_start(
+            "register", Wait(run, wait, expires_ms, split.rest, split.event, list(own))
         )
         return mailbox
 
@@ -181,8 +157,7 @@ class Waits:
 
     async def deregister(self, mailbox: str, run: str, wait: str) -> None:
         """Take a wait back; fine if it is not there."""
-        with _not_found_is_fine():
-            await self._client.get_workflow_handle(mailbox).signal("deregister", args=[run, wait])
+        await self._mailbox(mailbox).signal("deregister", Deregistration(run, wait))
 
     async def heard(self, event_name: str) -> bool:
         """Whether anybody ever waited for one of Inngest's own events. Raises `RPCError`.
@@ -208,24 +183,25 @@ class Waits:
             usable, value = value_at(dict(event), path) if path else (True, None)
             if usable:
                 mailboxes.add(names.mailbox_id(name, path, value))
-        delivery = vars(
-            Delivery(internal_id, dict(event))
-        )  # encoding a dataclass would copy the event first
-        await asyncio.gather(*(self._signal(mailbox, delivery) for mailbox in mailboxes))
+        delivery = Delivery(internal_id, dict(event))
+        await asyncio.gather(
+            *(self._mailbox(mailbox).signal("deliver", delivery) for mailbox in mailboxes)
+        )
 
-    async def _signal(self, mailbox: str, delivery: dict[str, Any]) -> None:
-        with _not_found_is_fine():
-            await self._client.get_workflow_handle(mailbox).signal("deliver", delivery)
+    def _mailbox(self, mailbox: str) -> Entity:
+        return Entity(self._client, names.MAILBOX_TYPE, mailbox)
+
+    def _hub(self, event_name: str) -> Entity:
+        return Entity(self._client, names.HUB_TYPE, names.hub_id(event_name))
 
     async def _add_path(self, event_name: str, path: str) -> None:
-        """Paths are never removed from a hub, so one that is known to be there needs no second
-        look.
+        """Paths are never removed from a hub, so one that was there a moment ago needs no look.
 
         The first waits on an event often come many at once, and Temporal takes 10 updates of a
         workflow at a time: they share one.
         """
         key = (event_name, path)
-        if key in self._known:
+        if time.monotonic() < self._known.get(key, 0) + KNOWN_SECONDS:
             return
         if path in await self._hubs.paths(event_name):  # which needs no worker, as an update does
             await self._know(event_name, path)
@@ -237,30 +213,21 @@ class Waits:
         await asyncio.shield(adding)
 
     async def _update_hub(self, event_name: str, path: str) -> None:
-        start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
-            names.HUB_TYPE,
-            HubState(),
-            id=names.hub_id(event_name),
-            task_queue=names.SYSTEM_TASK_QUEUE,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        )
-        await self._client.execute_update_with_start_workflow(
-            "add_path", path, start_workflow_operation=start
-        )
+        await self._hub(event_name).update_with_start("add_path", path, type(None))
         await self._know(event_name, path)
 
     async def _know(self, event_name: str, path: str) -> None:
         if is_internal(event_name):
             await asyncio.sleep(2 * SILENCE)  # twice: clocks differ in speed
-        self._known.add((event_name, path))
+        self._known[event_name, path] = time.monotonic()
 
 
 class _HubReader:
     """Reads hubs. Callers that ask for the same hub while it is being read share the next reading:
     one that began before they asked could miss a path that was registered in between."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, hub: Callable[[str], Entity]) -> None:
+        self._hub = hub
         self._reading: dict[str, asyncio.Task[list[str]]] = {}
         self._next: dict[str, asyncio.Task[list[str]]] = {}
 
@@ -289,19 +256,5 @@ class _HubReader:
                 del self._reading[event_name]
 
     async def _read(self, event_name: str) -> list[str]:
-        try:
-            hub = await self._client.get_workflow_handle(names.hub_id(event_name)).describe()
-        except RPCError as error:
-            if error.status == RPCStatusCode.NOT_FOUND:
-                return []
-            raise
-        return await hub.memo_value("paths", [], type_hint=list[str])
-
-
-@contextlib.contextmanager
-def _not_found_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
-            raise
+        memo = await self._hub(event_name).memo()
+        return list(memo.get("paths", ()))

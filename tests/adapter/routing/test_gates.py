@@ -42,8 +42,8 @@ from inngest_temporal.routing.registry import RegisteredFunction
 from inngest_temporal.routing.run_input import Invoker
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.commands.dev import server_program
+from inngest_temporal_workers.entities.activities import SystemActivities
 from inngest_temporal_workers.entities.gates import MAX_BATCH_BYTES, debounced, full_batch
-from inngest_temporal_workers.runs.steps import SystemActivities
 from tests.harness import PATIENCE, TRIGGER, new_client, running, until
 
 REFUSED = Verdict(start=False, refusal="invoked function is rate limited")

@@ -18,9 +18,10 @@ import inngest_temporal_workers.entities.hub
 import inngest_temporal_workers.entities.mailbox
 from inngest_temporal.routing.events import stamp
 from inngest_temporal.routing.router import start_run
-from inngest_temporal.routing.waits import MailboxState, Wait, Waits
+from inngest_temporal.routing.waits import Wait, Waits
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.entities.entity import MAX_STATE
+from inngest_temporal_workers.entities.mailbox import pack_waits, unpack_waits
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 
 WAITS = 2_000
@@ -51,7 +52,7 @@ async def test_no_wake_up_is_lost_while_2000_waits_are_being_registered(
     (the wait's timer has started), while the registrations of others go on.
     """
     monkeypatch.setattr(
-        inngest_temporal_workers.entities.mailbox, "LINGER", timedelta(minutes=10)
+        inngest_temporal_workers.entities.entity, "LINGER_MS", 600_000
     )  # the end of 2,000 mailboxes is not looked at
     fn = waiter()
     async with running(client, fn, max_cached_workflows=2_000) as app:
@@ -273,7 +274,7 @@ async def test_paths_and_values_with_odd_characters_find_their_mailbox(client: C
 async def test_hubs_list_the_paths_and_mailboxes_end_when_they_are_empty(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inngest_temporal_workers.entities.mailbox, "LINGER", timedelta(seconds=1))
+    monkeypatch.setattr(inngest_temporal_workers.entities.entity, "LINGER_MS", 1_000)
     fn = waiter()
     async with running(client, fn) as app:
         run = await start(app, fn, 3)
@@ -314,10 +315,10 @@ def absent(count: int) -> list[Wait]:
 
 def test_a_mailbox_carries_over_40000_waits() -> None:
     waits = absent(40_000)
-    state = MailboxState.of(waits, ["seen"])
-    assert len(state.packed) <= MAX_STATE
-    assert state.waits() == waits
-    assert MailboxState.of([], []).waits() == []
+    packed = pack_waits(waits)
+    assert len(packed) <= MAX_STATE
+    assert unpack_waits(packed) == waits
+    assert unpack_waits(pack_waits([])) == []
 
 
 @pytest.mark.parametrize("limit", [MAX_STATE, 0])
@@ -325,7 +326,7 @@ async def test_a_mailbox_of_20000_waits_loses_none_when_its_history_is_long(
     client: Client, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     """It continues as new; or, if the waits are too many for that, goes on as it is."""
-    monkeypatch.setattr(inngest_temporal_workers.entities.mailbox, "is_long", lambda: True)
+    monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_COST", 0)
     monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_STATE", limit)
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
@@ -338,7 +339,7 @@ async def test_a_mailbox_of_20000_waits_loses_none_when_its_history_is_long(
     async with running(client, fn) as app:
         mailbox = await client.start_workflow(
             names.MAILBOX_TYPE,
-            MailboxState.of(absent(20_000), []),
+            {"waits": pack_waits(absent(20_000)), "seen": []},
             id=names.mailbox_id("go", "", None),
             task_queue=names.SYSTEM_TASK_QUEUE,
         )
@@ -379,7 +380,7 @@ async def test_waits_that_take_long_to_check_do_not_stop_their_mailbox(
     async with running(client, fn) as app:
         mailbox = await client.start_workflow(
             names.MAILBOX_TYPE,
-            MailboxState.of(waits, []),
+            {"waits": pack_waits(waits), "seen": []},
             id=names.mailbox_id("go", "", None),
             task_queue=names.SYSTEM_TASK_QUEUE,
         )
@@ -414,4 +415,10 @@ async def test_an_event_resumes_all_that_match_in_parts(
         await app.send("go")
         assert await asyncio.gather(*(run.result() for run in runs)) == [True] * 12
         history = await client.get_workflow_handle(names.mailbox_id("go", "", None)).fetch_history()
-    assert sum(event.HasField("marker_recorded_event_attributes") for event in history.events) == 3
+    parts = [
+        event
+        for event in history.events
+        if event.HasField("marker_recorded_event_attributes")
+        or event.HasField("activity_task_completed_event_attributes")
+    ]
+    assert len(parts) == 3

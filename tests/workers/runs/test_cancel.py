@@ -11,7 +11,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 import inngest_temporal as inngest
 from inngest_temporal.routing.router import Router
 from inngest_temporal.temporal import names
-from inngest_temporal_workers.entities import mailbox
+from inngest_temporal_workers.entities import entity as entities
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 
 RUNS = 200
@@ -134,7 +134,7 @@ def running_system_only(client: Client) -> Any:
 async def test_a_finished_run_takes_its_cancel_entries_back(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailbox, "LINGER", timedelta(seconds=1))
+    monkeypatch.setattr(entities, "LINGER_MS", 1_000)
 
     @new_client().create_function(
         fn_id="fn",

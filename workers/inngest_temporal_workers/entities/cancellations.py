@@ -22,7 +22,7 @@ from inngest_temporal.http.cancellations import Cancellation, CancellationState,
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.runs import input_of
 
-from .fan_out import HEARTBEAT_TIMEOUT, each, heartbeats
+from .fan_out import HEARTBEAT_TIMEOUT, heartbeats, map_concurrently
 
 PAGE_SIZE = 200
 CONCURRENCY = 20
@@ -111,7 +111,7 @@ class CancellationActivities:
             await found.fetch_next_page()
             runs = [run.id for run in found.current_page or ()]
             if again or wanted.condition is not None:
-                keep = await each(
+                keep = await map_concurrently(
                     runs, lambda run: self._is_wanted(run, wanted, again), CONCURRENCY
                 )
                 runs = [run for run, kept in zip(runs, keep, strict=True) if kept]
@@ -123,7 +123,7 @@ class CancellationActivities:
         """Cancel runs; how many of them are cancelled, by this attempt or one before. The others
         ended before."""
         async with heartbeats():
-            return sum(await each(runs, self._cancel, CONCURRENCY))
+            return sum(await map_concurrently(runs, self._cancel, CONCURRENCY))
 
     async def _is_wanted(self, run: str, wanted: Cancellation, again: bool) -> bool:
         if again:

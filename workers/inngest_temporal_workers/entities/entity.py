@@ -1,16 +1,301 @@
-"""What the entity workflows share. Workflow code."""
+"""The base of the entity workflows. Workflow code.
 
-from datetime import timedelta
-from typing import Any
+An entity is a long-lived workflow with a name of its own that anybody may start by telling it
+something (`inngest_temporal.temporal.entity` is the other side). It is started with nothing; what
+it carries over when it continues as new is its own business. A subclass is its rule:
 
-from temporalio import workflow
+- `messages`: what it may be told, and the type of each;
+- `take`: what a message does;
+- `act`: what is due by itself;
+- `due_ms`: when that is; None: it holds nothing, and ends once it has lingered;
+- `dump` and `load`: what it carries over.
 
-MAX_STATE = 1_800_000
-"""Bytes that an entity carries over when it continues as new. With more, Temporal would end it, and
-what it knows would be lost: it goes on as it is, which it can until its history has 50,000 events.
+Three things keep an entity replayable however slow its worker is. Time is the entity's own clock,
+never the clock of the workflow task. Activities are called in the bounded way of `Calls`. And when
+to continue as new, or to end a long workflow task, goes by what the entity itself has counted.
 """
-RETRY = 500
-"""Events of history after which one that had too much to carry over looks again."""
+
+import asyncio
+import json
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar, TypeVar
+
+import pydantic
+from temporalio import workflow
+from temporalio.common import RawValue
+
+from inngest_temporal_workers.calls import Calls
+
+LINGER_MS = 10_000
+"""How long an idle entity stays: Temporal Cloud starts the same id only about once a second."""
+MAX_STATE = 1_800_000
+"""Maximum size in bytes of what an entity carries over. With more, Temporal would end it, and what
+it knows would be lost: it stays as it is, which it can until its history has 50,000 events.
+"""
+MAX_COST = 4_000
+"""Events of history, as the entity estimates them, before it continues as new."""
+MAX_BYTES = 4_000_000
+"""Bytes of messages before it continues as new."""
+RETRY_COST = 500
+"""Further cost before one that had too much to carry over tries again."""
+SIGNAL_COST, UPDATE_COST, TIMER_COST, LOCAL_COST, REGULAR_COST = 2, 4, 4, 2, 6
+"""Estimated events of history of each thing that happens. Temporal allows 2,000 updates in one
+execution, so there are at most half as many."""
+
+NEVER_MS = 2**62
+"""For `due_ms`: nothing is due, but the entity holds something and does not end."""
+
+T = TypeVar("T")
+E = TypeVar("E", bound="Entity")
+Carried = dict[str, Any] | None
+
+
+class Clock:
+    """An entity's own clock, in ms since 1970: the latest time that history has told of.
+
+    It stands still between messages and timers. Senders stamp their messages, so it is as right as
+    their clocks are.
+    """
+
+    def __init__(self) -> None:
+        self.now_ms = round(workflow.info().start_time.timestamp() * 1000)
+
+    def see(self, at_ms: int) -> None:
+        """It is this late at least."""
+        self.now_ms = max(self.now_ms, at_ms)
+
+
+class Alarm:
+    """One timer at a time, not one for each message: it may ring before the time that was asked for
+    last."""
+
+    def __init__(self) -> None:
+        self.at_ms = 0
+        """When it rings, or rang."""
+        self._timer: asyncio.Task[None] | None = None
+
+    @property
+    def rang(self) -> bool:
+        return self._timer is not None and self._timer.done()
+
+    def set(self, at_ms: int, in_ms: int | None = None) -> None:
+        """Ring at this time at the latest, which is so many ms from now."""
+        if self._timer is not None and not self._timer.done():
+            if at_ms >= self.at_ms:
+                return
+            self._timer.cancel()
+        self.at_ms = at_ms
+        if in_ms is None:
+            # Replay compares timers by their number alone, so their length may come from the clock
+            # of the task.
+            in_ms = at_ms - workflow.time_ns() // 1_000_000
+        # A length of zero would start no timer.
+        self._timer = asyncio.create_task(asyncio.sleep(max(1, in_ms) / 1000))
+
+
+class Seen:
+    """The last keys that were added, in order."""
+
+    def __init__(self, size: int, keys: Iterable[str] = ()) -> None:
+        self._size = size
+        self._keys = OrderedDict.fromkeys(keys)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def add(self, key: str) -> bool:
+        """Whether it is new."""
+        if key in self._keys:
+            return False
+        self._keys[key] = None
+        if len(self._keys) > self._size:
+            self._keys.popitem(last=False)
+        return True
+
+
+class Entity:
+    """Inbox, clock, alarm, calls, renewal and lingering of an entity."""
+
+    messages: ClassVar[Mapping[str, "pydantic.TypeAdapter[Any]"]] = {}
+    """Type of the argument of each signal. Unknown fields are ignored, so that two versions of us
+    work side by side."""
+    believes_stamps: ClassVar[bool] = True
+    """Whether the stamps of messages move the clock; otherwise timers alone do."""
+
+    @workflow.init
+    def __init__(self, carried: Carried = None) -> None:
+        self.clock = Clock()
+        self._alarm = Alarm()
+        self._calls = Calls()
+        self._inbox: deque[tuple[str, RawValue, int]] = deque()
+        self._stirred = False
+        self._cost = self._bytes = self._renew_at = 0
+        self._used = False
+        self.sent_ms = self.clock.now_ms
+        """When the message that is being taken was sent."""
+        self.load(carried or {})
+
+    # The rule.
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Begin with what `dump` gave; empty at the very beginning."""
+
+    def dump(self) -> dict[str, Any]:
+        """What the next execution begins with."""
+        return {}
+
+    def memo(self) -> dict[str, Any]:
+        """What anybody may read without a worker."""
+        return {}
+
+    async def take(self, name: str, message: Any) -> None:
+        """Do what a message (of a type in `messages`) asks for."""
+        raise NotImplementedError
+
+    async def act(self) -> None:
+        """Do what is due. Called after messages and when `due_ms` has come."""
+
+    def due_ms(self) -> int | None:
+        """When there is something to do, even if no message comes; None: nothing is held."""
+        return None
+
+    # What the rule may use.
+
+    @property
+    def now_ms(self) -> int:
+        return self.clock.now_ms
+
+    def stir(self, sent_ms: int) -> None:
+        """Tell the main loop, from the handler of an update, that something may have changed."""
+        self._calls.new_task()
+        self._cost += UPDATE_COST
+        self._note(sent_ms)
+        self._stirred = True
+
+    async def call(self, activity: str, args: Sequence[Any], result_type: type[T]) -> T:
+        """The result of an activity that is harmless to repeat, however long that takes."""
+        self._cost += LOCAL_COST
+        self._used = True
+        return await self._calls.call(activity, args, result_type)
+
+    async def end_task(self) -> None:
+        """End the workflow task, so that history knows what was done.
+
+        In one that goes on for long, signals pile up until Temporal gives it up (at 2 MB), and all
+        that it has started is started again. A timer would take a second.
+        """
+        self._cost += REGULAR_COST
+        await workflow.execute_activity(
+            "inngest.pause", start_to_close_timeout=timedelta(seconds=10)
+        )
+        self._calls.new_task()
+
+    @property
+    def has_mail(self) -> bool:
+        return bool(self._inbox)
+
+    async def take_all(self) -> None:
+        """Take all messages that are there."""
+        while self._inbox:
+            name, raw, sent_ms = self._inbox.popleft()
+            self._note(sent_ms)
+            payload = workflow.payload_converter().from_payload(raw.payload)
+            try:
+                message = self.messages[name].validate_python(payload)
+            except pydantic.ValidationError as error:
+                # Left where it is, it would fail this task for ever.
+                workflow.logger.error("A message %r can't be read, and is dropped: %s", name, error)
+                continue
+            await self.take(name, message)
+
+    # The loop.
+
+    async def live(self) -> None:
+        """The entity's whole life, or one execution of it."""
+        while True:
+            self._set_alarm()
+            await workflow.wait_condition(
+                lambda: bool(self._inbox) or self._stirred or self._alarm.rang
+            )
+            self._stirred = False
+            rang = self._alarm.rang
+            if rang:
+                self._calls.new_task()
+                self._cost += TIMER_COST
+                self.clock.see(self._alarm.at_ms)
+            await self.take_all()
+            await self.act()
+            if self._inbox or self._stirred or not workflow.all_handlers_finished():
+                continue
+            if rang and self.due_ms() is None:
+                if not self._used:
+                    return
+                self._used = False
+            if self._is_long():
+                self._renew()
+
+    def _set_alarm(self) -> None:
+        due = self.due_ms()
+        if due == NEVER_MS:
+            return
+        if due is None:
+            self._alarm.set(self.now_ms + LINGER_MS, LINGER_MS)
+        else:
+            self._alarm.set(due)
+
+    def _is_long(self) -> bool:
+        return self._cost >= max(MAX_COST, self._renew_at) or (
+            self._bytes >= MAX_BYTES and self._cost >= self._renew_at
+        )
+
+    def _renew(self) -> None:
+        """Continue as new, unless that would carry over too much."""
+        state = self.dump()
+        size = len(json.dumps(state, separators=(",", ":")))
+        if size <= MAX_STATE:
+            workflow.continue_as_new(state, memo=self.memo() or None)
+        self._renew_at = self._cost + RETRY_COST
+        workflow.logger.warning("%d bytes are too many for this workflow to continue as new", size)
+
+    def _note(self, sent_ms: int) -> None:
+        self._used = True
+        self.sent_ms = sent_ms
+        if self.believes_stamps:
+            self.clock.see(sent_ms)
+
+    @workflow.signal(dynamic=True)
+    def _receive(self, name: str, args: Sequence[RawValue]) -> None:
+        """A message and when it was sent; it is read in its turn."""
+        if name not in self.messages or not args:
+            workflow.logger.error("Message %r is unknown here, and is dropped", name)
+            return
+        self._calls.new_task()
+        self._cost += SIGNAL_COST
+        self._bytes += args[0].payload.ByteSize()
+        stamp = workflow.payload_converter().from_payload(args[1].payload) if args[1:] else 0
+        self._inbox.append((name, args[0], int(stamp)))
+
+
+def entity(name: str) -> Callable[[type[E]], type[E]]:
+    """Make a subclass of `Entity` the workflow type of that name."""
+
+    def define(cls: type[E]) -> type[E]:
+        async def run(self: E, carried: Carried = None) -> None:
+            await self.live()
+
+        # Temporal wants `run` to stand in the class itself, with the parameters of `__init__`, and
+        # goes by what these say.
+        del run.__annotations__["self"]
+        run.__module__, run.__qualname__ = cls.__module__, f"{cls.__qualname__}.run"
+        cls.run = workflow.run(run)  # type: ignore[attr-defined]
+        return workflow.defn(name=name, sandboxed=False)(cls)
+
+    return define
+
+
+# For entities that are not subclasses yet.
 
 
 def is_long() -> bool:
@@ -19,9 +304,7 @@ def is_long() -> bool:
 
 
 async def end_task() -> None:
-    """End the workflow task, so that history knows what was done. In one that goes on for long
-    signals pile up until Temporal gives it up (at 2 MB), and all that it has started is started
-    again. A timer would take a second."""
+    """As `Entity.end_task`."""
     await workflow.execute_activity("inngest.pause", start_to_close_timeout=timedelta(seconds=10))
 
 
@@ -30,7 +313,6 @@ class Renewal:
 
     def __init__(self) -> None:
         self._at = 0
-        """Length of history from which it may be tried."""
 
     def is_due(self) -> bool:
         return workflow.info().get_current_history_length() >= self._at
@@ -39,5 +321,5 @@ class Renewal:
         """Continue as new with a state of so many bytes; returns if they are too many."""
         if size <= MAX_STATE:
             workflow.continue_as_new(state)
-        self._at = workflow.info().get_current_history_length() + RETRY
+        self._at = workflow.info().get_current_history_length() + RETRY_COST
         workflow.logger.warning("%d bytes are too many for this workflow to continue as new", size)

@@ -11,8 +11,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 CONCURRENCY = 50
 """Calls that one activity has in hand at once."""
-CHUNK = 500
-"""Runs that one local activity of an entity calls: it must be done within the 30 s of its timeout.
+CHUNK = 200
+"""Maximum number of runs that one activity of an entity calls: a local one has 3 seconds for them.
 """
 HEARTBEAT_INTERVAL = 2.0
 HEARTBEAT_TIMEOUT = timedelta(seconds=10)
@@ -22,7 +22,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-async def each(items: Iterable[T], call: Callable[[T], Awaitable[R]], concurrency: int) -> list[R]:
+async def map_concurrently(
+    items: Iterable[T], call: Callable[[T], Awaitable[R]], concurrency: int
+) -> list[R]:
     """Make a call for each item, so many of them at once."""
     limit = asyncio.Semaphore(concurrency)
 
@@ -33,7 +35,7 @@ async def each(items: Iterable[T], call: Callable[[T], Awaitable[R]], concurrenc
     return await asyncio.gather(*map(one, items))
 
 
-async def is_gone(call: Awaitable[None]) -> bool:
+async def fails_as_gone(call: Awaitable[None]) -> bool:
     """Make a call to a run; whether the run is gone, or can't be reached any more (it has had too
     many signals)."""
     try:

@@ -43,7 +43,14 @@ from inngest_temporal.temporal import names
 from inngest_temporal.temporal.runs import executes
 
 from .entity import Renewal, is_long
-from .fan_out import CHUNK, CONCURRENCY, HEARTBEAT_TIMEOUT, each, heartbeats, is_gone
+from .fan_out import (
+    CHUNK,
+    CONCURRENCY,
+    HEARTBEAT_TIMEOUT,
+    fails_as_gone,
+    heartbeats,
+    map_concurrently,
+)
 
 LINGER = 10.0
 """Seconds that an idle one stays: Temporal Cloud starts the same id only about once a second."""
@@ -199,11 +206,11 @@ class LockActivities:
             telling = self.client.get_workflow_handle(run).signal(
                 "admission", args=[lock, verdicts]
             )
-            if await is_gone(telling) and verdicts.get(GRANTED):
+            if await fails_as_gone(telling) and verdicts.get(GRANTED):
                 found.append(Request(run, release=verdicts[GRANTED]))
 
         async def cancelled(run: str, numbers: list[int]) -> None:
-            if await is_gone(self.client.get_workflow_handle(run).cancel()):
+            if await fails_as_gone(self.client.get_workflow_handle(run).cancel()):
                 found.append(Request(run, release=numbers))
 
         async def checked(run: str, numbers: list[int]) -> None:
@@ -226,7 +233,7 @@ class LockActivities:
                 for run, numbers in _by_run(effects.check).items()
             ),
         ]
-        await each(calls, lambda call: call(), CONCURRENCY)
+        await map_concurrently(calls, lambda call: call(), CONCURRENCY)
         if found:
             await tell(self.client, lock, found)
 
@@ -240,7 +247,7 @@ class LockActivities:
                 call = functools.partial(
                     tell, self.client, requests=[Request("", change.function, terms=change.terms)]
                 )
-                await each(await self._open(change.limit), call, CONCURRENCY)
+                await map_concurrently(await self._open(change.limit), call, CONCURRENCY)
 
     async def _open(self, limit: Limit) -> list[str]:
         """Ids of a limit's locks that are open or may be."""

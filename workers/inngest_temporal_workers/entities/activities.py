@@ -1,0 +1,80 @@
+"""What entities need of Temporal: activities that are harmless to repeat."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from inngest_temporal.routing import signals
+from inngest_temporal.routing.events import Stamped
+from inngest_temporal.routing.gates import StartRequest
+from inngest_temporal.routing.router import refuses, start_run
+from inngest_temporal.routing.waits import CANCEL, Delivery
+from inngest_temporal.temporal.runs import input_of
+
+from .fan_out import CONCURRENCY, fails_as_gone, map_concurrently
+
+
+@dataclass(frozen=True)
+class SystemActivities:
+    """What entity workflows need."""
+
+    client: Client
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [self.resume, self.send_signal, self.start, self.pause]
+
+    @activity.defn(name="inngest.resume")
+    async def resume(self, matching: dict[str, list[str]], delivery: Delivery) -> list[str]:
+        """Tell runs which of their waits an event matches, and cancel those that it cancels; which
+        ones are gone."""
+
+        async def resume(run: str) -> bool:
+            handle, waits = self.client.get_workflow_handle(run), matching[run]
+            if any(wait.startswith(CANCEL) for wait in waits):
+                return await fails_as_gone(handle.cancel())
+            return await fails_as_gone(
+                handle.signal("event", vars(Delivery(delivery.id, delivery.event, waits)))
+            )
+
+        gone = await map_concurrently(matching, resume, CONCURRENCY)
+        return [run for run, is_lost in zip(matching, gone, strict=True) if is_lost]
+
+    @activity.defn(name="inngest.start")
+    async def start(self, request: StartRequest) -> list[str]:
+        """Start a run for the events of a gate. If there is one of that id already, the internal
+        ids of its events."""
+        entries = request.entries
+        stamped = [Stamped(entry.event, entry.id) for entry in entries]
+        invokers = [entry.invoker for entry in entries if entry.invoker is not None]
+        function = request.target.function()
+        try:
+            batched = function.config.batch_events is not None
+            is_new = await start_run(
+                self.client, function, stamped, request.run_id, invokers=invokers, batched=batched
+            )
+            if is_new or len(entries) == 1:
+                return []
+        except RPCError as error:
+            if not refuses(error):
+                raise
+            # Repeated, it would hold up all that come after it.
+            activity.logger.error(
+                "Temporal refuses run %s of %s: %s", request.run_id, function.id, error.message
+            )
+            return []
+        given = await input_of(self.client, request.run_id)
+        return [] if given is None else given.event_ids
+
+    @activity.defn(name="inngest.pause")
+    async def pause(self) -> None:
+        """Nothing; a workflow task ends before it."""
+
+    @activity.defn(name="inngest.send_signal")
+    async def send_signal(self, holder: signals.Claim, signal: str, data: Any) -> bool:
+        """Give a signal to the run that waits for it; False if that run is gone."""
+        handle = self.client.get_workflow_handle(holder.run)
+        return not await fails_as_gone(handle.signal("signal", args=[holder.step, signal, data]))
