@@ -1,0 +1,192 @@
+"""`python -m tests.chaos --minutes N`: faults for N minutes, then a report. Exit status 1 unless
+every count that should be zero is."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from temporalio.client import Client
+
+if TYPE_CHECKING:
+    from .sender import Sender, Sent
+    from .verify import Journal
+    from .world import World
+
+STAYS = ["InngestRegistry", "InngestApp", "InngestHub", "InngestRateLimit"]
+"""Workflow types that may be open when all is quiet: the last one until it has forgotten."""
+ALSO_STAYS = {"chaos-cron"}
+"""A run of it may begin at any moment."""
+SHOWN = 10
+"""Lines of details for each count that is not zero."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=3, help="how long there are faults")
+    parser.add_argument("--settle", type=float, default=5, help="minutes to finish after them")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--rate", type=float, default=3, help="cases that begin in a second")
+    parser.add_argument("--pause", type=float, default=5, help="seconds between faults")
+    parser.add_argument("--burners", type=int, default=0, help="processes that only take time")
+    parser.add_argument("--directory", type=Path, help="kept; without it, kept if there are faults")
+    return parser.parse_args()
+
+
+async def chaos(options: argparse.Namespace, directory: Path) -> bool:
+    """Whether all went well."""
+    from . import verify
+    from .sender import Sender
+    from .world import World, until
+
+    chance = random.Random(options.seed)
+    journal = verify.Journal(Path(os.environ["CHAOS_JOURNAL"]))
+    world = World(directory, random.Random(options.seed + 1), options.burners)
+    sender = Sender(chance, world.urls)
+
+    def missing() -> "list[Sent]":
+        journal.read()
+        return verify.unfinished(journal, sender.sent)
+
+    try:
+        await ready(world, sender, journal)
+        print(f"ready after {time.perf_counter() - BEGAN:.0f} s", flush=True)
+        seconds = options.minutes * 60
+        sending = asyncio.create_task(sender.run(seconds, options.rate, lambda: len(missing())))
+        await world.break_things(seconds, options.pause)
+        await asyncio.wait_for(sending, options.settle * 60)
+        began = time.perf_counter()
+        with contextlib.suppress(RuntimeError):
+            await until(lambda: not missing(), options.settle * 60, "events")
+        settled = time.perf_counter() - began
+        client = await world.client()
+        with contextlib.suppress(RuntimeError):
+            await until(lambda: nothing_open(client), 120, "entities")
+        left = [f"{kind} {run}" for kind, run in await opened(client)]
+        lost, stuck = await explained(world, missing())
+        return report(options, world, sender, journal, (lost, stuck, left), settled)
+    finally:
+        world.close()
+
+
+async def ready(world: "World", sender: "Sender", journal: "Journal") -> None:
+    """Until an event to each ingress starts its run: before that it may start none."""
+    from .world import until
+
+    numbers = iter(range(-1, -10_000, -1))
+    for url in world.urls():
+        first = next(numbers)
+
+        async def answered(url: str = url, first: int = first) -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                await sender.probe(url, n := next(numbers))
+                await asyncio.sleep(0.5)
+                journal.read()
+                return any(journal.proved("probe", each) for each in range(n, first))
+            return False
+
+        Path(os.environ["CHAOS_JOURNAL"]).touch()
+        await until(answered, 180, f"a run by way of {url}")
+
+
+async def opened(client: Client) -> list[tuple[str, str]]:
+    running = client.list_workflows("ExecutionStatus = 'Running'")
+    found = [(each.workflow_type, each.id) async for each in running]
+    return [each for each in found if each[0] not in {*STAYS, *ALSO_STAYS}]
+
+
+async def nothing_open(client: Client) -> bool:
+    return not await opened(client)
+
+
+async def explained(world: "World", missing: "list[Sent]") -> tuple[list[str], list[str]]:
+    """Events without their effect: those of which no run is under way, and the others."""
+    lost, stuck = [], []
+    async with httpx.AsyncClient(timeout=20) as http:
+        for each in missing:
+            reply = await http.get(f"{world.urls()[0]}/v1/events/{each.ids[0]}/runs")
+            runs: list[Any] = reply.json().get("data") or []
+            text = f"{each.kind} {each.n} {each.key} {each.ids[0]}: " + (
+                ", ".join(f"{run['run_id']} {run['status']}" for run in runs) or "no run"
+            )
+            open_ = any(run["status"] in ("Running", "Scheduled") for run in runs)
+            (stuck if open_ else lost).append(text)
+    return lost, stuck
+
+
+def report(
+    options: argparse.Namespace,
+    world: "World",
+    sender: "Sender",
+    journal: "Journal",
+    outcome: tuple[list[str], list[str], list[str]],
+    settled: float,
+) -> bool:
+    from . import verify
+
+    attempts = journal.attempts()
+    lost, stuck, left = outcome
+    counts: dict[str, list[str]] = {
+        "lost": lost,
+        "stuck": stuck,
+        "failed": verify.said(journal, "failed"),
+        "wrong results": verify.said(journal, "wrong"),
+        "finished and again": list(verify.again(attempts)),
+        "twice": list(verify.twice(journal)),
+        "over a limit": list(verify.over_limit(attempts)),
+        "singletons side by side": list(verify.singletons(attempts)),
+        "more than one": list(verify.more_than_one(journal)),
+        "left over": left,
+        "ended by themselves": world.surprises,
+        "did not stop": verify.said(journal, "did not stop"),
+        "no cron": [] if any(each.kind == "cron" for each in attempts) else ["no tick"],
+    }
+    accepted = [each for each in sender.sent if each.ids]
+    kinds = len({each.kind for each in accepted})
+    times = ", ".join(f"{count} {name}" for name, count in sorted(world.faults.items()))
+    print(
+        f"seed {options.seed}, {options.minutes:g} minutes, {options.burners} burners: "
+        f"{len(accepted)} events of {kinds} kinds and a cron, {sender.repeats} requests repeated, "
+        f"{len(attempts)} steps executed"
+    )
+    print(f"{sum(world.faults.values())} faults: {times}")
+    print(f"all finished {settled:.0f} s after the last event")
+    print(", ".join(f"{name} {len(found)}" for name, found in counts.items()))
+    for name, found in counts.items():
+        for line in found[:SHOWN]:
+            print(f"  {name}: {line}")
+    by_kind = Counter(each.split()[0] for each in lost + stuck)
+    if by_kind:
+        print("  unfinished by kind:", dict(by_kind))
+    return not any(counts.values())
+
+
+def main() -> int:
+    options = arguments()
+    directory = options.directory or Path(tempfile.mkdtemp(prefix="chaos-"))
+    directory.mkdir(parents=True, exist_ok=True)
+    # Before `functions` is imported, which reads it.
+    os.environ["CHAOS_JOURNAL"] = str(directory / "journal.jsonl")
+    well = asyncio.run(chaos(options, directory))
+    if well and options.directory is None:
+        shutil.rmtree(directory)
+    else:
+        print(f"Journal, logs and Temporal's database: {directory}")
+    return 0 if well else 1
+
+
+BEGAN = time.perf_counter()
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # temporalio's threads may call Python while it is being torn down

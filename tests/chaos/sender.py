@@ -1,0 +1,107 @@
+"""Sends the events, again with the same ids until they are accepted."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+SHARED_KEYS = 3
+EACH = tuple(
+    (
+        "steps-0 steps-1 steps-5 steps-20 parallel sleeps waits invokes chain signals flaky"
+        " retry-after fatal cancelled timed-out shared-a shared-b throttled sync large per-key"
+        " priority batched"
+    ).split()  # noqa: SIM905
+)
+"""Kinds of which every event has its run."""
+NEWEST = ("debounced", "single-cancel")
+"""Kinds of which the newest event of a key has its run."""
+ONE = ("rate-limited", "idempotent")
+"""Kinds of which a key has one run."""
+SOME = ("single-skip",)
+"""Kinds of which a key has a run or more."""
+FREE = ("extra",)
+"""In one version only: nothing is expected of it."""
+KINDS = (*EACH, *NEWEST, *ONE, *SOME, *FREE)
+
+PROOF = {"fatal": "failed", "cancelled": "cancelled", "timed-out": "cancelled"}
+"""The step that shows that an event had its effect, if it is not `last`."""
+
+
+@dataclass
+class Sent:
+    """An event: `ids` once it was accepted."""
+
+    kind: str
+    n: int
+    key: str
+    ids: list[str]
+
+
+class Sender:
+    """Sends cases (a few events of one kind and key, one after the other) at a rate."""
+
+    def __init__(self, chance: random.Random, urls: Callable[[], list[str]]) -> None:
+        self.sent: list[Sent] = []
+        self.repeats = 0
+        self._chance = chance
+        self._urls = urls
+        self._numbers = itertools.count(1)
+        self._cases = itertools.count(1)
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def run(self, seconds: float, rate: float, unfinished: Callable[[], int]) -> None:
+        """Begin cases for so long; none while too many events are unfinished, so that a slow
+        machine has less to do and not more to catch up with. Ends when all are accepted."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        async with httpx.AsyncClient(timeout=20) as http:
+            kinds = self._all_kinds()
+            while loop.time() < end:
+                if len(self._under_way) < 50 and unfinished() < 150:
+                    task = asyncio.create_task(self._case(http, next(kinds)))
+                    self._under_way.add(task)
+                    task.add_done_callback(self._under_way.discard)
+                await asyncio.sleep(self._chance.expovariate(rate))
+            await asyncio.gather(*self._under_way)
+
+    async def probe(self, url: str, n: int) -> None:
+        """Send an event that is not counted."""
+        async with httpx.AsyncClient(timeout=20) as http:
+            body = {"name": "chaos/steps-0", "data": {"kind": "probe", "n": n, "key": url}}
+            await http.post(f"{url}/e/dev", json=body)
+
+    def _all_kinds(self) -> Iterator[str]:
+        while True:
+            yield from self._chance.sample(KINDS, len(KINDS))
+
+    async def _case(self, http: httpx.AsyncClient, kind: str) -> None:
+        case = next(self._cases)
+        several = kind not in (*EACH, *FREE)
+        key = f"{kind}-{case}" if several else f"k{case % SHARED_KEYS}"
+        for _ in range(3 if several or kind in ("per-key", "batched") else 1):
+            await self._send(http, Sent(kind, next(self._numbers), key, []))
+            await asyncio.sleep(self._chance.uniform(0, 0.5))
+
+    async def _send(self, http: httpx.AsyncClient, event: Sent) -> None:
+        self.sent.append(event)
+        data: dict[str, Any] = {"kind": event.kind, "n": event.n, "key": event.key}
+        if event.kind == "large":
+            data["blob"] = "x" * 300_000
+        body = {"name": f"chaos/{event.kind}", "id": f"chaos-{event.n}", "data": data}
+        while True:
+            try:
+                reply = await http.post(f"{self._chance.choice(self._urls())}/e/dev", json=body)
+            except httpx.TransportError:
+                reply = None
+            if reply is not None and reply.status_code == 200:
+                event.ids = reply.json()["ids"]
+                return
+            if reply is not None and reply.status_code < 500:
+                raise RuntimeError(f"{body['id']} was refused: {reply.text[:300]}")
+            self.repeats += 1
+            await asyncio.sleep(self._chance.uniform(0.2, 1.5))
