@@ -30,6 +30,10 @@ from inngest_temporal_workers.commands.dev import server_program
 _status = pytest.StashKey[int]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="give random tests more time")
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     session.config.stash[_status] = exitstatus
 

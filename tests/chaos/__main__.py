@@ -172,7 +172,10 @@ def report(
 
 def main() -> int:
     options = arguments()
-    directory = options.directory or Path(tempfile.mkdtemp(prefix="chaos-"))
+    # In memory if there is such a place: a disk that others use makes Temporal wait, and what a
+    # killed process has written to a file is there afterwards either way.
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    directory = options.directory or Path(tempfile.mkdtemp(prefix="chaos-", dir=memory))
     directory.mkdir(parents=True, exist_ok=True)
     # Before `functions` is imported, which reads it.
     os.environ["CHAOS_JOURNAL"] = str(directory / "journal.jsonl")

@@ -10,12 +10,13 @@ from typing import Any
 import httpx
 
 SHARED_KEYS = 3
-EACH = tuple(
-    (
-        "steps-0 steps-1 steps-5 steps-20 parallel sleeps waits invokes chain signals flaky"
-        " retry-after fatal cancelled timed-out shared-a shared-b throttled sync large per-key"
-        " priority batched"
-    ).split()  # noqa: SIM905
+MOST_UNFINISHED = 80
+"""Events and cases that may be under way when another case begins."""
+EACH = (
+    *("steps-0", "steps-1", "steps-5", "steps-20", "parallel", "sleeps", "sync", "large"),
+    *("waits", "signals", "invokes", "chain", "flaky", "retry-after"),
+    *("fatal", "cancelled", "timed-out"),
+    *("per-key", "shared-a", "shared-b", "throttled", "priority", "batched"),
 )
 """Kinds of which every event has its run."""
 NEWEST = ("debounced", "single-cancel")
@@ -56,13 +57,13 @@ class Sender:
 
     async def run(self, seconds: float, rate: float, unfinished: Callable[[], int]) -> None:
         """Begin cases for so long; none while too many events are unfinished, so that a slow
-        machine has less to do and not more to catch up with. Ends when all are accepted."""
+        machine has less to do rather than more to catch up with. Ends when all are accepted."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         async with httpx.AsyncClient(timeout=20) as http:
             kinds = self._all_kinds()
             while loop.time() < end:
-                if len(self._under_way) < 50 and unfinished() < 150:
+                if len(self._under_way) + unfinished() < MOST_UNFINISHED:
                     task = asyncio.create_task(self._case(http, next(kinds)))
                     self._under_way.add(task)
                     task.add_done_callback(self._under_way.discard)
