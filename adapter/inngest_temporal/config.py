@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import AliasChoices, Discriminator, Field, Tag
 
-from inngest_temporal.expressions import ExpressionError, check_cancel_policy, compile_expression
+from inngest_temporal.expressions import ExpressionError, check_condition, check_expression
 
 from .cron import parse_cron
 from .errors import FunctionConfigInvalidError
@@ -193,7 +193,7 @@ def _check_expression(source: str | None, field: str) -> Iterator[_Problem]:
     if source is None:
         return
     try:
-        compile_expression(source)
+        check_expression(source)
     except ExpressionError as error:
         yield field, f"{error}; correct the expression"
 
@@ -284,7 +284,7 @@ def _check_cancel(cancel: Cancel, field: str) -> Iterator[_Problem]:
     if cancel.if_exp is None:
         return
     try:
-        check_cancel_policy(compile_expression(cancel.if_exp))
+        check_condition(cancel.if_exp, cancels=True)
     except ExpressionError as error:
         yield f"{field}.if_exp", f"{error}; correct the expression"
 

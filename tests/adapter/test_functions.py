@@ -421,6 +421,24 @@ def test_an_expression_that_does_not_compile_is_refused(
     assert message.endswith("correct the expression.")
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("trigger[0].expression", {"trigger": TriggerEvent(event="a", expression="evnt.x == 1")}),
+        ("cancel[0].if_exp", {"cancel": [Cancel(event="a", if_exp="evnt.x == async.x")]}),
+        ("idempotency", {"idempotency": "customer"}),
+        ("debounce.key", {"debounce": Debounce(period=1000, key="async.data.x")}),
+    ],
+)
+def test_an_expression_with_an_unknown_variable_is_refused(
+    field: str, values: dict[str, Any]
+) -> None:
+    with pytest.raises(FunctionConfigInvalidError, match=r"a path must begin with event\.") as info:
+        config(**values)
+    assert field in str(info.value)
+    assert "at column 1 of expression" in str(info.value)
+
+
 def test_a_cancel_expression_may_only_compare() -> None:
     config(cancel=[Cancel(event="a", if_exp="event.data.id == async.data.id && async.data.n > 5")])
     assert "cancel[0].if_exp" in problem(

@@ -1,8 +1,10 @@
 """Inngest's expression language: conditions and keys of functions, waits and cancellations.
 
-`syntax` parses, `evaluator` evaluates, `conditions` splits the condition of a wait.
+`syntax` parses, `checks` refuses, `evaluator` evaluates, `conditions` splits the condition of a
+wait.
 """
 
+from .checks import check_condition, check_expression
 from .conditions import (
     Scalar,
     WaitCondition,
@@ -12,7 +14,7 @@ from .conditions import (
     value_at,
     whole_condition,
 )
-from .evaluator import Expression, check_cancel_policy, compile_expression
+from .evaluator import Expression, compile_expression
 from .syntax import MAX_LENGTH, ExpressionError, UInt
 from .values import EvaluationError
 
@@ -25,7 +27,8 @@ __all__ = [
     "UInt",
     "WaitCondition",
     "canonical_scalar",
-    "check_cancel_policy",
+    "check_condition",
+    "check_expression",
     "compile_expression",
     "reduce_event",
     "split_condition",

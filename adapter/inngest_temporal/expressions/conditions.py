@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from .checks import check_condition
 from .evaluator import CACHE_SIZE, Expression, compile_expression
 from .syntax import (
     MAX_LENGTH,
@@ -74,7 +75,7 @@ def split_condition(source: str, event: dict[str, Any]) -> WaitCondition:
     since all its waits share a mailbox.
 
     Raises:
-        ExpressionError: The condition can't be compiled.
+        ExpressionError: The condition can't be compiled or reads an unknown variable.
     """
     condition = _split(source)
     whole = whole_condition(source, event)
@@ -290,7 +291,7 @@ class _Condition:
 @lru_cache(maxsize=CACHE_SIZE)
 def _split(source: str) -> _Condition:
     """What of the split is the same for all runs of a function."""
-    whole = compile_expression(source)
+    whole = check_condition(source)
     parts, nodes = [source], [whole.node]
     if isinstance(whole.node, Call) and whole.node.function == "_&&_":
         texts, conjuncts = _conjuncts(source), list(operands("_&&_", whole.node))

@@ -60,7 +60,7 @@ from .values import (
     type_name,
 )
 
-__all__ = ["Expression", "check_cancel_policy", "compile_expression"]
+__all__ = ["Expression", "compile_expression"]
 
 CACHE_SIZE = 2_048
 """Compiled expressions kept per process."""
@@ -476,41 +476,3 @@ def compile_expression(source: str) -> Expression:
         ExpressionError: It isn't valid CEL, calls an unknown function, or is too long or too deep.
     """
     return Expression(source, parse(source))
-
-
-_POLICY = {"_&&_", "_||_", "!_", "_==_", "_!=_", "_[_]", "@in", *ORDERS, "int", "uint", "double"}
-_POLICY_NAMES = {"_?_:_": "?:", "-_": "-"}
-
-
-def check_cancel_policy(expression: Expression | str) -> None:
-    """Refuse what the `if` of a cancellation may not use (reference §4.1).
-
-    Raises:
-        ExpressionError: It uses a macro, arithmetic or a function other than int(), uint() and
-            double().
-    """
-    if isinstance(expression, str):
-        expression = compile_expression(expression)
-    allowed = "use only comparisons, &&, ||, !, in, indexes, int(), uint() and double()"
-
-    def check(node: Node) -> None:
-        refused = ""
-        match node:
-            case Macro(kind=kind):
-                refused = f"the macro {kind}()"
-            case Select(test=True):
-                refused = "the macro has()"
-            case Call(target=None, function=function) if function in _POLICY:
-                pass
-            case Call(function=function):
-                symbol = _POLICY_NAMES.get(
-                    function, function.strip("_") if function[0] == "_" else f"{function}()"
-                )
-                refused = symbol if function[0].isalpha() else f"the operator {symbol}"
-        if refused:
-            message = f"{refused} isn't allowed in the condition of a cancellation; {allowed}"
-            raise ExpressionError(message, node.position, expression.source)
-        for child in children(node):
-            check(child)
-
-    check(expression.node)

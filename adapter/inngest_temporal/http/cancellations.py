@@ -21,7 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from ulid import ULID
 
 from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError
-from inngest_temporal.expressions import ExpressionError, compile_expression
+from inngest_temporal.expressions import ExpressionError, check_expression
 from inngest_temporal.routing import events
 from inngest_temporal.routing.router import SnapshotSource
 from inngest_temporal.temporal import names
@@ -277,7 +277,7 @@ def _fields(raw: object) -> dict[str, Any]:
         raise BodyInvalidError("started_after must be before started_before")
     if fields["if"] is not None:
         try:
-            compile_expression(fields["if"])
+            check_expression(fields["if"])
         except ExpressionError as error:
             raise BodyInvalidError(f"if is no valid expression: {error}") from None
     return fields

@@ -16,7 +16,6 @@ from inngest_temporal.expressions import (
     EvaluationError,
     Expression,
     ExpressionError,
-    check_cancel_policy,
     compile_expression,
 )
 from inngest_temporal.expressions.evaluator import CACHE_SIZE
@@ -615,42 +614,6 @@ def test_threads_may_share_an_expression() -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(work, thread) for thread in range(8)]:
             done.result()
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "event.data.orderId == async.data.orderId && async.data.amount > 10",
-        "!(async.data.x in ['a', event.data.b]) || async.data['k'] != null",
-        "int(async.data.n) >= 5 && double(event.data.x) < 1.5 && uint(async.data.u) == 3u",
-        "async.data.n == -5",
-    ],
-)
-def test_cancellations_may_compare(source: str) -> None:
-    check_cancel_policy(source)
-    check_cancel_policy(compile_expression(source))
-
-
-@pytest.mark.parametrize(
-    ("source", "refused", "position"),
-    [
-        ("async.data.tags.exists(t, t == 'x')", "the macro exists()", 22),
-        ("async.data.ok && has(async.data.x)", "the macro has()", 20),
-        ("async.data.a + 1 == 2", "the operator +", 13),
-        ("-async.data.a == 2", "the operator -", 0),
-        ("async.data.a ? true : false", "the operator ?:", 13),
-        ("async.data.a.startsWith('x')", "startsWith()", 23),
-        ("string(async.data.a) == 'x'", "string()", 6),
-        ("async.ts > now()", "now()", 14),
-    ],
-)
-def test_cancellations_may_do_nothing_else(source: str, refused: str, position: int) -> None:
-    with pytest.raises(ExpressionError) as caught:
-        check_cancel_policy(source)
-    assert caught.value.message.startswith(
-        f"{refused} isn't allowed in the condition of a cancellation; use only"
-    )
-    assert caught.value.position == position
 
 
 def test_an_expression_shows_its_source() -> None:
