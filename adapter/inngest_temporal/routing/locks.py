@@ -1,4 +1,4 @@
-"""Admission: which locks a run must pass before it executes, and how a lock is reached.
+"""Locks, from the outside: which ones a run must pass before it executes, and how one is asked.
 
 What a run must pass is settled when it is started, from its trigger event and the configuration of
 that moment, and travels in its input: a deploy can't change the way of a run that is under way. The
@@ -6,28 +6,28 @@ limits are not part of it: each request to a lock carries those that the publish
 then, and when an app is published with other ones, the locks that are open are told
 (`inngest_temporal_workers.entities.registry`). So they apply at once.
 
-Locks are entity workflows (`inngest_temporal_workers.entities.lock` around
-`inngest_temporal.routing.permits`), one for each key. Source: semantics §1.8, §4.3, §4.5, §4.7,
-§4.10.
+Locks are entity workflows (`inngest_temporal_workers.entities.lock`), one for each key. Source:
+semantics §1.8, §4.3, §4.5, §4.7, §4.10.
 """
 
+import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.common import Priority, WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.expressions import UInt, compile_expression
 from inngest_temporal.models import Concurrency, milliseconds
-from inngest_temporal.routing.run_input import Need
+from inngest_temporal.routing.run_input import LockNeed
 from inngest_temporal.temporal import names
 
 from .gates import Coalescer
-from .permits import Request, Terms
 
 MAX_FACTOR = 43_200
 """Seconds by which a priority can move a run: twelve hours, as in Inngest's server."""
@@ -35,13 +35,64 @@ STRONG_FACTOR = 600
 """Seconds from which on a priority gets Temporal's first (or last) key, not the second (or last but
 one)."""
 MAX_SHOWN = 80
-
-_SCOPES = ("fn", "env", "account")
-
-
+"""Maximum length of a key's value as people are shown it."""
 UNTHROTTLED = 1_000_000
 """Starts in a millisecond of those that still wait when a deploy removes a throttle: all at once.
 """
+
+FRESH = 5.0
+"""Seconds for which a look at a lock is good enough for all runs of a process."""
+REMEMBERED = 10_000
+"""Executions of locks that a process remembers."""
+
+_SCOPES = ("fn", "env", "account")
+
+Ticket: TypeAlias = tuple[str, int]
+"""Run id, and the number by which the run knows it. A run may hold several."""
+
+GRANTED: Final = "granted"
+SKIPPED: Final = "skipped"
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """What the current configuration of a function says of a lock; the part that may change while
+    runs wait."""
+
+    limit: int = 0
+    """Tickets held at once, 0: any number. For a throttle: starts in a period."""
+    period_ms: int = 0
+    burst: int = 0
+    mode: str = "skip"
+    """A singleton's mode."""
+    version: int = 0
+    """The configuration's version. A worker may not have heard yet of a newer one: a lock ignores
+    what is older than what it knows."""
+
+
+@dataclass(frozen=True)
+class LockRequest:
+    """What a run asks of a lock; the argument of the lock's signal, several in a list.
+
+    Everything may be repeated: asking twice for a ticket has the same answer, and releasing one
+    that is not held is a no-op.
+    """
+
+    run: str
+    function: str = ""
+    """Its full id. The limit of a lock that functions share is counted for each by its own
+    configuration."""
+    acquire: list[int] = field(default_factory=list)
+    release: list[int] = field(default_factory=list)
+    """Numbers of tickets, held or waited for. They are released before others are asked for."""
+    score: int = 0
+    """Order among those that wait, lowest first: milliseconds since 1970, less those of the run's
+    priority."""
+    settings: LimitSettings | None = None
+    """None: unchanged. A request with nothing else is no run's: another configuration was
+    published."""
+    alive: bool = False
+    """Sent by the lock's own check: the run is still running."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +101,7 @@ class Limit:
     key."""
 
     kind: str
-    """As in `Need`."""
+    """As in `LockNeed`."""
     owner: str
     """The function's id; `env` or `account` if functions share it."""
     key: str | None
@@ -83,13 +134,13 @@ def limits_of(config: FunctionConfig) -> list[Limit]:
     return limits
 
 
-def needs_of(config: FunctionConfig, event: Mapping[str, Any]) -> list[Need]:
+def needs_of(config: FunctionConfig, event: Mapping[str, Any]) -> list[LockNeed]:
     """What a run of this event must pass, in order.
 
     A singleton's key that is false or has no value is no singleton; any other key that has no value
     counts as null.
     """
-    needs: list[Need] = []
+    needs: list[LockNeed] = []
     for limit in limits_of(config):
         known, value = _value(limit.key, event)
         if limit.kind == "singleton" and (not known or value is False):
@@ -98,30 +149,32 @@ def needs_of(config: FunctionConfig, event: Mapping[str, Any]) -> list[Need]:
         shown = json.dumps(value, ensure_ascii=False) if limit.key else ""
         if len(shown) > MAX_SHOWN:
             shown = shown[: MAX_SHOWN - 1] + "…"
-        needs.append(Need(limit.kind, lock, limit.key, limit.scope, shown))
+        needs.append(LockNeed(limit.kind, lock, limit.key, limit.scope, shown))
     return needs
 
 
-def terms_of(config: FunctionConfig, of: Need | Limit, version: int) -> Terms:
+def settings_of(config: FunctionConfig, of: LockNeed | Limit, version: int) -> LimitSettings:
     """What a function's configuration says of a lock now; no limit if it is not in it any more.
 
     `version`: the one of the configuration (`RegisteredFunction.version`).
     """
     if of.kind == "singleton":
-        return Terms(mode=config.singleton.mode if config.singleton else "skip", version=version)
+        return LimitSettings(
+            mode=config.singleton.mode if config.singleton else "skip", version=version
+        )
     if of.kind == "throttle":
         throttle = config.throttle
         if throttle is None:
-            return Terms(limit=UNTHROTTLED, period_ms=1, version=version)
+            return LimitSettings(limit=UNTHROTTLED, period_ms=1, version=version)
         burst = 1 if throttle.burst is None else throttle.burst
-        return Terms(throttle.limit, milliseconds(throttle.period), burst, version=version)
+        return LimitSettings(throttle.limit, milliseconds(throttle.period), burst, version=version)
     wanted = ("fn" if of.kind == "run" else "step", of.scope, of.key)
     limits = [
         limit.limit
         for limit in config.concurrency or []
         if _identity(limit) == wanted and limit.limit
     ]
-    return Terms(min(limits, default=0), version=version)
+    return LimitSettings(min(limits, default=0), version=version)
 
 
 @dataclass(frozen=True)
@@ -130,18 +183,18 @@ class Change:
 
     function: str
     limit: Limit
-    terms: Terms
+    settings: LimitSettings
 
 
 def changes(before: FunctionConfig, after: FunctionConfig, version: int) -> list[Change]:
-    """The limits of a function that have other terms after (with this version) than before."""
+    """The limits of a function that have other settings after (with this version) than before."""
     limits = [
         limit for limit in limits_of(before) if limit.kind != "singleton"
     ]  # its mode comes with each request
     return [
-        Change(before.id, limit, terms)
+        Change(before.id, limit, settings)
         for limit in limits
-        if (terms := terms_of(after, limit, version)) != terms_of(before, limit, version)
+        if (settings := settings_of(after, limit, version)) != settings_of(before, limit, version)
     ]
 
 
@@ -198,20 +251,24 @@ class Locks:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._asking = Coalescer(self._ask)
+        self._looks: dict[str, tuple[float, asyncio.Task[_Look]]] = {}
+        self._first: dict[str, str] = {}
+        """Execution of a lock -> the first one of its chain; the last ones."""
 
-    async def ask(self, need: Need, request: Request) -> None:
-        """Give a request to a lock. Requests of this process to one lock stay in order.
+    async def ask(self, need: LockNeed, request: LockRequest) -> str:
+        """Give a request to a lock; which execution of it has got it ("": it was not there, and
+        had no use for the request). Requests of this process to one lock stay in order.
 
         Raises `RPCError` if Temporal can't be reached.
         """
-        await self._asking.ask(
-            f"{names.LOCK_TYPES[need.kind]} {need.lock}", request, 100 + 8 * len(request.acquire)
-        )
+        target = f"{names.LOCK_TYPES[need.kind]} {need.lock}"
+        return await self._asking.ask(target, request, 100 + 8 * len(request.acquire))
 
-    async def _ask(self, target: str, requests: Sequence[Request]) -> Sequence[None]:
+    async def _ask(self, target: str, requests: Sequence[LockRequest]) -> Sequence[str]:
         workflow_type, lock = target.split(" ", 1)
+        execution: str | None = ""
         if any(request.acquire for request in requests):
-            await self._client.start_workflow(
+            handle = await self._client.start_workflow(
                 workflow_type,
                 {},
                 id=lock,
@@ -220,20 +277,74 @@ class Locks:
                 start_signal="ask",
                 start_signal_args=[requests],
             )
+            execution = handle.result_run_id
         else:
             await tell(self._client, lock, requests)
-        return [None] * len(requests)
+        return [execution or ""] * len(requests)
 
-    async def summary(self, lock: str) -> dict[str, Any]:
-        """A lock's `inngest_temporal.routing.permits.Lock.summary`. Raises `RPCError` if it is not
-        there."""
-        answer: dict[str, Any] = await self._client.get_workflow_handle(lock).query(
-            "queue", result_type=dict
-        )
-        return answer
+    async def knows(self, lock: str, execution: str) -> bool:
+        """Whether a lock still knows what that execution of it was asked: one that continued as new
+        does, one that was ended by an operator does not.
+
+        All runs of this process that ask within `FRESH` share one look, and the lock itself has no
+        work with it. Raises `RPCError` if Temporal can't be reached.
+        """
+        look = await self._look(lock)
+        if execution == look.execution:
+            return True
+        if look.first is None or not execution:
+            return False
+        if execution not in self._first:
+            found = await _describe(self._client, lock, execution)
+            if found is None:
+                return False
+            self._first[execution] = found.raw_info.first_run_id
+            while len(self._first) > REMEMBERED:
+                del self._first[next(iter(self._first))]
+        return self._first[execution] == look.first
+
+    async def _look(self, lock: str) -> "_Look":
+        now = time.monotonic()
+        for each in [each for each, (at, _) in self._looks.items() if at + FRESH <= now]:
+            del self._looks[each]
+        if lock not in self._looks:
+            self._looks[lock] = now, asyncio.create_task(self._look_now(lock))
+        try:
+            return await asyncio.shield(self._looks[lock][1])
+        except RPCError:
+            self._looks.pop(lock, None)
+            raise
+
+    async def _look_now(self, lock: str) -> "_Look":
+        found = await _describe(self._client, lock)
+        if found is None or found.close_time is not None:
+            return _Look("", None)
+        return _Look(found.run_id, found.raw_info.first_run_id)
 
 
-async def tell(client: Client, lock: str, requests: Sequence[Request]) -> None:
+@dataclass(frozen=True)
+class _Look:
+    """What Temporal says of a lock."""
+
+    execution: str
+    """The current one, "" if there is none."""
+    first: str | None
+    """The first one of its chain."""
+
+
+async def _describe(
+    client: Client, lock: str, execution: str | None = None
+) -> WorkflowExecutionDescription | None:
+    """None if it is not there."""
+    try:
+        return await client.get_workflow_handle(lock, run_id=execution).describe()
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        return None
+
+
+async def tell(client: Client, lock: str, requests: Sequence[LockRequest]) -> None:
     """Give requests to a lock that has no use for them if it is not there."""
     try:
         await client.get_workflow_handle(lock).signal("ask", requests)

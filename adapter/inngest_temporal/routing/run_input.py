@@ -17,7 +17,7 @@ class Invoker:
 
 
 @dataclass(frozen=True)
-class Need:
+class LockNeed:
     """A lock that a run must pass before it may execute."""
 
     kind: str
@@ -52,7 +52,7 @@ class RunInput:
     """
     more_invokers: list[Invoker] = field(default_factory=list)
     """Of a batch, when several of its events are invocations: those besides `invoker`."""
-    needs: list[Need] = field(default_factory=list)
+    needs: list[LockNeed] = field(default_factory=list)
     """In the order in which they are passed."""
     factor: int = 0
     """The run's priority in queues: seconds by which it goes before others."""
@@ -82,4 +82,4 @@ _RUN_INPUT = pydantic.TypeAdapter(RunInput)
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(each) for each in value]
-    return asdict(value) if isinstance(value, Invoker | Need) else value
+    return asdict(value) if isinstance(value, Invoker | LockNeed) else value

@@ -19,8 +19,12 @@ import inngest_temporal as inngest
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing import events
-from inngest_temporal.routing.locks import limits_of, terms_of
-from inngest_temporal.routing.permits import Request, Terms
+from inngest_temporal.routing.locks import (
+    LimitSettings,
+    LockRequest,
+    limits_of,
+    settings_of,
+)
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
@@ -347,7 +351,7 @@ async def test_limits_of_a_new_deploy_apply_at_once_to_those_that_wait(
     client: Client, limits: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No run asks again, and none ends: only the deploy can let those that wait go on.
-    monkeypatch.setattr(admission, "FIRST_LOOK", 3600.0)
+    monkeypatch.setattr(admission, "FIRST_RETRY", 3600.0)
     meter = Meter()
     release = asyncio.Event()
     before, after = DEPLOYS[limits]
@@ -389,7 +393,7 @@ async def test_a_terminated_holder_frees_its_permit(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "CHECK", 1.0)
-    monkeypatch.setattr("inngest_temporal.routing.permits.YOUNG_MS", 500)
+    monkeypatch.setattr("inngest_temporal_workers.entities.permits.YOUNG_MS", 500)
     begun: list[int] = []
     release = asyncio.Event()
 
@@ -423,7 +427,7 @@ async def _waiting(client: Client, function_id: str, count: int) -> bool:
 
 
 async def test_the_intervals_find_a_lost_holder_within_30_seconds() -> None:
-    from inngest_temporal.routing import permits as lock
+    from inngest_temporal_workers.entities import queue as lock
 
     assert locks.CHECK + lock.YOUNG_MS / 1000 < 30
 
@@ -431,7 +435,7 @@ async def test_the_intervals_find_a_lost_holder_within_30_seconds() -> None:
 async def test_a_run_that_waits_says_so_and_can_be_cancelled(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admission, "FIRST_LOOK", 0.2)
+    monkeypatch.setattr(admission, "FIRST_RETRY", 0.2)
     begun: list[int] = []
     release = asyncio.Event()
 
@@ -457,10 +461,10 @@ async def test_a_run_that_waits_says_so_and_can_be_cancelled(
         async def says(event: events.Stamped) -> str:
             return await details(app, fn, event)
 
-        await until(lambda: _says(app, fn, third, "about number 2 of 2"))
+        await until(lambda: _says(app, fn, third, "Waits for a permit"))
         text = await says(third)
-        assert 'Waits for a permit to execute for event.data.user = "ada"' in text
-        assert "limit 1" in text
+        lock = names.lock_id("step", fn.id, "event.data.user", "ada")
+        assert text == f'Waits for a permit to execute for event.data.user = "ada". Lock: {lock}'
         await app.run_of(fn, second).cancel()
         with pytest.raises(WorkflowFailureError) as raised:
             await app.run_of(fn, second).result()
@@ -591,7 +595,9 @@ async def test_many_runs_are_told_in_parts(client: Client, monkeypatch: pytest.M
     monkeypatch.setattr(locks, "CHUNK", 20)
     monkeypatch.setattr(locks, "LINGER", 1.0)
     lock = names.lock_id("step", "app-fn")
-    requests = [Request(f"run {n}", "app-fn", [1], terms=Terms(limit=70)) for n in range(100)]
+    requests = [
+        LockRequest(f"run {n}", "app-fn", [1], settings=LimitSettings(limit=70)) for n in range(100)
+    ]
     async with system_worker(client):
         await client.start_workflow(
             names.LOCK_TYPES["step"],
@@ -638,7 +644,7 @@ def test_of_two_limits_with_one_key_the_narrower_one_holds(limits: list[int], ho
     concurrency = [inngest.Concurrency(limit=limit, key="event.data.k") for limit in limits]
     config = FunctionConfig(id="app-fn", name="fn", triggers=[TRIGGER], concurrency=concurrency)
     [limit] = limits_of(config)
-    assert terms_of(config, limit, 1).limit == holds
+    assert settings_of(config, limit, 1).limit == holds
 
 
 @pytest.mark.parametrize("limit", ["step", "fn", "singleton"])

@@ -976,29 +976,29 @@ async def test_a_step_that_needs_a_permit_goes_on_after_its_worker_stopped(clien
     assert begun == [0, 1]
 
 
-async def test_parallel_steps_that_wait_for_permits_look_at_the_queue_once_for_all(
+async def test_parallel_steps_that_wait_for_permits_ask_again_once_for_all(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Looks by each of them would fill a history, and ask for each of them as often as there are
+    """If each of them did, it would fill a history, and ask for each as often as there are
     others."""
-    monkeypatch.setattr(admission, "FIRST_LOOK", 0.2)
-    monkeypatch.setattr(admission, "LOOKS", (0.2, 0.2))
-    asked: list[int] = []
+    monkeypatch.setattr(admission, "FIRST_RETRY", 0.1)
+    monkeypatch.setattr(admission, "LONGEST_RETRY", 0.1)
+    asked: list[tuple[int, int]] = []
     call = admission.Admission._call
 
-    async def recorded(self: admission.Admission, items: list[dict[str, Any]]) -> dict[str, Any]:
-        asked.append(max(len(item["acquire"]) for item in items))
-        return await call(self, items)
+    async def recorded(self: admission.Admission, locks: list[Any]) -> dict[str, str]:
+        asked.append((max(len(each.acquire) for each in locks), len(locks[0].again)))
+        return await call(self, locks)
 
     monkeypatch.setattr(admission.Admission, "_call", recorded)
-    steps, looks = 8, 2
+    steps, retries = 8, 2
 
     @new_client().create_function(
         fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=1)]
     )
     async def fn(ctx: inngest.Context) -> Any:
         async def hold() -> None:
-            await until(lambda: len(asked) >= looks + 2)
+            await until(lambda: sum(again > 0 for _, again in asked) >= retries)
 
         holding = ctx.step.run("hold", hold)
         return len(
@@ -1011,7 +1011,8 @@ async def test_parallel_steps_that_wait_for_permits_look_at_the_queue_once_for_a
         run = app.run_of(fn, await app.send("test/event"))
         assert await run.result() == steps
         history = await run.fetch_history()
-    assert max(asked) <= steps
+    assert max(new for new, _ in asked) <= steps
+    assert max(again for _, again in asked) == steps - 1
     timers = [event for event in history.events if event.HasField("timer_started_event_attributes")]
     assert len(timers) <= steps + len(asked)
 

@@ -1,9 +1,9 @@
-"""Locks: entity workflows around `inngest_temporal.routing.permits`, one for each key, that decide
-when created runs may execute.
+"""Locks: entity workflows around a machine (`.permits`, `.throttle`, `.singleton`), one for each
+key, that decide when created runs may execute.
 
 Signals bring requests; what follows is told to runs by one local activity for each workflow task,
 however many runs are concerned. A decision is a function of the requests before it, in the order of
-history (see `inngest_temporal.routing.permits`), and everything that a lock learns by itself (a run
+history (see `.queue`), and everything that a lock learns by itself (a run
 is gone) comes as a signal too. So when a workflow task is lost after runs were told, its repetition
 decides the same again.
 
@@ -28,17 +28,7 @@ from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.common import RetryPolicy
 
-from inngest_temporal.routing.locks import Change, Limit, tell
-from inngest_temporal.routing.permits import (
-    GRANTED,
-    Effects,
-    Lock,
-    Permits,
-    Request,
-    Singleton,
-    Throttle,
-    Ticket,
-)
+from inngest_temporal.routing.locks import GRANTED, Change, Limit, LockRequest, Ticket, tell
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.runs import executes
 
@@ -51,12 +41,16 @@ from .fan_out import (
     heartbeats,
     map_concurrently,
 )
+from .permits import Permits
+from .queue import Decisions, Machine
+from .singleton import Singleton
+from .throttle import Throttle
 
 LINGER = 10.0
 """Seconds that an idle one stays: Temporal Cloud starts the same id only about once a second."""
 CHECK = 20.0
-"""Seconds between two looks at holders while others wait. With `lock.YOUNG_MS` this must stay below
-30."""
+"""Seconds between two looks at holders while others wait. With `queue.YOUNG_MS` this must stay
+below 30."""
 SLOW_CHECK = 300.0
 """Seconds between them while nobody waits: only so that a lock of lost runs ends at last."""
 MIN_TIMER = 0.05
@@ -65,7 +59,7 @@ each."""
 MAX_EVENTS = 4_000
 """Of a history, before it continues as new; Temporal suggests it at 4,096."""
 TIMEOUT = timedelta(seconds=30)
-REQUESTS = pydantic.TypeAdapter(list[Request])
+REQUESTS = pydantic.TypeAdapter(list[LockRequest])
 """Takes 4 us for a request, where temporalio's own takes 65: a queue of 20,000 has to be replayed
 within the 2 s that a workflow task may compute."""
 ANNOUNCED = 100
@@ -74,15 +68,15 @@ ANNOUNCING = timedelta(hours=1)
 RETRIES = RetryPolicy(maximum_interval=timedelta(seconds=10))
 
 
-class Entity:
+class LockWorkflow:
     """The workflow; `_entity` makes one of each kind of lock."""
 
-    lock: ClassVar[type[Lock]]
+    machine: ClassVar[type[Machine]]
 
     @workflow.init
     def __init__(self, state: dict[str, Any]) -> None:
-        self._lock: Lock = self.lock.load(state)
-        self._inbox: deque[Request] = deque()
+        self._machine: Machine = self.machine.load(state)
+        self._inbox: deque[LockRequest] = deque()
         self._timer: asyncio.Task[None] | None = None
         self._timer_ends = 0.0
         self._used = workflow.time()
@@ -92,31 +86,31 @@ class Entity:
     async def run(self, state: dict[str, Any]) -> None:
         while True:
             now_ms = round(workflow.time() * 1000)
-            self._lock.advance(now_ms)
+            self._machine.advance(now_ms)
             if self._inbox:
                 self._used = workflow.time()
             while self._inbox:
-                self._lock.take(self._inbox.popleft(), now_ms)
+                self._machine.take(self._inbox.popleft(), now_ms)
             if self._timer is not None and self._timer.done():
                 self._timer = None
-                self._lock.suspect(now_ms)
-                if self._lock.idle(now_ms) and workflow.time() >= self._used + LINGER - 0.5:
+                self._machine.suspect(now_ms)
+                if self._machine.idle(now_ms) and workflow.time() >= self._used + LINGER - 0.5:
                     return
             if self._renewal.is_due() and _is_full():
                 # Runs are told by the next execution: the shorter this task, the less likely a
                 # signal forbids its end.
-                state = self._lock.dump()
+                state = self._machine.dump()
                 self._renewal.attempt(state, len(json.dumps(state)))
-                self._lock = self.lock.load(state)
-            effects = self._lock.effects()
-            for part in effects.parts(CHUNK):
+                self._machine = self.machine.load(state)
+            decisions = self._machine.decisions()
+            for part in decisions.parts(CHUNK):
                 await workflow.execute_local_activity(
                     "inngest.lock",
                     args=[workflow.info().workflow_id, part],
                     start_to_close_timeout=TIMEOUT,
                     retry_policy=RETRIES,
                 )
-            if not effects:
+            if not decisions:
                 self._set_timer()
                 await workflow.wait_condition(
                     lambda: bool(self._inbox) or (self._timer is not None and self._timer.done())
@@ -126,15 +120,15 @@ class Entity:
         """One timer at a time, and a new one only if the old one would fire too late."""
         now = workflow.time()
         ends = now + SLOW_CHECK
-        due_ms = self._lock.due_ms()
+        due_ms = self._machine.due_ms()
         if due_ms is not None:
             ends = max(due_ms / 1000, now + MIN_TIMER)
-        elif self._lock.waiting:
+        elif self._machine.waiting:
             ends = now + CHECK
-        elif self._lock.idle(round(now * 1000)):
+        elif self._machine.idle(round(now * 1000)):
             ends = max(now, self._used) + LINGER
-        elif isinstance(self._lock, Throttle):
-            ends = max(self._lock.free_ms / 1000, self._used) + LINGER
+        elif isinstance(self._machine, Throttle):
+            ends = max(self._machine.free_ms / 1000, self._used) + LINGER
         if self._timer is not None:
             if self._timer_ends <= ends:
                 return
@@ -144,24 +138,27 @@ class Entity:
 
     @workflow.signal
     def ask(self, requests: list[Any]) -> None:
-        """`Request`s, from runs and from the lock's own activity."""
+        """`LockRequest`s, from runs and from the lock's own activity."""
         self._inbox.extend(REQUESTS.validate_python(requests))
 
     @workflow.query
-    def queue(self) -> dict[str, Any]:
-        return self._lock.summary()
+    def queue(self) -> dict[str, int]:
+        """For people and tests: how many tickets are held, how many wait."""
+        return {"holding": self._machine.holding, "waiting": self._machine.waiting}
 
 
-def _entity(name: str, lock: type[Lock]) -> type:
+def _entity(name: str, machine: type[Machine]) -> type:
     members = {
-        "lock": lock,
-        "run": Entity.run,
-        "__init__": Entity.__init__,
+        "machine": machine,
+        "run": LockWorkflow.run,
+        "__init__": LockWorkflow.__init__,
         "__module__": __name__,
-        "__doc__": lock.__doc__,
+        "__doc__": machine.__doc__,
     }
     # Temporal wants `run` on the class itself, and goes by the class's name to see that it is.
-    return workflow.defn(name=name, sandboxed=False)(type(Entity.__name__, (Entity,), members))
+    return workflow.defn(name=name, sandboxed=False)(
+        type(LockWorkflow.__name__, (LockWorkflow,), members)
+    )
 
 
 WORKFLOWS: list[type] = [
@@ -197,40 +194,40 @@ class LockActivities:
         return [self.carry_out, self.announce]
 
     @activity.defn(name="inngest.lock")
-    async def carry_out(self, lock: str, effects: Effects) -> None:
+    async def carry_out(self, lock: str, decisions: Decisions) -> None:
         """Carry out what a lock has decided; may be repeated. What is learned of runs goes back to
         the lock."""
-        found: list[Request] = []
+        found: list[LockRequest] = []
 
         async def told(run: str, verdicts: dict[str, list[int]]) -> None:
             telling = self.client.get_workflow_handle(run).signal(
                 "admission", args=[lock, verdicts]
             )
             if await fails_as_gone(telling) and verdicts.get(GRANTED):
-                found.append(Request(run, release=verdicts[GRANTED]))
+                found.append(LockRequest(run, release=verdicts[GRANTED]))
 
         async def cancelled(run: str, numbers: list[int]) -> None:
             if await fails_as_gone(self.client.get_workflow_handle(run).cancel()):
-                found.append(Request(run, release=numbers))
+                found.append(LockRequest(run, release=numbers))
 
         async def checked(run: str, numbers: list[int]) -> None:
             if not await executes(self.client, run):
-                found.append(Request(run, release=numbers))
-            elif effects.reply:
-                found.append(Request(run, alive=True))
+                found.append(LockRequest(run, release=numbers))
+            elif decisions.reply:
+                found.append(LockRequest(run, alive=True))
 
         runs: dict[str, dict[str, list[int]]] = {}
-        for run, number, verdict in effects.verdicts:
+        for run, number, verdict in decisions.verdicts:
             runs.setdefault(run, {}).setdefault(verdict, []).append(number)
         calls = [
             *(functools.partial(told, run, verdicts) for run, verdicts in runs.items()),
             *(
                 functools.partial(cancelled, run, numbers)
-                for run, numbers in _by_run(effects.cancel).items()
+                for run, numbers in _by_run(decisions.cancel).items()
             ),
             *(
                 functools.partial(checked, run, numbers)
-                for run, numbers in _by_run(effects.check).items()
+                for run, numbers in _by_run(decisions.check).items()
             ),
         ]
         await map_concurrently(calls, lambda call: call(), CONCURRENCY)
@@ -241,11 +238,13 @@ class LockActivities:
     async def announce(self, made: list[Change]) -> None:
         """Tell the open locks of changed limits; may be repeated. One that visibility does not list
         yet learns of it from the runs that wait for it: they ask again after
-        `inngest_temporal_workers.runs.admission.FIRST_LOOK`."""
+        `inngest_temporal_workers.runs.admission.FIRST_RETRY`."""
         async with heartbeats():
             for change in made:
                 call = functools.partial(
-                    tell, self.client, requests=[Request("", change.function, terms=change.terms)]
+                    tell,
+                    self.client,
+                    requests=[LockRequest("", change.function, settings=change.settings)],
                 )
                 await map_concurrently(await self._open(change.limit), call, CONCURRENCY)
 

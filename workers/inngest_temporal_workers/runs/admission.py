@@ -1,9 +1,9 @@
 """Admission of a run: the part of the run workflow that asks locks, waits for them, and gives back.
 
-A run asks by a local activity and is answered by a signal. *Tickets* for its steps are numbered;
-each has to pass all of the steps' locks, one after the other in the order that is the same for all
-runs (`inngest_temporal.routing.locks.needs_of`), and is then used for one execution after the
-other. Those that are of no use, because the run is about to sleep or wait, are given back.
+A run asks by an activity and is answered by a signal. *Tickets* for its steps are numbered; each
+has to pass all of the steps' locks, one after the other in the order that is the same for all runs
+(`inngest_temporal.routing.locks.needs_of`), and is then used for one execution after the other.
+Those that are of no use, because the run is about to sleep or wait, are given back.
 
 A ticket is given back only by what is in history. Otherwise a workflow task that was lost after the
 lock had been told, and repeated with an event that came meanwhile, could execute with a ticket that
@@ -13,36 +13,26 @@ executed any more, a local activity, which is cheaper.
 
 import asyncio
 import functools
-import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from temporalio import activity, workflow
-from temporalio.client import WorkflowQueryFailedError
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import FailureError
-from temporalio.service import RPCError
 
 from inngest_temporal.functions import FunctionPart, part_of
-from inngest_temporal.routing.locks import Locks, terms_of
-from inngest_temporal.routing.permits import GRANTED, SKIPPED, Request, place
+from inngest_temporal.routing.locks import GRANTED, SKIPPED, LockRequest, Locks, settings_of
 from inngest_temporal.routing.router import SnapshotSource
-from inngest_temporal.routing.run_input import Need
+from inngest_temporal.routing.run_input import LockNeed
+from inngest_temporal_workers.calls import Calls
 
-TIMEOUT = timedelta(seconds=30)
-FIRST_LOOK = 10.0
-"""Seconds after which a run that waits asks again: for its place, and in case an operator ended the
-lock."""
-LOOKS = (60.0, 3600.0)
-"""The shortest and the longest interval between the looks that follow. It grows with the place, and
-doubles with each look: a look is six events of a history, which ends at 50,000, and a run may wait
-for months."""
-SECONDS_PER_PLACE = 0.1
-FRESH = 10.0
-"""Seconds for which what a lock said of its queue is good enough for all runs of a process."""
+FIRST_RETRY = 10.0
+"""Seconds after which a run that waits first makes sure that its lock still knows of it."""
+LONGEST_RETRY = 1_800.0
+"""Longest interval in seconds between two such checks. Each is six events of a history, which ends
+at 50,000, and a run may wait for months."""
 WHOLE = 0
 """Number of the ticket for the run as a whole."""
 
@@ -54,6 +44,28 @@ _NOUNS = {
 }
 
 
+@dataclass
+class AskedLock:
+    """What a run wants of one lock."""
+
+    need: LockNeed
+    acquire: list[int] = field(default_factory=list)
+    """Numbers of tickets that are asked for the first time."""
+    again: list[int] = field(default_factory=list)
+    """Numbers of tickets that were asked for before: they matter only if the lock lost them."""
+    release: list[int] = field(default_factory=list)
+    asked: str = ""
+    """Which execution of the lock was asked for `again`."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Argument of `inngest.ask`."""
+
+    locks: list[AskedLock]
+    score: int
+
+
 class _Waiter:
     """Something that waits for a ticket."""
 
@@ -63,9 +75,11 @@ class _Waiter:
 class Admission:
     """A run's side of its locks. Workflow code."""
 
-    def __init__(self) -> None:
-        self._whole: list[Need] = []
-        self._steps: list[Need] = []
+    def __init__(self, calls: Calls) -> None:
+        """`calls`: the run's."""
+        self._calls = calls
+        self._whole: list[LockNeed] = []
+        self._steps: list[LockNeed] = []
         self._score = 0
         self._verdicts: dict[str, str] = {}
         """Lock of the run as a whole -> what it said; empty: it was asked."""
@@ -77,15 +91,16 @@ class Admission:
         self._free = 0
         """Tickets that have passed all and are not in use."""
         self._waiters: deque[_Waiter] = deque()
-        self._outbox: dict[str, tuple[Need, dict[int, None]]] = {}
+        self._outbox: dict[str, AskedLock] = {}
+        self._asked: dict[str, str] = {}
+        """Lock -> which execution of it was asked last."""
         self._sending: asyncio.Task[None] | None = None
-        self._returning: dict[asyncio.Task[None], list[tuple[Need, list[int]]]] = {}
-        self._executed_at = -1
-        self._look = False
-        self._looks: dict[str, Any] = {}
+        self._returning: dict[asyncio.Task[None], list[tuple[LockNeed, list[int]]]] = {}
+        self._is_unrecorded = False
+        """Whether what was executed last would be executed again if this workflow task was lost."""
         self._left = False
 
-    def begin(self, needs: list[Need], factor: int, created_ms: int) -> None:
+    def begin(self, needs: list[LockNeed], factor: int, created_ms: int) -> None:
         """What the run must pass, its priority, and since when it waits (ms since 1970)."""
         self._whole = [need for need in needs if need.kind != "step"]
         self._steps = [need for need in needs if need.kind == "step"]
@@ -144,8 +159,7 @@ class Admission:
     def done(self, *, local: bool = False) -> None:
         """The execution is over. Its ticket stays for what follows, until `settle`. `local`: it was
         one of a local activity, so nothing of it is in history before this workflow task is."""
-        if local and self.counts:
-            self._executed_at = workflow.info().get_current_history_length()
+        self._is_unrecorded = local
         if self._steps:
             self._wanted -= 1
             self._free += 1
@@ -160,7 +174,7 @@ class Admission:
         # First those that have got the least far; a ticket that has passed all is free, or a waiter
         # would have it.
         order = sorted(self._tickets, key=lambda number: (self._tickets[number], -number))
-        returned: dict[str, tuple[Need, list[int]]] = {}
+        returned: dict[str, tuple[LockNeed, list[int]]] = {}
         for number in order[:surplus]:
             passed = self._tickets.pop(number)
             if passed == len(self._steps):
@@ -196,8 +210,9 @@ class Admission:
         self._tickets.clear()
         self._verdicts.clear()
         self._waiters.clear()
-        if self._executed_at == workflow.info().get_current_history_length():
-            # What was executed last would be executed again if this task was lost.
+        if self._is_unrecorded:
+            # A lock that was told before this task is in history could give the permit to another
+            # run while this one executes again.
             for need, numbers in returned:
                 self._return(need, numbers)
             while self._returning:
@@ -206,18 +221,18 @@ class Admission:
             # A signal that was not delivered yet won't be once the run has ended.
             returned += [item for items in self._returning.values() for item in items]
             if returned:
-                await self._call([_item(need, [], numbers) for need, numbers in returned])
+                await self._call([AskedLock(need, release=numbers) for need, numbers in returned])
         self._show("")
 
-    def _return(self, need: Need, numbers: list[int]) -> None:
+    def _return(self, need: LockNeed, numbers: list[int]) -> None:
         # Without a caller the run would never know that it has been delivered.
         task = asyncio.create_task(self._signal(need, numbers))
         self._returning[task] = [(need, numbers)]
         task.add_done_callback(self._returning.pop)
 
-    async def _signal(self, need: Need, numbers: list[int]) -> None:
+    async def _signal(self, need: LockNeed, numbers: list[int]) -> None:
         info = workflow.info()
-        request = Request(info.workflow_id, info.workflow_type, release=numbers)
+        request = LockRequest(info.workflow_id, info.workflow_type, release=numbers)
         try:
             await workflow.get_external_workflow_handle(need.lock).signal("ask", [request])
         except FailureError:
@@ -259,94 +274,83 @@ class Admission:
 
     # Asking.
 
-    def _ask(self, need: Need, number: int) -> None:
+    def _ask(self, need: LockNeed, number: int) -> None:
         """All that is asked in one go is sent together."""
-        self._outbox.setdefault(need.lock, (need, {}))[1][number] = None
+        self._outgoing(need).acquire.append(number)
+        self._start_sending()
+
+    def _ask_again(self) -> None:
+        for need in self._whole:
+            if self._verdicts.get(need.lock) == "":
+                self._outgoing(need).again.append(WHOLE)
+        for number, passed in self._tickets.items():
+            if passed < len(self._steps):
+                self._outgoing(self._steps[passed]).again.append(number)
+        self._start_sending()
+
+    def _outgoing(self, need: LockNeed) -> AskedLock:
+        return self._outbox.setdefault(need.lock, AskedLock(need))
+
+    def _start_sending(self) -> None:
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
 
     async def _send(self) -> None:
         try:
             while self._outbox:
-                asked, self._outbox = self._outbox, {}
-                self._looks.update(
-                    await self._call(
-                        [_item(need, list(numbers), []) for need, numbers in asked.values()]
-                    )
-                )
+                asked, self._outbox = [*self._outbox.values()], {}
+                for each in asked:
+                    each.asked = self._asked.get(each.need.lock, "")
+                self._asked |= await self._call(asked)
         finally:
             self._sending = None
 
-    async def _call(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        reply: dict[str, Any] = await workflow.execute_local_activity(
-            "inngest.ask",
-            {"score": self._score, "items": items, "look": self._look},
-            start_to_close_timeout=TIMEOUT,
-            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
-            result_type=dict,
-        )
-        return reply
+    async def _call(self, locks: list[AskedLock]) -> dict[str, str]:
+        return await self._calls.call("inngest.ask", [Asking(locks, self._score)], dict[str, str])
 
     async def _wait(
-        self, need: Need, admitted: Callable[[], Any], is_first: Callable[[], bool] = lambda: True
+        self,
+        need: LockNeed,
+        admitted: Callable[[], Any],
+        is_first: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Until it is admitted. The first one that waits looks at the queue now and then, for
-        all."""
-        looks = 0
+        """Until it is admitted. The first one that waits asks again now and then, for all."""
+        interval = FIRST_RETRY * _jitter(workflow.info().workflow_id)
+        self._show_waiting(need)
         while not admitted():
-            if not is_first() and workflow.patched("one-looks"):
+            if not is_first():
                 await workflow.wait_condition(lambda: bool(admitted()) or is_first())
                 continue
-            await workflow.wait_condition(lambda: self._sending is None or bool(admitted()))
-            if admitted():
-                break
-            at = self._show_place(need)
-            interval = max(LOOKS[0], at * SECONDS_PER_PLACE) if at else FIRST_LOOK
-            interval = min(interval * 2 ** max(0, looks - 1), LOOKS[1])
-            looks = min(looks + 1, 20)
             try:
                 await workflow.wait_condition(
-                    lambda: bool(admitted()), timeout=interval, timeout_summary="look at the queue"
+                    lambda: bool(admitted()), timeout=interval, timeout_summary="ask the lock again"
                 )
             except TimeoutError:
-                self._look = True
+                self._calls.new_task()
+                self._show_waiting(need)
                 self._ask_again()
+                interval = min(2 * interval, LONGEST_RETRY)
         self._show("")
-
-    def _ask_again(self) -> None:
-        for need in self._whole:
-            if self._verdicts.get(need.lock) == "":
-                self._ask(need, WHOLE)
-        for number, passed in self._tickets.items():
-            if passed < len(self._steps):
-                self._ask(self._steps[passed], number)
 
     # What people see.
 
-    def _show_place(self, need: Need) -> int:
+    def _show_waiting(self, need: LockNeed) -> None:
         if need.kind == "step":
             waiting = [passed for passed in self._tickets.values() if passed < len(self._steps)]
             need = self._steps[min(waiting, default=0)]
-        look: Any = self._looks.get(need.lock)
         text = f"Waits for {_NOUNS[need.kind]}"
         if need.key:
             text += f" for {need.key} = {need.value}"
-        at = 0
-        if look:
-            at = int(look["place"])
-            text += (
-                f": about number {at:,} of {look['waiting']:,} that wait (limit {look['limit']:,})"
-            )
         self._show(f"{text}. Lock: {need.lock}")
-        return at
 
     def _show(self, text: str) -> None:
         if self.counts:
             workflow.set_current_details(text)
 
 
-def _item(need: Need, acquire: list[int], release: list[int]) -> dict[str, Any]:
-    return {"need": vars(need), "acquire": acquire, "release": release}
+def _jitter(run: str) -> float:
+    """A factor from 1 to 2, so that runs that began to wait together do not ask together."""
+    return 1 + zlib.crc32(run.encode()) / 2**32
 
 
 @dataclass(frozen=True)
@@ -357,74 +361,41 @@ class AdmissionActivities:
     parts: Mapping[str, FunctionPart]
     registry: SnapshotSource
 
-    _queues: dict[str, tuple[float, dict[str, Any]]] = field(default_factory=dict, init=False)
-    """Lock -> when it was asked, and its summary; of locks for which runs wait."""
-
     def all(self) -> list[Callable[..., Any]]:
         return [self.ask]
 
     @activity.defn(name="inngest.ask")
-    async def ask(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Give locks a run's requests. Where it waits, as far as that is known: `{lock: {place,
-        waiting, limit}}`."""
+    async def ask(self, asking: Asking) -> dict[str, str]:
+        """Give locks a run's requests; which execution of each lock was asked, by lock."""
         info = activity.info()
         assert info.workflow_id is not None
         assert info.workflow_type is not None
-        # What was published last, so that workers of two versions do not set a limit to and fro.
+        # What was published last, so that workers of two versions do not flip a limit back and
+        # forth.
         snapshot = self.registry.snapshot
         published = snapshot.function(info.workflow_type) if snapshot is not None else None
         config = (published or part_of(info.workflow_type, self.parts)).config
         version = published.version if published else 0
-        score = arguments["score"]
         work = []
-        asked: list[str] = []
-        for item in arguments["items"]:
-            need = Need(**item["need"])
-            terms = terms_of(config, need, version)
-            request = Request(
-                info.workflow_id, info.workflow_type, item["acquire"], item["release"], score, terms
+        for each in asking.locks:
+            request = LockRequest(
+                info.workflow_id,
+                info.workflow_type,
+                each.acquire,
+                each.release,
+                asking.score,
+                settings_of(config, each.need, version),
             )
-            work.append(self.locks.ask(need, request))
-            if item["acquire"]:
-                asked.append(need.lock)
-        await asyncio.gather(*work)
-        looks: dict[str, Any] = {}
-        for lock in asked:
-            summary = await self._queue(lock, arguments["look"])
-            if summary is not None:
-                looks[lock] = {
-                    "place": place(summary, score),
-                    "waiting": summary["waiting"],
-                    "limit": summary["limit"],
-                }
-        return looks
+            work.append(self._ask(each, request))
+        executions = await asyncio.gather(*work)
+        return {
+            each.need.lock: execution
+            for each, execution in zip(asking.locks, executions, strict=True)
+        }
 
-    async def _queue(self, lock: str, look: bool) -> dict[str, Any] | None:
-        """One look is for all runs of this process. A run that has only just come is content with
-        what is known."""
-        known = self._queues.get(lock)
-        if known is not None and time.monotonic() - known[0] < FRESH:
-            return known[1]
-        if not look and known is None:
-            return None
-        if known is not None:
-            self._note(lock, known[1])  # others need not ask at the same time
-        try:
-            summary = await self.locks.summary(lock)
-        except (RPCError, WorkflowQueryFailedError) as error:
-            activity.logger.debug("Lock %s did not tell its queue: %s", lock, error)
-            self._queues.pop(lock, None)
-            return None
-        if not summary["waiting"]:
-            self._queues.pop(lock, None)
-            return None
-        self._note(lock, summary)
-        return summary
-
-    def _note(self, lock: str, summary: dict[str, Any]) -> None:
-        """Keep what a lock said, the latest at the end; what is not fresh any more is of no use."""
-        now = time.monotonic()
-        self._queues.pop(lock, None)
-        self._queues[lock] = (now, summary)
-        while now - self._queues[oldest := next(iter(self._queues))][0] >= FRESH:
-            del self._queues[oldest]
+    async def _ask(self, asked: AskedLock, request: LockRequest) -> str:
+        if asked.again and not await self.locks.knows(asked.need.lock, asked.asked):
+            request = replace(request, acquire=[*request.acquire, *asked.again])
+        if not request.acquire and not request.release:
+            return asked.asked
+        return await self.locks.ask(asked.need, request)

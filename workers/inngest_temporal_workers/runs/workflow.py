@@ -30,6 +30,7 @@ from inngest_temporal.functions import FunctionPart
 from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.routing.waits import Delivery
 from inngest_temporal.temporal import names
+from inngest_temporal_workers.calls import Calls
 
 from .admission import Admission
 from .memory import MemoCache, RunMemory, page
@@ -94,7 +95,7 @@ class Run:
         self._deadlines: list[asyncio.Task[None]] = []
         self._executing: set[asyncio.Task[Any]] = set()
         """Activities with user code that a lock counts."""
-        self._admission = Admission()
+        self._admission = Admission(Calls())
         self._unheard = False
         self._attempt = 0
 

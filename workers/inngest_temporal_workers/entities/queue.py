@@ -1,0 +1,153 @@
+"""What the machines of locks have in common: their queue, and how decisions leave them.
+
+Three machines say who may execute, who waits, and in what order: `.permits` (concurrency),
+`.throttle` and `.singleton`. The entity workflows around them (`.lock`) give them requests in the
+order of their history and carry out the `Decisions`; nothing here reads a clock or calls anything.
+
+**Requests are taken one at a time, and whatever follows from one is decided before the next is
+looked at.** So what a lock has decided is a function of the requests before it, in the order of
+history. A workflow task that is lost after it told runs that they may execute is repeated with the
+same requests and perhaps some more, and decides the same again: a permit that was announced is
+never given to another.
+"""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+from inngest_temporal.routing.locks import LockRequest, Ticket
+from inngest_temporal.routing.packing import pack, unpack
+
+YOUNG_MS = 8_000
+"""A ticket that was granted so recently is not suspected: together with the interval between two
+checks (`.lock.CHECK`) this stays below the 30 s in which a lost holder must be found."""
+REMEMBERED = 1_000
+"""Tickets that a throttle remembers to have admitted, so that one that asks again is not counted
+again; and that a singleton remembers to have replaced."""
+
+
+@dataclass
+class Decisions:
+    """What a lock has decided and runs must be told, or Temporal asked."""
+
+    verdicts: list[tuple[str, int, str]] = field(default_factory=list)
+    """Run, number of its ticket, verdict."""
+    check: list[Ticket] = field(default_factory=list)
+    """Tickets whose runs may be gone."""
+    reply: bool = False
+    """Whether the lock must also know which of `check` are not gone."""
+    cancel: list[Ticket] = field(default_factory=list)
+    """Tickets whose runs must be cancelled."""
+
+    def __bool__(self) -> bool:
+        return bool(self.verdicts or self.check or self.cancel)
+
+    def parts(self, size: int) -> Iterator["Decisions"]:
+        """The same, in parts of at most so many of each; none if there is nothing."""
+        for start in range(0, max(len(self.verdicts), len(self.check), len(self.cancel)), size):
+            part = slice(start, start + size)
+            yield Decisions(self.verdicts[part], self.check[part], self.reply, self.cancel[part])
+
+
+class Queue:
+    """Tickets that wait: by score, then in order of arrival."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Ticket]] = []
+        self._waiting: dict[Ticket, int] = {}
+        """Ticket -> its arrival. An entry of the heap with another one is a leftover."""
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket in self._waiting
+
+    def add(self, ticket: Ticket, score: int) -> None:
+        if ticket not in self._waiting:
+            self._arrivals += 1
+            self._waiting[ticket] = self._arrivals
+            heapq.heappush(self._heap, (score, self._arrivals, ticket))
+
+    def discard(self, ticket: Ticket) -> bool:
+        """Whether it was there."""
+        return self._waiting.pop(ticket, None) is not None
+
+    def first(self) -> tuple[int, int] | None:
+        """Score and arrival of the first."""
+        while self._heap:
+            score, arrival, ticket = self._heap[0]
+            if self._waiting.get(ticket) == arrival:
+                return score, arrival
+            heapq.heappop(self._heap)
+        return None
+
+    def pop(self) -> Ticket:
+        """Take the first; there must be one."""
+        self.first()
+        _, _, ticket = heapq.heappop(self._heap)
+        del self._waiting[ticket]
+        return ticket
+
+    def __iter__(self) -> Iterator[tuple[Ticket, int]]:
+        """Ticket and score, in order."""
+        for score, arrival, ticket in sorted(self._heap):
+            if self._waiting.get(ticket) == arrival:
+                yield ticket, score
+
+    def pack(self) -> str:
+        """As compact text, about 20 bytes each: 20,000 waiting runs must travel when a lock
+        continues as new."""
+        waiting = list(self)
+        base = waiting[0][1] if waiting else 0
+        return pack(
+            [str(base), *(f"{score - base} {number} {run}" for (run, number), score in waiting)]
+        )
+
+    @classmethod
+    def unpack(cls, text: str) -> Self:
+        queue = cls()
+        base, *lines = unpack(text)
+        for line in lines:
+            score, number, run = line.split(" ", 2)
+            queue.add((run, int(number)), int(base) + int(score))
+        return queue
+
+
+class Machine(Protocol):
+    """What the three have in common. Times are milliseconds since 1970."""
+
+    def take(self, request: LockRequest, now_ms: int) -> None:
+        """Take one request; what follows from it is in the next `decisions`."""
+
+    def advance(self, now_ms: int) -> None:
+        """Let time pass."""
+
+    def suspect(self, now_ms: int) -> None:
+        """Ask in the next `decisions` for the holders that have been silent."""
+
+    def decisions(self) -> Decisions:
+        """What is to be done, once."""
+
+    def due_ms(self) -> int | None:
+        """When time alone changes something."""
+
+    def idle(self, now_ms: int) -> bool:
+        """Whether nothing would be lost if it was forgotten."""
+
+    @property
+    def holding(self) -> int:
+        """How many tickets are held."""
+
+    @property
+    def waiting(self) -> int:
+        """How many tickets wait."""
+
+    def dump(self) -> dict[str, Any]:
+        """The state, as JSON."""
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> Self:
+        """The inverse of `dump`; `{}` is a new one."""

@@ -1,0 +1,127 @@
+"""The machine of a throttle. Source: Inngest's semantics §4.5."""
+
+from collections import OrderedDict
+from typing import Any, Self
+
+from inngest_temporal.routing.gcra import Arrival, Rate, admit
+from inngest_temporal.routing.locks import GRANTED, LockRequest, Ticket
+from inngest_temporal.routing.packing import pack, unpack
+
+from .queue import REMEMBERED, Decisions, Queue
+
+
+class Throttle:
+    """A limit of starts in a period, by GCRA: `limit + burst` at once, then one each period/limit.
+
+    A ticket that is granted is used up. If it is given back after all, its run was cancelled, or
+    gone, before it could start: then the start counts no longer.
+    """
+
+    def __init__(self) -> None:
+        self._queue = Queue()
+        self._arrival = Arrival()
+        self._rate = Rate(1, 0)
+        self._version = 0
+        """Of the rate."""
+        self._due_ms = 0
+        """When the first of those that wait may start."""
+        self._admitted: OrderedDict[Ticket, None] = OrderedDict()
+        self._returned: set[Ticket] = set()
+        """They need not be told any more."""
+        self._decisions = Decisions()
+
+    def take(self, request: LockRequest, now_ms: int) -> None:
+        # Who was due is admitted first: a task that is repeated may not prefer one that came later.
+        self.advance(now_ms)
+        settings = request.settings
+        if settings is not None and settings.version >= self._version:
+            self._version = settings.version
+            self._rate = Rate.throttling(settings.limit, settings.period_ms, settings.burst)
+        for number in request.release:
+            ticket = (request.run, number)
+            if not self._queue.discard(ticket) and ticket in self._admitted:
+                del self._admitted[ticket]
+                self._returned.add(ticket)
+                if self._arrival.per_ms == self._rate.limit:
+                    self._arrival = Arrival(
+                        self._arrival.ticks - self._rate.period_ms, self._rate.limit
+                    )
+        for number in request.acquire:
+            ticket = (request.run, number)
+            if ticket in self._admitted:
+                self._decisions.verdicts.append((*ticket, GRANTED))
+            else:
+                self._queue.add(ticket, request.score)
+        self.advance(now_ms)
+
+    def advance(self, now_ms: int) -> None:
+        while self._queue:
+            decision = admit(self._arrival, now_ms, self._rate)
+            self._arrival = decision.arrival
+            if not decision.admitted:
+                self._due_ms = decision.retry_at_ms
+                return
+            ticket = self._queue.pop()
+            self._admitted[ticket] = None
+            self._returned.discard(ticket)
+            self._decisions.verdicts.append((*ticket, GRANTED))
+
+    def suspect(self, now_ms: int) -> None:
+        pass
+
+    def decisions(self) -> Decisions:
+        done, self._decisions = self._decisions, Decisions()
+        done.verdicts = [each for each in done.verdicts if (each[0], each[1]) not in self._returned]
+        self._returned.clear()
+        while (
+            len(self._admitted) > REMEMBERED
+        ):  # not before they are told: thousands may be admitted at once
+            self._admitted.popitem(last=False)
+        return done
+
+    def due_ms(self) -> int | None:
+        return self._due_ms if self._queue else None
+
+    def idle(self, now_ms: int) -> bool:
+        return not self._queue and self._arrival.ms() <= now_ms
+
+    @property
+    def free_ms(self) -> int:
+        """From when on it is as if nothing had ever started."""
+        return self._arrival.ms()
+
+    @property
+    def holding(self) -> int:
+        return 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def dump(self) -> dict[str, Any]:
+        return {
+            "queue": self._queue.pack(),
+            "arrival": [self._arrival.ticks, self._arrival.per_ms],
+            "rate": [self._rate.limit, self._rate.period_ms, self._rate.burst],
+            "admitted": pack([f"{number} {run}" for run, number in self._admitted]),
+            "version": self._version,
+            "due": self._due_ms,
+            "told": self.decisions().verdicts,
+        }
+
+    @classmethod
+    def load(cls, state: dict[str, Any]) -> Self:
+        throttle = cls()
+        if state:
+            throttle._queue = Queue.unpack(state["queue"])
+            throttle._arrival = Arrival(*state["arrival"])
+            throttle._rate = Rate(*state["rate"])
+            throttle._version = state["version"]
+            throttle._due_ms = state["due"]
+            for line in filter(None, unpack(state["admitted"])):
+                number, run = line.split(" ", 1)
+                throttle._admitted[run, int(number)] = None
+            throttle._decisions.verdicts = [
+                (run, number, verdict) for run, number, verdict in state["told"]
+            ]
+        return throttle
