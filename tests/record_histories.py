@@ -1,14 +1,17 @@
-"""Records `tests/histories`: `python -m tests.record_histories NAME` writes
-`tests/histories/NAME/*.json`.
+"""Records `tests/histories`: `python -m tests.record_histories` writes
+`tests/histories/VERSION/*.json`, in half a minute, anew if they are there.
 
-Do it for each release, under its name, and keep the older ones: `test_replay.py` replays them all.
+There is one set for each released version, and one of the version that is being made.
+`test_replay.py` replays them all.
 """
 
 import asyncio
+import importlib.metadata
 import os
 import re
+import shutil
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,9 @@ from temporalio.testing import WorkflowEnvironment
 
 from inngest_temporal.http.cancellations import Cancellations
 from inngest_temporal.routing import signals
-from inngest_temporal.routing.registry import AppConfig, Follower
+from inngest_temporal.routing.registry import Follower
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.commands.dev import server_program
-from inngest_temporal_workers.entities.registry import publish
 from tests.apps import recorded
 from tests.harness import App, registered, running, until
 
@@ -84,41 +86,29 @@ async def play(app: App, client: Client) -> None:
                 print(f"{run.id}: {error.__cause__ or error}")
 
 
-async def deploy(client: Client) -> None:
-    """Publish another limit."""
-    app = await client.get_workflow_handle(names.app_id("recorded")).describe()
-    config = await app.memo_value("app", type_hint=dict)
-    [limited] = [
-        function for function in config["functions"] if function["id"] == recorded.limited.id
-    ]
-    limited["concurrency"][0]["limit"] += 1
-    await publish(client, AppConfig.from_json(config))
-
-
-async def record(name: str) -> None:
+async def record() -> None:
     env = await WorkflowEnvironment.start_local(
         dev_server_existing_path=server_program(),
         dev_server_log_level="error",
         search_attributes=[SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)],
     )
-    target = HISTORIES / name
-    target.mkdir(parents=True, exist_ok=True)
-    async with (
-        env,
-        running(env.client, *recorded.FUNCTIONS, retry_interval=timedelta(milliseconds=10)) as app,
-    ):
-        await play(app, env.client)
-        await deploy(env.client)
-        await until(lambda: only_entities_run(env.client), 60)
-        async for execution in env.client.list_workflows():
-            history = await env.client.get_workflow_handle(
-                execution.id, run_id=execution.run_id
-            ).fetch_history()
-            label = re.sub(r"[^A-Za-z0-9]+", "-", f"{execution.workflow_type}-{execution.id}")[
-                :120
-            ].strip("-")
-            (target / f"{label}.json").write_text(history.to_json() + "\n")
-            print(label, len(history.events))
+    target = HISTORIES / importlib.metadata.version("inngest-temporal")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    async with env:
+        async with running(env.client, *recorded.FUNCTIONS) as app:
+            await play(app, env.client)
+        async with running(env.client, *recorded.DEPLOYED):
+            await until(lambda: only_entities_run(env.client), 60)
+        await write(env.client, target)
+
+
+async def write(client: Client, target: Path) -> None:
+    async for run in client.list_workflows():
+        history = await client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()
+        label = re.sub(r"[^A-Za-z0-9]+", "-", f"{run.workflow_type}-{run.id}")[:120].strip("-")
+        (target / f"{label}.json").write_text(history.to_json() + "\n")
+        print(label, len(history.events))
 
 
 async def only_entities_run(client: Client) -> Any:
@@ -130,8 +120,6 @@ async def only_entities_run(client: Client) -> Any:
 
 
 if __name__ == "__main__":
-    asyncio.run(record(sys.argv[1]))
+    asyncio.run(record())
     sys.stdout.flush()
-    os._exit(
-        0
-    )  # temporalio's threads may call Python while it is being torn down, which aborts the process
+    os._exit(0)  # temporalio's threads may call Python while it is being torn down

@@ -1,5 +1,5 @@
-"""The functions of the recorded histories under `tests/histories`. They must go on replaying, so to
-what is here may be added, and nothing taken away."""
+"""The functions of the recorded histories under `tests/histories`. They must go on replaying, so
+to what is here may be added, and nothing taken away once a version is released."""
 
 import asyncio
 from typing import Any
@@ -86,17 +86,23 @@ async def cancelled(ctx: inngest.Context) -> None:
     await ctx.step.sleep("long", 3_600_000)
 
 
-@client.create_function(
-    fn_id="limited",
-    trigger=on("r/limited"),
-    concurrency=[inngest.Concurrency(limit=1, key="event.data.k")],
-    throttle=inngest.Throttle(limit=5, period=1_000),
-    priority=inngest.Priority(run="100"),
-)
-async def limited(ctx: inngest.Context) -> Any:
-    await ctx.step.run("a", lambda: None)
-    await ctx.step.sleep("nap", 10)
-    return await ctx.step.run("b", lambda: "b")
+def limited_to(limit: int) -> inngest.Function[Any]:
+    @client.create_function(
+        fn_id="limited",
+        trigger=on("r/limited"),
+        concurrency=[inngest.Concurrency(limit=limit, key="event.data.k")],
+        throttle=inngest.Throttle(limit=5, period=1_000),
+        priority=inngest.Priority(run="100"),
+    )
+    async def limited(ctx: inngest.Context) -> Any:
+        await ctx.step.run("a", lambda: None)
+        await ctx.step.sleep("nap", 10)
+        return await ctx.step.run("b", lambda: "b")
+
+    return limited
+
+
+limited = limited_to(1)
 
 
 @client.create_function(
@@ -160,3 +166,5 @@ FUNCTIONS = [
     batched,
     stopped,
 ]
+DEPLOYED = [limited_to(2) if each is limited else each for each in FUNCTIONS]
+"""A later version of the app."""

@@ -159,7 +159,7 @@ def report(
         f"{len(attempts)} steps executed"
     )
     print(f"{sum(world.faults.values())} faults: {times}")
-    print(f"all finished {settled:.0f} s after the last event")
+    print(f"{'not all' if lost or stuck else 'all'} finished, {settled:.0f} s after the last event")
     print(", ".join(f"{name} {len(found)}" for name, found in counts.items()))
     for name, found in counts.items():
         for line in found[:SHOWN]:
