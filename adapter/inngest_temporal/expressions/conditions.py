@@ -1,12 +1,12 @@
-"""Splits a wait's condition into the mailbox where it waits and what the mailbox still has to
-check.
+"""Splits a wait's condition into the mailbox where it waits and what the mailbox has to check.
 
     event.data.orderId == async.data.orderId && async.data.amount > 10
 
-waits in the mailbox of events whose `data.orderId` is the trigger's, and leaves `async.data.amount
-> 10` to check. For every candidate event these are the same:
+waits in the mailbox of events whose `data.orderId` is the trigger's, where the condition is checked
+again as a whole; one that is nothing but the equality needs no check. For every candidate event
+these are the same:
 
-- the whole condition is true, with the `event.*` values of the trigger filled in (`reduce_event`);
+- the condition is true, with the `event.*` values of the trigger filled in (`reduce_event`);
 - the candidate's `value_at` the wait's path is the wait's value, and the rest is true or there is
   no rest.
 
@@ -19,17 +19,15 @@ around it as a whole.
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 from .checks import check_condition
-from .evaluator import CACHE_SIZE, Expression, compile_expression
+from .evaluator import CACHE_SIZE, Expression
 from .syntax import (
-    MAX_LENGTH,
     Call,
     Const,
-    ExpressionError,
     Ident,
     Macro,
     Node,
@@ -61,8 +59,7 @@ class WaitCondition:
     value: Scalar
     """Canonical value that the candidate must have there; None stands for missing, too."""
     rest: str | None
-    """Source of the condition left, the same for every run of a function; None if nothing is left.
-    """
+    """The condition, if it says more than the equality; None if nothing is left to check."""
     event: dict[str, Any]
     """What `rest` needs of the trigger: `compile_expression(rest).matches(event, candidate)`."""
 
@@ -91,12 +88,9 @@ def split_condition(source: str, event: dict[str, Any]) -> WaitCondition:
     if best is None:
         return whole
     _, equality, value = best
-    return WaitCondition(
-        equality.path,
-        value,
-        equality.rest,
-        _reduced(equality.rest_paths, whole.event, condition.paths),
-    )
+    if condition.equality_only:
+        return WaitCondition(equality.path, value, None, {})
+    return replace(whole, path=equality.path, value=value)
 
 
 def whole_condition(source: str, event: dict[str, Any]) -> WaitCondition:
@@ -141,8 +135,7 @@ def canonical_scalar(value: object) -> tuple[bool, Scalar]:
 
 def reduce_event(source: str, event: dict[str, Any]) -> dict[str, Any]:
     """The trigger reduced to what an expression needs of it, with the absent paths as null."""
-    paths = _split(source).paths
-    return _reduced(paths, event, paths)
+    return _reduced(_split(source).paths, event)
 
 
 # -- paths
@@ -232,9 +225,8 @@ def _prefixes(keys: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [keys[:length] for length in range(len(keys) + 1)]
 
 
-def _reduced(paths: _Paths, event: dict[str, Any], whole: _Paths) -> dict[str, Any]:
-    """`event` with only `paths`; `whole` are those of the condition they are part of, and decide
-    what stays absent."""
+def _reduced(paths: _Paths, event: dict[str, Any]) -> dict[str, Any]:
+    """`event` with only what the paths need."""
     reduced: dict[str, Any] = {}
 
     def put(keys: tuple[str, ...], value: Any) -> None:
@@ -251,8 +243,8 @@ def _reduced(paths: _Paths, event: dict[str, Any], whole: _Paths) -> dict[str, A
         value, depth = _found(event, keys)
         if value is not _ABSENT:
             put(keys[:depth], value if depth == len(keys) else _outline(value))
-        elif not any(p in whole.read for p in _prefixes(keys)[:-1]) and not any(
-            p in whole.tested and _found(event, p)[0] is _ABSENT for p in _prefixes(keys)
+        elif not any(p in paths.read for p in _prefixes(keys)[:-1]) and not any(
+            p in paths.tested and _found(event, p)[0] is _ABSENT for p in _prefixes(keys)
         ):
             put(keys, None)
     for keys in sorted(paths.tested, key=len):
@@ -278,57 +270,28 @@ class _Equality:
     path: str
     value: Expression
     from_event: bool
-    rest: str | None
-    rest_paths: _Paths
 
 
 @dataclass(frozen=True)
 class _Condition:
     paths: _Paths
     equalities: tuple[_Equality, ...]
+    equality_only: bool
+    """It is nothing but an equality."""
 
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _split(source: str) -> _Condition:
     """What of the split is the same for all runs of a function."""
-    whole = check_condition(source)
-    parts, nodes = [source], [whole.node]
-    if isinstance(whole.node, Call) and whole.node.function == "_&&_":
-        texts, conjuncts = _conjuncts(source), list(operands("_&&_", whole.node))
-        if _compiled(texts) == conjuncts:
-            parts, nodes = texts, conjuncts
-    paths = list(map(_paths, nodes))
-    equalities: list[_Equality] = []
-    for index, node in enumerate(nodes):
-        sides = _equality(node)
-        if sides is None:
-            continue
-        path, value = sides
-        kept = parts[:index] + parts[index + 1 :]
-        if kept and index == len(parts) - 1 and not _is_boolean(nodes[-2]):
-            kept.append("true")  # what `a && b` is, if a is truthy, is b
-        rest = " && ".join(kept) or None
-        if rest is not None and len(rest) > MAX_LENGTH:
-            continue  # the source has fewer spaces
-        rest_paths = _merged(paths[:index] + paths[index + 1 :])
-        equalities.append(
-            _Equality(path, Expression(source, value), bool(_roots(value)), rest, rest_paths)
-        )
-    return _Condition(_merged(paths), tuple(equalities))
-
-
-def _compiled(texts: list[str]) -> list[Node]:
-    """The syntax trees of the texts; none if this module cut them where the parser doesn't."""
-    try:
-        return [compile_expression(text).node for text in texts]
-    except ExpressionError:
-        return []
-
-
-def _merged(paths: list[_Paths]) -> _Paths:
-    return _Paths(
-        frozenset().union(*(p.read for p in paths)), frozenset().union(*(p.tested for p in paths))
+    node = check_condition(source).node
+    conjuncts = [node]
+    if isinstance(node, Call) and node.function == "_&&_":
+        conjuncts = list(operands("_&&_", node))
+    equalities = tuple(
+        _Equality(path, Expression(source, value), bool(_roots(value)))
+        for path, value in filter(None, map(_equality, conjuncts))
     )
+    return _Condition(_paths(node), equalities, len(conjuncts) == 1)
 
 
 def _equality(node: Node) -> tuple[str, Node] | None:
@@ -365,85 +328,3 @@ def _roots(node: Node) -> set[str]:
             if isinstance(node, Call) and node.function in _UNKNOWN_UNTIL_LATER:
                 names.add(node.function)
             return names
-
-
-_BOOLEAN = {"_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_", "@in", "!_"}
-
-
-def _is_boolean(node: Node) -> bool:
-    match node:
-        case Const(value=value):
-            return isinstance(value, bool)
-        case Select(test=test):
-            return test
-        case Macro(kind=kind):
-            return kind in ("all", "exists", "exists_one")
-        case Call(function=function) if function in _BOOLEAN:
-            return True
-        case Call(function="_&&_" | "_||_", args=args):
-            return all(map(_is_boolean, args))
-        case Call(function=function, target=target):
-            return target is not None and function in (
-                "startsWith",
-                "endsWith",
-                "contains",
-                "matches",
-            )
-        case _:
-            return False
-
-
-_TOKEN = re.compile(
-    r"""
-      (?P<skip> \s+ | //[^\n]* )
-    | (?P<text> [bB]?[rR][bB]? (?: \"{3}[\s\S]*?\"{3} | '{3}[\s\S]*?'{3} | "[^"\n]*" | '[^'\n]*' )
-              | [bB]? (?: \"{3}(?:\\[\s\S]|[^\\])*?\"{3} | '{3}(?:\\[\s\S]|[^\\])*?'{3}
-                        | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' )
-              | `[^`\n]*` )
-    | (?P<open> [(\[{] )
-    | (?P<close> [)\]}] )
-    | (?P<symbol> && | \|\| | \? )
-    | (?P<other> \w+ | . )
-    """,
-    re.VERBOSE,
-)
-
-
-def _conjuncts(source: str) -> list[str]:
-    """The source texts that `&&` joins at the top of a condition that compiles; the condition
-    itself if none."""
-    tokens = [m for m in _TOKEN.finditer(source) if m.lastgroup != "skip"]
-
-    def split(start: int, end: int) -> list[tuple[int, int]]:
-        """Of the tokens from `start` to `end`, exclusive."""
-        depth, marks, loose, wrapped = 0, [start], False, True
-        for index in range(start, end):
-            token = tokens[index]
-            if token.lastgroup == "open":
-                depth += 1
-            elif token.lastgroup == "close":
-                depth -= 1
-            elif depth == 0 and token.lastgroup == "symbol":
-                if token[0] == "&&":
-                    marks.append(index + 1)
-                else:
-                    loose = True  # `||` and `?:` bind less than `&&`
-            if depth == 0 and index < end - 1:
-                wrapped = False
-        if loose:
-            return [(start, end)]
-        if len(marks) > 1:
-            ends = [*(mark - 1 for mark in marks[1:]), end]
-            return [
-                part for begin, stop in zip(marks, ends, strict=True) for part in split(begin, stop)
-            ]
-        if wrapped and end - start > 2 and tokens[start][0] == "(":
-            inner = split(start + 1, end - 1)
-            if len(inner) > 1:
-                return inner
-        return [(start, end)]
-
-    return [
-        source[tokens[start].start() : tokens[end - 1].end()]
-        for start, end in split(0, len(tokens))
-    ]

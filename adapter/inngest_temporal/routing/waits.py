@@ -54,7 +54,7 @@ class Wait:
     """Hashed step id; or `cancel:<index>`, for an entry of the function's `cancel`."""
     expires_ms: int
     rest: str | None = None
-    """CEL: what must hold besides the equality; None: nothing."""
+    """The condition, if it says more than the equality; None: nothing is left to check."""
     event: dict[str, Any] = field(default_factory=dict)
     """What `rest` needs of the run's own event."""
     own: list[str] = field(default_factory=list)
