@@ -27,15 +27,23 @@ TWICE = {
     "Batch",
     "Call",
     "Debounce",
+    "Entity",
     "Function",
     "RateLimit",
+    "Run",
     "Signal",
     "Singleton",
     "Throttle",
 }
 """Names of classes that are still to be made unique."""
 
-ERRORS_ELSEWHERE = {"EvaluationError", "ExpressionError", "LimitError"}
+ERRORS_ELSEWHERE = {
+    "EvaluationError",
+    "ExpressionError",
+    "LimitError",
+    "OverloadedError",
+    "ReplyError",
+}
 """Public exceptions of the adapter that are still to be moved to its errors.py."""
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import pydantic
 from pydantic import AliasChoices, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 from inngest_temporal.expressions import ExpressionError, check_condition, check_expression
 
@@ -33,6 +34,7 @@ from .models import (
     duration_text,
     milliseconds,
     parse_duration,
+    shown,
 )
 
 DEFAULT_RETRIES = 4
@@ -98,6 +100,15 @@ class FunctionConfig(ConfigModel):
     singleton: Singleton | None = None
     throttle: Throttle | None = None
     timeouts: Timeouts | None = None
+
+    @pydantic.field_validator("cancel", "concurrency", mode="before")
+    @classmethod
+    def _is_list(cls, value: object, info: pydantic.ValidationInfo) -> object:
+        if value is None or isinstance(value, list):
+            return value
+        examples = {"cancel": 'Cancel(event="...")', "concurrency": "Concurrency(limit=5)"}
+        problem = f"should be a list such as [{examples[str(info.field_name)]}], not {shown(value)}"
+        raise PydanticCustomError("list", "{problem}", {"problem": problem})
 
     def to_wire(self) -> dict[str, Any]:
         """Plain JSON, without what is not configured."""

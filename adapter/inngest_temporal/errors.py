@@ -15,6 +15,7 @@
     ├── RegistryNotReadyError        the registry was not read from Temporal yet
     ├── OutputUnserializableError    a step or handler returned what JSON can't hold
     ├── OutputTooLargeError          a step or handler returned more than a Temporal payload holds
+    ├── StepInvalidError             a handler called a step in a way that can't work
     ├── StepUnexpectedError          a handler asked for a step that it can't have now
     └── UnstubbedStepError           in a test: a step without a stub
 
@@ -217,6 +218,17 @@ class OutputTooLargeError(Error):
         )
 
 
+class StepInvalidError(Error):
+    """A handler called a step in a way that can't work, so another attempt would fail, too."""
+
+    code = ErrorCode.STEP_UNEXPECTED
+    is_retriable = False
+
+    def __init__(self, function_id: str, step_id: object, problem: str) -> None:
+        """`problem`: a sentence that says what is wrong, and one that says what to do."""
+        super().__init__(f'Function {function_id}, step "{step_id}": {problem}')
+
+
 class StepUnexpectedError(Error):
     """A handler asked for a step that it can't have at this point."""
 
@@ -238,10 +250,22 @@ class Interrupt(BaseException):
 
 
 def _moment(when: int | datetime.timedelta | datetime.datetime) -> datetime.datetime:
-    if isinstance(when, datetime.datetime):
-        return when.astimezone(datetime.UTC)
-    if isinstance(when, int) and not isinstance(when, bool):
-        when = datetime.timedelta(milliseconds=when)
-    if isinstance(when, datetime.timedelta):
-        return datetime.datetime.now(datetime.UTC) + when
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        if isinstance(when, datetime.datetime):
+            return when.astimezone(datetime.UTC)
+        if isinstance(when, int) and not isinstance(when, bool):
+            when = datetime.timedelta(milliseconds=when)
+        if isinstance(when, datetime.timedelta):
+            return now + when
+    except (OverflowError, ValueError, OSError):
+        # Further away than dates reach; the delay is clamped to a day in any case.
+        if isinstance(when, datetime.datetime):
+            is_past = when.year < now.year
+        elif isinstance(when, datetime.timedelta):
+            is_past = when < datetime.timedelta()
+        else:
+            is_past = when < 0
+        furthest = datetime.datetime.min if is_past else datetime.datetime.max
+        return furthest.replace(tzinfo=datetime.UTC)
     raise TypeError(f"retry_after is milliseconds (int), a timedelta or a datetime, not {when!r}.")

@@ -10,7 +10,11 @@ import pydantic
 
 from .config import FunctionConfig, check
 from .context import Context, ContextSync
-from .errors import FunctionConfigInvalidError, FunctionNotFoundError
+from .errors import (
+    FunctionConfigInvalidError,
+    FunctionNotFoundError,
+    OutputUnserializableError,
+)
 from .logger import Logger
 from .models import Event, TriggerEvent, describe
 from .serialization import Serializer
@@ -221,17 +225,26 @@ class Function(Invocable[T]):
         Raises `FunctionConfigInvalidError`, which lists every problem.
         """
         configs = self.get_config("")
-        part = functools.partial(
-            FunctionPart, client=self.client, middleware=self.middleware, function=self
-        )
-        main = configs.main
-        parts = [part(main.id, self._handler, self._is_async, main.retries, main, self.output_type)]
-        if configs.on_failure is not None and self._on_failure is not None:
-            failure = configs.on_failure
-            # Type `object`: as in the official SDK, on_failure has no output_type of its own.
-            parts.append(
-                part(failure.id, self._on_failure, self._is_async, failure.retries, failure, object)
+
+        def part(
+            handler: Callable[[Any], Any], config: FunctionConfig, output_type: object
+        ) -> FunctionPart:
+            return FunctionPart(
+                config.id,
+                handler if self._is_async else _not_awaitable(handler, config.id),
+                self._is_async,
+                config.retries,
+                config,
+                output_type,
+                self.client,
+                self.middleware,
+                self,
             )
+
+        parts = [part(self._handler, configs.main, self.output_type)]
+        if configs.on_failure is not None and self._on_failure is not None:
+            # Type `object`: as in the official SDK, on_failure has no output_type of its own.
+            parts.append(part(self._on_failure, configs.on_failure, object))
         return parts
 
 
@@ -256,4 +269,40 @@ def _is_async(handler: object, fn_id: str, role: str) -> bool:
         raise FunctionConfigInvalidError(
             f"{where}: it yields, so calling it runs nothing; return instead"
         )
+    _check_arguments(handler, where)
     return inspect.iscoroutinefunction(code)
+
+
+def _check_arguments(handler: Callable[..., Any], where: str) -> None:
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):  # implemented in C
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise FunctionConfigInvalidError(
+            f"{where}: a handler is called with one argument, the context, and this one is"
+            f" {getattr(handler, '__name__', 'called')}{signature}; write (ctx: inngest.Context),"
+            " and ctx.step for the steps"
+        ) from None
+
+
+def _not_awaitable(handler: Callable[[Any], Any], function_id: str) -> Callable[[Any], Any]:
+    """A handler that is not async, refusing to return what would have to be awaited."""
+
+    @functools.wraps(handler)
+    def call(ctx: Any) -> Any:
+        result = handler(ctx)
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise OutputUnserializableError(
+                f"Function {function_id}: its handler is not async, yet returned a"
+                f" {type(result).__name__}, which nobody awaits. If a decorator hides that the"
+                " handler is async, make the decorator's own function async, and await the handler"
+                " in it."
+            )
+        return result
+
+    return call

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import AliasChoices, BeforeValidator, Field, PlainSerializer, ValidationInfo
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
 from .errors import FunctionConfigInvalidError
@@ -67,7 +68,16 @@ def duration_text(duration: int | datetime.timedelta) -> str:
 
 
 def _read_duration(value: object, info: ValidationInfo) -> object:
-    return parse_duration(value) if isinstance(value, str) and info.context is WIRE else value
+    if isinstance(value, str) and info.context is WIRE:
+        return parse_duration(value)
+    if isinstance(value, int | datetime.timedelta) and not isinstance(value, bool):
+        return value
+    problem = f"should be milliseconds (int) or a datetime.timedelta, not {shown(value)}"
+    try:
+        problem += f"; write {parse_duration(str(value)):_} for that"
+    except ValueError:
+        pass
+    raise PydanticCustomError("duration", "{problem}", {"problem": problem})
 
 
 Duration = Annotated[
@@ -118,13 +128,26 @@ class ConfigModel(Model):
         try:
             return handler(data)
         except pydantic.ValidationError as error:
-            raise FunctionConfigInvalidError(describe(error)) from None
+            raise FunctionConfigInvalidError(f"{cls.__name__}, {describe(error)}") from None
 
 
 def describe(error: pydantic.ValidationError) -> str:
     """The first problem of a validation error, as `field: problem`."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    first = error.errors(include_url=False)[0]
+    problem = first["msg"].replace("Input should be", "should be")
+    if first["type"] == "model_type":
+        problem = f"should be a {first['ctx']['class_name']}"
+    if problem.startswith("should be") and ", not " not in problem:
+        problem += f", not {shown(first['input'])}"
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), problem)))
+
+
+def shown(value: object) -> str:
+    """A value that is not what it should be, for a message: shortened, and with its type."""
+    text = repr(value)
+    if text.startswith(type(value).__name__):
+        return text
+    return f"{text if len(text) <= 100 else text[:97] + '...'} ({type(value).__name__})"
 
 
 class Event(Model):

@@ -1,7 +1,9 @@
 """From Python values to JSON and back."""
 
 import functools
+import inspect
 import json
+from collections.abc import Mapping, ValuesView
 from typing import Any, Protocol
 
 import pydantic
@@ -76,10 +78,32 @@ def to_json(obj: object, of: str | None = None) -> Any:
     try:
         return json.loads(json.dumps(obj, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
+        _refuse_awaitables(obj, of)
         raise OutputUnserializableError(
             f"{_subject(of)}: {error}. Return JSON values, or give the client a serializer and the"
             " step or function an output_type."
         ) from error
+
+
+def _refuse_awaitables(obj: object, of: str | None, depth: int = 3) -> None:
+    """Raises `OutputUnserializableError` if there is something in `obj` that was not awaited."""
+    if inspect.isawaitable(obj):
+        raise OutputUnserializableError(
+            f"{_subject(of)}: {_awaitable_text(obj)}, which nobody awaited. Put await before it."
+        )
+    inner = obj.values() if isinstance(obj, Mapping) else obj
+    if depth and isinstance(inner, ValuesView | list | tuple):
+        for each in inner:
+            _refuse_awaitables(each, of, depth - 1)
+
+
+def _awaitable_text(obj: object) -> str:
+    if not inspect.iscoroutine(obj):
+        return f"a {type(obj).__name__}"
+    arguments = {} if obj.cr_frame is None else obj.cr_frame.f_locals
+    obj.close()  # or Python warns that nobody awaited it
+    of_step = f'("{arguments["step_id"]}")' if "step_id" in arguments else "(...)"
+    return f"a coroutine, {obj.__qualname__}{of_step}"
 
 
 def _subject(of: str | None) -> str:

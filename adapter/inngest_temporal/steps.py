@@ -6,15 +6,17 @@ there they never suspend, because a step that can't go on raises an interrupt in
 
 import asyncio
 import datetime
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast
 
 from inngest_temporal.drivers import protocol
+from inngest_temporal.expressions import ExpressionError, check_condition
 from inngest_temporal.temporal.names import MAX_EVENT_NAME_BYTES, MAX_SIGNAL_BYTES
 
-from .errors import AsyncUnsupportedError, Error, Interrupt
-from .models import JSON, Event, ParallelMode, Signal, milliseconds
+from .errors import Interrupt, StepInvalidError
+from .models import JSON, Event, ParallelMode, Signal, milliseconds, shown
 from .serialization import EmptySentinel, to_json
 from .sync import drive
 
@@ -26,6 +28,8 @@ class StepRunner(Protocol):
     """What a driver gives to the steps of one execution."""
 
     app_id: str
+    function_id: str
+    """The full id, for messages."""
     is_async: bool
     ended: bool
     """The execution is over: the handler must stop at its next step."""
@@ -90,15 +94,19 @@ class Step:
         handler raised that.
         """
 
+        if not callable(handler):
+            raise self._invalid(step_id, _not_a_function(step_id, handler))
+
         async def body() -> object:
             result: object = handler(*handler_args)
             if inspect.isawaitable(result):
                 if not self._runner.is_async:
                     if inspect.iscoroutine(result):
                         result.close()
-                    raise AsyncUnsupportedError(
-                        f'Step "{step_id}" got an async body in a function that is not async: make'
-                        " the function async, or the body not."
+                    raise self._invalid(
+                        step_id,
+                        "its body is async, and the function is not. Make the function async, or"
+                        " the body not.",
                     )
                 result = await result
             return result
@@ -109,7 +117,14 @@ class Step:
     async def send_event(self, step_id: str, events: Event | list[Event]) -> list[str]:
         """Send events once, durably; their ids. Ids derive from run and step, so a retried step
         sends none twice."""
-        batch = [events] if isinstance(events, Event) else list(events)
+        batch = list(events) if isinstance(events, list | tuple) else [events]
+        for event in batch:
+            if not isinstance(event, Event):
+                raise self._invalid(
+                    step_id,
+                    f"send_event takes an Event or a list of them, not {shown(event)}. Write"
+                    ' Event(name="...", data={...}).',
+                )
 
         async def body() -> list[str]:
             return await self._runner.send_events(step_id, batch)
@@ -119,13 +134,19 @@ class Step:
     async def sleep(self, step_id: str, duration: int | datetime.timedelta) -> None:
         """Sleep for `duration` (int: milliseconds); up to 366 days. No process is held
         meanwhile."""
-        await self._runner.step(protocol.SLEEP, step_id, {"duration_ms": milliseconds(duration)})
+        options = {"duration_ms": self._milliseconds(step_id, "sleep", duration)}
+        await self._runner.step(protocol.SLEEP, step_id, options)
 
     async def sleep_until(self, step_id: str, until: datetime.datetime) -> None:
         """Sleep until a moment; a naive one is local time. A moment in the past returns at once."""
-        await self._runner.step(
-            protocol.SLEEP, step_id, {"until_ms": round(until.timestamp() * 1000)}
-        )
+        if not isinstance(until, datetime.datetime):
+            raise self._invalid(
+                step_id,
+                f"sleep_until takes a datetime.datetime, not {shown(until)}. Convert it, as with"
+                " datetime.datetime.fromisoformat(...); for a duration use sleep.",
+            )
+        until_ms = round(until.timestamp() * 1000)
+        await self._runner.step(protocol.SLEEP, step_id, {"until_ms": until_ms})
 
     async def wait_for_event(
         self,
@@ -143,12 +164,17 @@ class Step:
         seen: there is no look-back, as in Inngest.
         """
         names = [event] if isinstance(event, str) else list(dict.fromkeys(event))
-        if not names or not all(0 < len(name.encode()) <= MAX_EVENT_NAME_BYTES for name in names):
-            raise Error(
-                f'Step "{step_id}" must name one event or more, of 1 to {MAX_EVENT_NAME_BYTES}'
-                " bytes each."
+        if not names or not all(map(_is_event_name, names)):
+            raise self._invalid(
+                step_id,
+                f"wait_for_event must name one event or more, of 1 to {MAX_EVENT_NAME_BYTES} bytes"
+                " each.",
             )
-        options = {"events": names, "if": if_exp, "timeout_ms": milliseconds(timeout)}
+        problem = None if if_exp is None else _problem_of(if_exp)
+        if problem is not None:
+            raise self._invalid(step_id, f"if_exp is not a valid expression: {problem}.")
+        timeout_ms = self._milliseconds(step_id, "timeout", timeout)
+        options = {"events": names, "if": if_exp, "timeout_ms": timeout_ms}
         found = await self._runner.step(protocol.WAIT_FOR_EVENT, step_id, options)
         return None if found is None else Event.model_validate(found)
 
@@ -167,18 +193,18 @@ class Step:
         its place.
         """
         options: dict[str, Any] = {
-            "signal": _signal_name(signal, step_id),
+            "signal": self._signal_name(step_id, signal),
             "replace": on_conflict == "replace",
         }
         if timeout is not None:
-            options["timeout_ms"] = milliseconds(timeout)
+            options["timeout_ms"] = self._milliseconds(step_id, "timeout", timeout)
         found = await self._runner.step(protocol.WAIT_FOR_SIGNAL, step_id, options)
         return None if found is None else Signal.model_validate(found)
 
     async def send_signal(self, step_id: str, *, signal: str, data: JSON = None) -> str | None:
         """Send a signal once, durably; the id of the run that waited for it, or None if nobody
         did."""
-        name = _signal_name(signal, step_id)
+        name = self._signal_name(step_id, signal)
 
         async def body() -> str | None:
             return await self._runner.send_signal(name, to_json(data, step_id))
@@ -199,6 +225,12 @@ class Step:
         Raises `StepError` when it fails, or does not end within `timeout` (int: milliseconds;
         default one year).
         """
+        if not isinstance(function, Invocable):
+            raise self._invalid(
+                step_id,
+                f"invoke takes a function made by create_function, not {shown(function)}. Pass"
+                ' that function, or use invoke_by_id(function_id="...").',
+            )
         fq_id = f"{self._runner.app_id}-{function.local_id}"
         value = await self._invoke(step_id, fq_id, data, timeout, v, function.output_type)
         return cast(T, value)
@@ -231,8 +263,30 @@ class Step:
             payload["v"] = v
         options: dict[str, Any] = {"function_id": function_id, "payload": payload}
         if timeout is not None:
-            options["timeout_ms"] = milliseconds(timeout)
+            options["timeout_ms"] = self._milliseconds(step_id, "timeout", timeout)
         return await self._runner.step(protocol.INVOKE, step_id, options, output_type=output_type)
+
+    def _milliseconds(self, step_id: str, what: str, duration: int | datetime.timedelta) -> int:
+        try:
+            return milliseconds(duration)
+        except TypeError:
+            raise self._invalid(
+                step_id,
+                f"{what} takes milliseconds (int) or a datetime.timedelta, not {shown(duration)}.",
+            ) from None
+
+    def _signal_name(self, step_id: str, signal: str) -> str:
+        size = len(signal.encode()) if isinstance(signal, str) else 0
+        if not 0 < size <= MAX_SIGNAL_BYTES:
+            given = f"{size} bytes" if isinstance(signal, str) else shown(signal)
+            raise self._invalid(
+                step_id,
+                f"the name of a signal is text of 1 to {MAX_SIGNAL_BYTES} bytes, not {given}.",
+            )
+        return signal
+
+    def _invalid(self, step_id: str, problem: str) -> StepInvalidError:
+        return StepInvalidError(self._runner.function_id, step_id, problem)
 
 
 class StepSync:
@@ -377,10 +431,26 @@ class GroupSync:
         return tuple(results)
 
 
-def _signal_name(signal: str, step_id: str) -> str:
-    size = len(signal.encode())
-    if not 0 < size <= MAX_SIGNAL_BYTES:
-        raise Error(
-            f'Step "{step_id}": the name of a signal has 1 to {MAX_SIGNAL_BYTES} bytes, not {size}.'
-        )
-    return signal
+def _is_event_name(name: object) -> bool:
+    return isinstance(name, str) and 0 < len(name.encode()) <= MAX_EVENT_NAME_BYTES
+
+
+def _not_a_function(step_id: str, given: object) -> str:
+    if not inspect.iscoroutine(given):
+        return f"run takes a function and its arguments, not {shown(given)}."
+    given.close()  # or Python warns that nobody awaited it
+    name = given.__name__
+    return (
+        f"run takes a function and its arguments, not the coroutine that {name}(...) returned."
+        f' Write run("{step_id}", {name}, ...), without calling it.'
+    )
+
+
+@functools.lru_cache(maxsize=1_000)
+def _problem_of(expression: str) -> str | None:
+    """Why an expression does not compile; cached, as a handler is executed many times."""
+    try:
+        check_condition(expression)
+    except ExpressionError as error:
+        return str(error)
+    return None

@@ -24,7 +24,6 @@ from inngest_temporal.drivers import protocol
 from inngest_temporal.drivers.failures import error_info
 from inngest_temporal.drivers.local import Call, Pass
 from inngest_temporal.drivers.protocol import ErrorInfo, Failed, Memo, Op, Outcome, Returned
-from inngest_temporal.expressions import ExpressionError, check_condition
 from inngest_temporal.routing.events import stamp
 
 from .client import Inngest
@@ -162,10 +161,6 @@ class _Run:
         ms = op.options.get("duration_ms", op.options.get("timeout_ms", 0))
         if "until_ms" in op.options:
             ms = op.options["until_ms"] - time.time() * 1000
-        try:
-            check_condition(op.options.get("if") or "true")
-        except ExpressionError as error:
-            return protocol.invalid_condition(error)
         return protocol.too_long(op, ms)
 
     async def _memo(self, op: Op) -> Memo | None:

@@ -1,9 +1,11 @@
 import datetime
 import inspect
+from typing import Any
 
 import pytest
 
 from inngest_temporal import errors
+from inngest_temporal.drivers.failures import RETRY_AFTER_MS, error_info
 from inngest_temporal.errors import (
     CodedError,
     Error,
@@ -104,3 +106,25 @@ def test_coded_error_carries_its_own_code() -> None:
 def test_errors_that_another_attempt_would_repeat_are_not_retriable() -> None:
     assert not OutputUnserializableError("x").is_retriable
     assert not StepUnexpectedError("x").include_stack
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "year"),
+    [
+        (10**18, 9999),
+        (-(10**18), 1),
+        (datetime.timedelta.max, 9999),
+        (datetime.timedelta.min, 1),
+        (
+            datetime.datetime.max.replace(tzinfo=datetime.timezone(-datetime.timedelta(hours=5))),
+            9999,
+        ),
+        (datetime.datetime.min.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=5))), 1),
+    ],
+)
+def test_a_retry_after_beyond_all_dates_is_the_furthest_one(retry_after: Any, year: int) -> None:
+    error = RetryAfterError("later", retry_after)
+    assert error.retry_after.year == year
+    assert error.retry_after.tzinfo is datetime.UTC
+    least, most = RETRY_AFTER_MS
+    assert error_info(error).retry_after_ms == (most if year == 9999 else least)

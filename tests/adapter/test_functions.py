@@ -333,18 +333,18 @@ def test_retries_are_0_to_20(retries: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"retries": "5"}, "Function 'app-fn', retries: Input should be a valid integer"),
-        ({"retries": True}, "Function 'app-fn', retries: Input should be a valid integer"),
+        ({"retries": "5"}, "Function 'app-fn', retries: should be a valid integer"),
+        ({"retries": True}, "Function 'app-fn', retries: should be a valid integer"),
         (
             {"trigger": 5},
-            "Function 'app-fn', triggers.0: Input should be a TriggerEvent or a TriggerCron",
+            "Function 'app-fn', triggers.0: should be a TriggerEvent or a TriggerCron",
         ),
-        ({"throttle": 5}, "Function 'app-fn', throttle: Input should be"),
+        ({"throttle": 5}, "Function 'app-fn', throttle: should be"),
         (
             {"concurrency": Concurrency(limit=1)},
-            "Function 'app-fn', concurrency: Input should be a valid list",
+            "Function 'app-fn', concurrency: should be a list such as",
         ),
-        ({"idempotency": 5}, "Function 'app-fn', idempotency: Input should be a valid string"),
+        ({"idempotency": 5}, "Function 'app-fn', idempotency: should be a valid string"),
     ],
 )
 def test_a_wrong_type_names_function_and_field(options: dict[str, Any], message: str) -> None:

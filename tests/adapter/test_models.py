@@ -151,18 +151,18 @@ def test_a_user_can_not_give_a_duration_as_text() -> None:
 @pytest.mark.parametrize("size", ["5", 5.0, True, None])
 def test_types_are_strict_and_the_error_names_the_field(size: Any) -> None:
     with pytest.raises(
-        FunctionConfigInvalidError, match=r"^max_size: Input should be a valid integer"
+        FunctionConfigInvalidError, match=r"^Batch, max_size: should be a valid integer"
     ):
         Batch(max_size=size)
 
 
 def test_values_outside_a_choice_are_refused() -> None:
     with pytest.raises(
-        FunctionConfigInvalidError, match=r"^scope: Input should be 'account', 'env' or 'fn'"
+        FunctionConfigInvalidError, match=r"^Concurrency, scope: should be 'account', 'env' or 'fn'"
     ):
         Concurrency(limit=1, scope="app")  # type: ignore[arg-type]
     with pytest.raises(
-        FunctionConfigInvalidError, match=r"^mode: Input should be 'skip' or 'cancel'"
+        FunctionConfigInvalidError, match=r"^Singleton, mode: should be 'skip' or 'cancel'"
     ):
         Singleton(mode="wait")  # type: ignore[arg-type]
 
@@ -206,4 +206,4 @@ def test_from_raw_returns_an_error_instead_of_raising_it(raw: object) -> None:
 def test_from_raw_of_configuration_returns_our_error() -> None:
     error = Batch.from_raw({"timeout": 1000})
     assert isinstance(error, FunctionConfigInvalidError)
-    assert str(error) == "max_size: Field required"
+    assert str(error) == "Batch, max_size: Field required"

@@ -233,7 +233,7 @@ def test_a_step_that_is_asked_for_only_once_is_an_error_instead_of_a_loop(
             "InngestErrTimeoutTooLong",
             'Step "step" waits longer than the limit of 366 days.',
         ),
-        ("condition", "InvalidExpression", "Wait for event If expression failed to compile"),
+        ("condition", "StepInvalidError", "if_exp is not a valid expression"),
         ("steps", "InngestErrFunctionOverflowed", "exceeded the step limit of 1000 steps"),
         ("event", "NonRetriableError", "reserved for internal use"),
     ],

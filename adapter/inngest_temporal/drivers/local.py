@@ -130,6 +130,7 @@ class Pass:
     ) -> None:
         self.client: App = function.client
         self.app_id = function.client.app_id
+        self.function_id = function.id
         self.is_async = function.is_async
         self.ended = False
         self.unwinding = False

@@ -567,9 +567,11 @@ async def test_an_async_body_in_a_sync_handler_is_refused_by_name() -> None:
     result = await run(handler, target="a")
     assert result.executed is not None
     assert result.executed.error is not None
-    assert result.executed.error.message.startswith(
-        'Step "a" got an async body in a function that is not async'
+    assert result.executed.error.message == (
+        'Function app-fn, step "a": its body is async, and the function is not. Make the function'
+        " async, or the body not."
     )
+    assert not result.executed.error.retriable
 
 
 async def test_a_group_of_errors_is_retriable_only_if_all_of_them_are() -> None:
