@@ -23,7 +23,7 @@ from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
-from inngest_temporal_workers.commands.dev import POLL_SETTING, server_program
+from inngest_temporal_workers.commands.embedded import POLL_SETTING, server_program
 
 ROOT = Path(__file__).parent.parent
 OURS = "ours"

@@ -25,7 +25,7 @@ from temporalio.testing import WorkflowEnvironment
 from ulid import ULID
 
 from inngest_temporal.temporal import names
-from inngest_temporal_workers.commands.dev import server_program
+from inngest_temporal_workers.commands.embedded import server_program
 
 _status = pytest.StashKey[int]()
 
@@ -109,7 +109,16 @@ class Proxy:
         self._host, _, self._port = target.partition(":")
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._left: int | None = None
         self.port = 0
+
+    def break_after(self, chunks: int) -> None:
+        """Stop by itself once so many pieces of data were sent to the server."""
+        self._left = chunks
+
+    @property
+    def is_broken(self) -> bool:
+        return self._server is None
 
     @property
     def address(self) -> str:
@@ -130,11 +139,20 @@ class Proxy:
         there = await asyncio.open_connection(self._host, int(self._port))
         self._writers |= {writer, there[1]}
         with contextlib.suppress(OSError):
-            await asyncio.gather(self._pump(reader, there[1]), self._pump(there[0], writer))
+            await asyncio.gather(
+                self._pump(reader, there[1], counted=True), self._pump(there[0], writer)
+            )
 
-    @staticmethod
-    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counted: bool = False
+    ) -> None:
         while data := await reader.read(65536):
+            if counted and self._left is not None:
+                self._left -= 1
+                if self._left < 0:
+                    self._left = None
+                    await self.stop()
+                    return
             writer.write(data)
             await writer.drain()
         writer.close()

@@ -23,7 +23,7 @@ from inngest_temporal.http.cancellations import Cancellations
 from inngest_temporal.routing import signals
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.temporal import names
-from inngest_temporal_workers.commands.dev import server_program
+from inngest_temporal_workers.commands.embedded import server_program
 from tests.apps import recorded
 from tests.harness import App, registered, running, until
 

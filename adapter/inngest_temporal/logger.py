@@ -1,6 +1,13 @@
-"""A logger that is silent while a handler is only replayed."""
+"""Logging: a logger that is silent while a handler is only replayed, and how lines are written.
 
+A record that belongs to a run has an attribute `inngest`, a mapping with some of the keys
+`function` (full id), `run` and `step`. Formatters of your own can use it, too.
+"""
+
+import json
 import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +18,9 @@ else:
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
+CONTEXT = "inngest"
+"""Name of the records' attribute."""
+
 _METHODS = frozenset(
     {"critical", "debug", "error", "exception", "fatal", "info", "log", "warn", "warning"}
 )
@@ -20,11 +30,12 @@ class FilteredLogger(_Base):
     """Drops what is logged until `enable()`: a handler is executed many times, its lines should
     appear once.
 
-    Everything else is the wrapped logger's.
+    Lines carry what `context` returns as they are logged. Everything else is the wrapped logger's.
     """
 
-    def __init__(self, logger: Logger) -> None:
+    def __init__(self, logger: Logger, context: Callable[[], Mapping[str, str]] = dict) -> None:
         self._logger = logger
+        self._context = context
         self._enabled = False
 
     def enable(self) -> None:
@@ -33,9 +44,85 @@ class FilteredLogger(_Base):
         self._enabled = True
 
     def __getattr__(self, name: str) -> Any:
-        if name in _METHODS and not self._enabled:
+        if name not in _METHODS:
+            return getattr(self._logger, name)
+        if not self._enabled:
             return _drop
-        return getattr(self._logger, name)
+        context = self._context()
+        return getattr(with_context(self._logger, context) if context else self._logger, name)
+
+
+def with_context(logger: Logger, context: Mapping[str, str]) -> Logger:
+    """A logger whose records have that `inngest` attribute. One that is not the standard library's
+    is returned as it is."""
+    if not isinstance(logger, logging.Logger | logging.LoggerAdapter):
+        return logger
+    return _WithContext(logger, {CONTEXT: dict(context)})
+
+
+class _WithContext(logging.LoggerAdapter[Any]):
+    """Adds to the caller's `extra`, where the standard adapter replaces it; also through adapters
+    that it wraps."""
+
+    fatal = logging.LoggerAdapter.critical
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        adapter = self.logger
+        while isinstance(adapter, logging.LoggerAdapter):
+            msg, kwargs = adapter.process(msg, kwargs)
+            adapter = adapter.logger
+        kwargs["extra"] = {**(kwargs.get("extra") or {}), **(self.extra or {})}
+        return msg, kwargs
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if self.isEnabledFor(level):
+            text, kwargs = self.process(msg, kwargs)
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the caller, not this line
+            logger = self.logger
+            while isinstance(logger, logging.LoggerAdapter):
+                logger = logger.logger
+            logger.log(level, text, *args, **kwargs)
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-11-26 19:20:01.123 INFO shop.orders [shop-fulfil 01KB... ship]: message`."""
+
+    default_msec_format = "%s.%03d"
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s%(where)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and the traceback if there is one."""
+        words = " ".join(_context(record).values())
+        record.where = f" [{words}]" if words else ""
+        return super().format(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time` (RFC 3339, UTC), `level`, `logger`, `message`; `function`,
+    `run` and `step` where they are known; `exception` with the traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        entry = {
+            "time": time.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_context(record),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def _context(record: logging.LogRecord) -> dict[str, str]:
+    given = getattr(record, CONTEXT, None)
+    if not isinstance(given, Mapping):
+        return {}
+    return {key: str(given[key]) for key in ("function", "run", "step") if given.get(key)}
 
 
 def _drop(*_args: object, **_kwargs: object) -> None:

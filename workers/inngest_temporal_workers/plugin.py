@@ -20,6 +20,7 @@ from typing import Any
 from temporalio import workflow
 from temporalio.client import Client
 from temporalio.plugin import SimplePlugin
+from temporalio.service import RPCError
 from temporalio.worker import ReplayerConfig, Worker, WorkerConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
@@ -31,7 +32,7 @@ from inngest_temporal.routing.registry import AppConfig, Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.connection import ensure_search_attribute
+from inngest_temporal.temporal.connection import ensure_search_attribute, passes
 from inngest_temporal_workers.entities.activities import SystemActivities
 from inngest_temporal_workers.entities.cancellations import BulkCancellation, CancellationActivities
 from inngest_temporal_workers.entities.gates import Batch, Debounce, RateLimit
@@ -51,6 +52,11 @@ from inngest_temporal_workers.runs.workflow import (
     leftover_workflow,
     workflow_for,
 )
+
+logger = logging.getLogger(__name__)
+
+PUBLISH_PAUSE = 1.0
+"""Seconds between two attempts to publish the functions."""
 
 
 class InngestPlugin(SimplePlugin):
@@ -131,7 +137,6 @@ class InngestPlugin(SimplePlugin):
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
         """Publish the functions and run the worker, with one of the system queue beside it."""
-        await ensure_search_attribute(worker.client)
         configs = [part.config for part in self._parts.values()]
         app = AppConfig(app_id=self.app_id, task_queue=worker.task_queue, functions=configs)
         try:
@@ -158,9 +163,25 @@ class InngestPlugin(SimplePlugin):
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _publish(self, client: Client, app: AppConfig) -> None:
-        await publish(client, app)
-        await self._follower.refresh()
-        self.published.set()
+        """Again and again, while Temporal is away or starts."""
+        told = False
+        while not self.published.is_set():
+            try:
+                await ensure_search_attribute(client)
+                await publish(client, app)
+                await self._follower.refresh()
+                self.published.set()
+            except (RPCError, RuntimeError, TimeoutError) as error:
+                if not passes(error):
+                    raise
+                if not told:
+                    logger.warning(
+                        "The functions of app %r can't be published yet, trying again: %s",
+                        app.app_id,
+                        error or type(error).__name__,
+                    )
+                told = True
+                await asyncio.sleep(PUBLISH_PAUSE)
 
 
 def _is_dynamic(workflow_class: type) -> bool:

@@ -25,6 +25,12 @@ RETRIES = RetryConfig(
     initial_interval_millis=300, multiplier=2, max_elapsed_time_millis=2_000, max_retries=2
 )
 """Short, so that a sender soon learns that Temporal can't be reached, and tries again itself."""
+_REFUSALS = (
+    RPCStatusCode.INVALID_ARGUMENT,
+    RPCStatusCode.PERMISSION_DENIED,
+    RPCStatusCode.UNAUTHENTICATED,
+    RPCStatusCode.UNIMPLEMENTED,
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,21 @@ async def connect(*, lazy: bool = True, **overrides: Any) -> Client:
     if lazy:
         config["retry_config"] = RETRIES
     return await Client.connect(**{**config, "lazy": lazy, **overrides})
+
+
+def passes(error: BaseException) -> bool:
+    """Whether a call, or a worker, that failed with this error may succeed later without anybody
+    doing something: Temporal was away, busy, or starting. A namespace that is not there may come.
+    """
+    if isinstance(error, RPCError):
+        return error.status not in _REFUSALS
+    # A client that can't connect, and a worker that can't begin, raise a RuntimeError whose text is
+    # all that says why.
+    text = str(error)
+    return isinstance(error, TimeoutError) or (
+        any(failed in text for failed in ("Failed client connect", "Worker validation failed"))
+        and not any(code in text for code in ("Unauthenticated", "PermissionDenied", "InvalidArg"))
+    )
 
 
 async def ensure_search_attribute(client: Client) -> None:

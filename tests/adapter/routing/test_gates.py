@@ -41,7 +41,7 @@ from inngest_temporal.routing.gates import (
 from inngest_temporal.routing.registry import RegisteredFunction
 from inngest_temporal.routing.run_input import Invoker
 from inngest_temporal.temporal import names
-from inngest_temporal_workers.commands.dev import server_program
+from inngest_temporal_workers.commands.embedded import server_program
 from inngest_temporal_workers.entities.activities import SystemActivities
 from inngest_temporal_workers.entities.gates import MAX_BATCH_BYTES, debounced, full_batch
 from tests.harness import PATIENCE, TRIGGER, new_client, running, until

@@ -19,9 +19,6 @@ from typing import Any
 import httpx
 import pytest
 
-import inngest_temporal as inngest
-from inngest_temporal_workers.commands import cli
-
 ROOT = Path(__file__).parents[3]
 LIMIT = 60.0
 
@@ -66,7 +63,7 @@ class Command:
         }
         name, _, value = self._mark.partition("=")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "inngest_temporal_workers.commands.cli", *arguments],
+            [sys.executable, "-m", "inngest_temporal_workers", *arguments],
             cwd=cwd,
             env={**inherited, "PYTHONPATH": str(ROOT), name: value, **environ},
             stdin=subprocess.DEVNULL,
@@ -246,12 +243,12 @@ def test_dev_follows_changes_and_survives_a_syntax_error(
 ) -> None:
     dev = Dev(start, "app.py")
     http = Http(dev.port)
-    dev.says(READY)
+    dev.says("\nReady.")
     assert http.result(http.send("app/greet", name="Ann")) == "Hello Ann"
 
     (project / "app.py").write_text(APP.replace("Hello", "Goodbye"))
     dev.says("app.py changed: the worker starts again.")
-    dev.says(READY, times=2)
+    dev.says("\nReady.", times=2)
     assert http.result(http.send("app/greet", name="Ann")) == "Goodbye Ann"
 
     (project / "app.py").write_text(APP + "def broken(:\n")
@@ -263,7 +260,7 @@ def test_dev_follows_changes_and_survives_a_syntax_error(
     )  # the ingress is still there, and so is the function's registration
 
     (project / "app.py").write_text(APP.replace("Hello", "Welcome back"))
-    dev.says(READY, times=3)
+    dev.says("\nReady.", times=3)
     assert http.result(waiting) == "Welcome back Bob"
     assert dev.command.stop(signal.SIGINT) == 0
 
@@ -274,10 +271,49 @@ def test_dev_follows_changes_and_survives_a_syntax_error(
 )
 def test_a_killed_dev_leaves_nothing(start: Callable[..., Command]) -> None:
     dev = Dev(start, "app.py")
-    dev.says(READY)
+    dev.says("\nReady.")
     assert len(dev.command.left()) == 3
     dev.command.process.kill()
     until(lambda: not dev.command.left(), "the end of its children", 10)
+
+
+def test_dev_takes_no_event_before_its_functions_are_known(start: Callable[..., Command]) -> None:
+    """Each event that is accepted runs, from the first answer of `/health` on."""
+    dev = Dev(start, "app.py", "--no-reload")
+    http = Http(dev.port)
+    until(lambda: answers(http), "an answer")
+    refused, accepted = 0, []
+    while len(accepted) < 3:
+        event = {"name": "app/greet", "data": {"name": f"{len(accepted)}"}}
+        reply = httpx.post(f"{http.url}/e/dev", json=event, timeout=15)
+        if reply.status_code == 200:
+            accepted += reply.json()["ids"]
+        else:
+            refused += 1
+            assert reply.status_code == 503
+            assert refused < 2000
+    assert refused
+    assert [http.result(event) for event in accepted] == ["Hello 0", "Hello 1", "Hello 2"]
+
+
+def answers(http: Http) -> bool:
+    try:
+        return httpx.get(f"{http.url}/health", timeout=15).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("after", [0.3, 0.7, 1.2, 2.0])
+def test_an_interrupt_during_start_up_ends_quietly(
+    start: Callable[..., Command], after: float
+) -> None:
+    command = Dev(start, "app.py").command
+    time.sleep(after)  # wherever it is by then
+    assert command.stop(signal.SIGINT) in (0, -signal.SIGINT)
+    assert "Traceback" not in command.output
+    assert "Error" not in command.output
+    if Path("/proc/self/environ").exists():
+        assert command.left() == []
 
 
 @needs_proc
@@ -291,7 +327,7 @@ def test_dev_stops_while_it_is_still_starting(start: Callable[..., Command]) -> 
 @needs_proc
 def test_dev_ends_with_the_reason_when_its_server_is_lost(start: Callable[..., Command]) -> None:
     dev = Dev(start, "app.py")
-    dev.says(READY)
+    dev.says("\nReady.")
     [server] = [
         pid
         for pid in dev.command.left()
@@ -301,27 +337,6 @@ def test_dev_ends_with_the_reason_when_its_server_is_lost(start: Callable[..., C
     assert dev.command.ends() == 1
     assert "The embedded Temporal server ended." in dev.command.output
     assert dev.command.left() == []
-
-
-def test_the_printed_curl_is_for_an_event_that_may_be_sent(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    client = inngest.Inngest(app_id="app", is_production=False)
-
-    @client.create_function(
-        fn_id="fn", trigger=inngest.TriggerEvent(event="inngest/function.failed")
-    )
-    async def on_any_failure(ctx: inngest.Context) -> None:
-        pass
-
-    @client.create_function(fn_id="other", trigger=inngest.TriggerEvent(event="app/*"))
-    async def other(ctx: inngest.Context) -> None:
-        pass
-
-    cli._print_curl([on_any_failure], "http://ingress")
-    assert capsys.readouterr().out == ""
-    cli._print_curl([on_any_failure, other], "http://ingress")
-    assert """ -d '{"name": "app/example", "data": {}}'""" in capsys.readouterr().out
 
 
 def test_dev_sends_no_event_to_the_ingress_that_the_environment_names(
@@ -370,11 +385,11 @@ def test_dev_keeps_runs_in_a_file(start: Callable[..., Command], project: Path) 
         APP.replace("    name =", "    await ctx.step.sleep('nap', 3_000)\n    name =")
     )
     first = Dev(start, "app.py", "--db-filename", "state.db")
-    first.says(READY)
+    first.says("\nReady.")
     event = Http(first.port).send("app/greet", name="Ann")
     assert first.command.stop() == 0
     second = Dev(start, "app.py", "--db-filename", "state.db")
-    second.says(READY)
+    second.says("\nReady.")
     assert Http(second.port).result(event) == "Hello Ann"
     assert second.command.stop() == 0
 
@@ -385,7 +400,7 @@ def test_signals_at_once_are_one_request_and_a_later_one_waits_for_nothing(
 ) -> None:
     (project / "app.py").write_text(SLOW)
     dev = Dev(start, "app.py")
-    dev.says(READY)
+    dev.says("\nReady.")
     Http(dev.port).send("app/slow", seconds=600)
     until((project / "begun").exists, "the step")
     dev.command.process.send_signal(signal.SIGINT)
@@ -518,7 +533,7 @@ def test_remove_needs_no_worker_and_names_the_apps_that_there_are(
     for app_id, code, message in (
         ("other", 1, "There is no app 'other'. There are app.\n"),
         ("app", 0, "App app is removed"),
-        ("app", 1, "There is no app 'app'. There is none.\n"),
+        ("app", 1, "There is no app 'app'. No app is registered.\n"),
     ):
         remove = start("remove", app_id, **place)
         assert (remove.ends(), remove.output[: len(message)]) == (code, message)
@@ -559,20 +574,6 @@ def test_a_worker_whose_temporal_is_gone_stops_all_the_same(start: Callable[...,
     worker.says(READY)
     assert server.stop() == 0
     assert worker.stop() == 0
-
-
-def test_a_namespace_that_does_not_exist_is_named(
-    start: Callable[..., Command], temporal_address: str
-) -> None:
-    worker = start(
-        "worker", "app.py", TEMPORAL_ADDRESS=temporal_address, TEMPORAL_NAMESPACE="not-there"
-    )
-    assert worker.ends() == 1
-    assert (
-        f"Temporal at {temporal_address}, namespace not-there: there is no such namespace."
-        in worker.output
-    )
-    assert "Traceback" not in worker.output
 
 
 @pytest.mark.parametrize(

