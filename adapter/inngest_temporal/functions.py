@@ -35,6 +35,11 @@ class App(Protocol):
     logger: Logger
 
     @property
+    def app_version(self) -> str | None:
+        """For people; None if it is not given."""
+        ...
+
+    @property
     def middleware(self) -> Sequence[MiddlewareFactory]:
         """For every function and every send."""
         ...

@@ -13,7 +13,7 @@ from inngest_temporal.errors import Error, FunctionConfigInvalidError
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
-from inngest_temporal_workers import plugin as plugins
+from inngest_temporal_workers import publishing
 from inngest_temporal_workers.plugin import InngestPlugin
 from tests.harness import TRIGGER, App, new_client
 
@@ -109,10 +109,10 @@ def test_a_number_of_threads_that_is_none_is_refused(
 async def test_a_worker_whose_configuration_cannot_be_published_stops_and_says_why(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(*_: Any) -> int:
+    async def refuse(*_: Any, **options: Any) -> int:
         raise FunctionConfigInvalidError("the configuration is too large")
 
-    monkeypatch.setattr(plugins, "publish", refuse)
+    monkeypatch.setattr(publishing, "publish", refuse)
     worker = Worker(client, task_queue="queue", plugins=[InngestPlugin([function()])])
     with pytest.raises(FunctionConfigInvalidError, match="too large"):
         await worker.run()

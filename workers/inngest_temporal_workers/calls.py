@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, is_cancelled_exception
+from temporalio.exceptions import FailureError, is_cancelled_exception
 
 LOCAL_TIMEOUT = timedelta(seconds=3)
 MAX_ROUNDS = 2
@@ -57,10 +57,10 @@ class Calls:
                     result_type=result_type,
                 )
                 return result
-            except ActivityError as error:
+            except FailureError as error:  # a local activity's own is not wrapped
                 if is_cancelled_exception(error):
                     raise
-                workflow.logger.debug("%s failed locally, called again: %s", activity, error.cause)
+                workflow.logger.debug("%s failed locally, called again: %s", activity, error)
             finally:
                 self._under_way -= 1
         result = await workflow.execute_activity(

@@ -32,17 +32,19 @@ from inngest_temporal.routing.registry import AppConfig, Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.connection import ensure_search_attribute, passes
+from inngest_temporal.temporal.connection import ensure_search_attribute
 from inngest_temporal_workers.entities.activities import SystemActivities
+from inngest_temporal_workers.entities.app import App
 from inngest_temporal_workers.entities.cancellations import BulkCancellation, CancellationActivities
 from inngest_temporal_workers.entities.gates import Batch, Debounce, RateLimit
 from inngest_temporal_workers.entities.hub import Hub
 from inngest_temporal_workers.entities.lock import WORKFLOWS as LOCKS
 from inngest_temporal_workers.entities.lock import LockActivities
 from inngest_temporal_workers.entities.mailbox import Mailbox
-from inngest_temporal_workers.entities.registry import App, Registry, publish
+from inngest_temporal_workers.entities.registry import Registry
 from inngest_temporal_workers.entities.schedule import CronTick, ScheduleActivities
 from inngest_temporal_workers.entities.signal import Signal
+from inngest_temporal_workers.publishing import Publisher
 from inngest_temporal_workers.runs.admission import AdmissionActivities
 from inngest_temporal_workers.runs.heartbeats import Heartbeats
 from inngest_temporal_workers.runs.memory import MemoCache
@@ -54,9 +56,6 @@ from inngest_temporal_workers.runs.workflow import (
 )
 
 logger = logging.getLogger(__name__)
-
-PUBLISH_PAUSE = 1.0
-"""Seconds between two attempts to publish the functions."""
 
 
 class InngestPlugin(SimplePlugin):
@@ -80,6 +79,7 @@ class InngestPlugin(SimplePlugin):
         super().__init__("inngest-temporal")
         self._parts = parts_of(functions)
         self.app_id = functions[0].client.app_id
+        self._app_version = functions[0].client.app_version
         self._settings = RunSettings(MemoCache(), retry_interval)
         self._workflows = [workflow_for(part, self._settings) for part in self._parts.values()]
         self._max_threads = max_threads
@@ -146,7 +146,8 @@ class InngestPlugin(SimplePlugin):
                 self._heartbeats,
             ):
                 working = asyncio.ensure_future(next(worker))
-                publishing = asyncio.create_task(self._publish(worker.client, app))
+                publisher = Publisher(worker.client, app, self._app_version)
+                publishing = asyncio.create_task(self._publish(publisher))
                 try:
                     await asyncio.wait([working, publishing], return_when=asyncio.FIRST_COMPLETED)
                     if publishing.done() and publishing.exception() is not None:
@@ -159,29 +160,14 @@ class InngestPlugin(SimplePlugin):
                 finally:
                     publishing.cancel()
                     working.cancel()
+                    await publisher.leave()
         finally:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def _publish(self, client: Client, app: AppConfig) -> None:
-        """Again and again, while Temporal is away or starts."""
-        told = False
-        while not self.published.is_set():
-            try:
-                await ensure_search_attribute(client)
-                await publish(client, app)
-                await self._follower.refresh()
-                self.published.set()
-            except (RPCError, RuntimeError, TimeoutError) as error:
-                if not passes(error):
-                    raise
-                if not told:
-                    logger.warning(
-                        "The functions of app %r can't be published yet, trying again: %s",
-                        app.app_id,
-                        error or type(error).__name__,
-                    )
-                told = True
-                await asyncio.sleep(PUBLISH_PAUSE)
+    async def _publish(self, publisher: Publisher) -> None:
+        await publisher.publish(self._follower)
+        self.published.set()
+        await publisher.keep(self._follower)
 
 
 def _is_dynamic(workflow_class: type) -> bool:

@@ -1,14 +1,19 @@
 """The registry: which functions there are, and which of them an event triggers.
 
-Workers publish the configuration of their app (`inngest_temporal_workers.entities.registry`); it
-lives in the memos of entity workflows, one per app, and one more that lists the apps with their
-versions. A memo is read with a strongly consistent `describe` that needs no worker, so a `Follower`
-reads the list about twice a second, and an app when its version has changed.
+Workers publish the configuration of their app (`inngest_temporal_workers.publishing`); it lives in
+the memos of entity workflows, one per app, and one more that lists the apps with their versions. A
+memo is read with a strongly consistent `describe` that needs no worker, so a `Follower` reads the
+list about twice a second, and an app when its version has changed.
+
+Workers of several releases of an app may be up at once, as during a rolling deploy: then an app's
+memo holds them all, and events trigger the functions of all (`AppDocument`).
 """
 
 import asyncio
+import dataclasses
+import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -19,6 +24,7 @@ from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.config import FunctionConfig
+from inngest_temporal.errors import FunctionConfigInvalidError
 from inngest_temporal.expressions import Expression, ExpressionError, compile_expression
 from inngest_temporal.expressions.syntax import Call, Const, Node, const_path
 from inngest_temporal.models import TriggerEvent
@@ -43,16 +49,84 @@ class AppConfig(pydantic.BaseModel):
     functions: list[FunctionConfig]
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept in a memo."""
+        """As it is published."""
         functions = [function.to_wire() for function in self.functions]
         return {"app_id": self.app_id, "task_queue": self.task_queue, "functions": functions}
 
+
+@dataclass(frozen=True)
+class Release:
+    """One set of functions that workers of an app publish: the same code has the same release."""
+
+    key: str
+    order: int
+    """A release that was first published later has a greater one."""
+    app: dict[str, Any]
+    """`AppConfig` JSON without the functions."""
+    functions: dict[str, str] = field(default_factory=dict)
+    """Function id -> digest of its configuration."""
+    since_ms: int = 0
+    """When it was published, in milliseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class AppDocument:
+    """The releases of an app that are up, as its memo holds them; fields of later versions of ours
+    are ignored."""
+
+    releases: list[Release]
+    """The oldest first."""
+    functions: dict[str, dict[str, Any]]
+    """Digest -> configuration of a function, as `FunctionConfig.to_wire` writes it."""
+
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`. Raises `FunctionConfigInvalidError`, `KeyError` or pydantic's
-        `ValidationError`."""
-        functions = [FunctionConfig.from_wire(function) for function in value["functions"]]
-        return cls(app_id=value["app_id"], task_queue=value["task_queue"], functions=functions)
+    def from_json(cls, value: object) -> "AppDocument":
+        """Read a memo. Raises pydantic's `ValidationError`."""
+        return _DOCUMENT.validate_python(value)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is kept in a memo."""
+        return dataclasses.asdict(self)
+
+    def release(self, key: str) -> Release | None:
+        """The release of a key, if it is up."""
+        return next((each for each in self.releases if each.key == key), None)
+
+    def with_release(
+        self, app: Mapping[str, Any], key: str, order: int, since_ms: int
+    ) -> "AppDocument":
+        """This and one more release, made of `AppConfig` JSON."""
+        digests = {each["id"]: names.digest(each)[:16] for each in app["functions"]}
+        rest = {name: value for name, value in app.items() if name != "functions"}
+        known = self.release(key)
+        made = Release(key, order, rest, digests, known.since_ms if known else since_ms)
+        releases = [*(each for each in self.releases if each.key != key), made]
+        functions = {digests[each["id"]]: dict(each) for each in app["functions"]}
+        return AppDocument(
+            sorted(releases, key=lambda each: each.order), self.functions | functions
+        )
+
+    def only(self, keys: Container[str]) -> "AppDocument":
+        """Without the releases of other keys."""
+        releases = [each for each in self.releases if each.key in keys]
+        used = {digest for each in releases for digest in each.functions.values()}
+        functions = {digest: each for digest, each in self.functions.items() if digest in used}
+        return AppDocument(releases, functions)
+
+    def merged(self) -> list[dict[str, Any]]:
+        """`AppConfig` JSON of each release, the newest first, without functions that a newer one
+        has: of a function that several have, the newest configuration counts."""
+        seen: set[str] = set()
+        apps = []
+        for release in reversed(self.releases):
+            added = {id: digest for id, digest in release.functions.items() if id not in seen}
+            seen |= added.keys()
+            functions = [self.functions[digest] for digest in added.values()]
+            apps.append({**release.app, "functions": functions})
+        return apps
+
+
+_DOCUMENT = pydantic.TypeAdapter(AppDocument)
 
 
 @dataclass(frozen=True)
@@ -219,8 +293,8 @@ class Follower:
         """None until the registry was read once; afterwards the last that could be read."""
         self._client = client
         self._interval = interval
-        self._apps: dict[str, tuple[int, AppConfig | None]] = {}
-        self._loaded = asyncio.Event()
+        self._apps: dict[str, tuple[int, list[AppConfig]]] = {}
+        self._changed = asyncio.Condition()
         self._lock = asyncio.Lock()
         self._healthy = True
         self._task: asyncio.Task[None] | None = None
@@ -249,11 +323,16 @@ class Follower:
         """Wait for the first snapshot. Raises `TimeoutError` after that many seconds."""
         try:
             async with asyncio.timeout(timeout):
-                await self._loaded.wait()
+                return await self.change(None)
         except TimeoutError:
             raise TimeoutError(
                 f"The function registry could not be read from Temporal within {timeout:g} s."
             ) from None
+
+    async def change(self, snapshot: Snapshot | None) -> Snapshot:
+        """Wait until the registry is read and is not that snapshot any more."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.snapshot is not snapshot)
         assert self.snapshot is not None
         return self.snapshot
 
@@ -303,25 +382,27 @@ class Follower:
             }
             self._apps = kept | {app: (versions[app], config) for app, config in apps.items()}
             self.snapshot = Snapshot(
-                (config for _, config in self._apps.values() if config is not None), versions
+                itertools.chain.from_iterable(configs for _, configs in self._apps.values()),
+                versions,
             )
-            self._loaded.set()
+            async with self._changed:
+                self._changed.notify_all()
         return self.snapshot
 
-    async def _read_app(self, app: str) -> AppConfig | None:
-        """An app's configuration; None if it was removed, or was written by a version of ours that
-        we can't read."""
+    async def _read_app(self, app: str) -> list[AppConfig]:
+        """An app's releases, without functions that they share; none if it was removed, or was
+        written by a version of ours that we can't read."""
         entity = await self._describe(names.app_id(app))
         value = None if entity is None else await entity.memo_value("app", None)
         try:
-            return None if value is None else AppConfig.from_json(value)
+            return [] if value is None else [*map(_read, AppDocument.from_json(value).merged())]
         except Exception as error:
             logger.error(
                 "The functions of app %r are not triggered: its configuration can't be read: %s",
                 app,
                 error,
             )
-            return None
+            return []
 
     async def _describe(self, workflow_id: str) -> WorkflowExecutionDescription | None:
         try:
@@ -334,6 +415,21 @@ class Follower:
             if error.status != RPCStatusCode.NOT_FOUND or _no_namespace(error):
                 raise
             return None
+
+
+def _read(app: Mapping[str, Any]) -> AppConfig:
+    """An app with those of its functions that we can read."""
+    functions = []
+    for function in app["functions"]:
+        try:
+            functions.append(FunctionConfig.from_wire(function))
+        except FunctionConfigInvalidError as error:
+            logger.error(
+                "A function of app %r is not triggered: its configuration can't be read: %s",
+                app["app_id"],
+                error,
+            )
+    return AppConfig(app_id=app["app_id"], task_queue=app["task_queue"], functions=functions)
 
 
 def _no_namespace(error: RPCError) -> bool:

@@ -28,7 +28,8 @@ from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
-from inngest_temporal_workers.entities import cancellations, registry
+from inngest_temporal_workers import publishing
+from inngest_temporal_workers.entities import cancellations
 from inngest_temporal_workers.entities import fan_out as calls
 from inngest_temporal_workers.entities.cancellations import CancellationActivities
 from inngest_temporal_workers.plugin import system_worker
@@ -341,7 +342,7 @@ async def test_a_removed_function_and_a_quoted_name_are_found_by_their_runs(clie
     fn = sleeping("it's")
     async with running(client, fn) as app, http(client) as api:
         [run] = await sleepers_of(app, fn, 1)
-        await registry.remove(client, "it's")
+        await publishing.remove(client, "it's")
 
         async def unknown() -> bool:
             return (await Follower(client).refresh()).function(fn.id) is None
@@ -449,7 +450,7 @@ async def test_all_of_many_are_cancelled_and_reported_once_though_the_worker_is_
         # Who is told of cancelled runs; no worker executes it, its runs are only counted.
         trigger = TriggerEvent(event=events.CANCELLED)
         config = FunctionConfig(id=told, name="told", triggers=[trigger])
-        await registry.publish(
+        await publishing.publish(
             client, AppConfig(app_id="audit", task_queue="nobody", functions=[config])
         )
         async with Follower(client) as follower, http(client) as api:

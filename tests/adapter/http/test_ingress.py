@@ -32,7 +32,7 @@ from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.temporal import connection as settings
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
-from inngest_temporal_workers.entities import registry
+from inngest_temporal_workers import publishing
 from inngest_temporal_workers.plugin import system_worker
 from tests.harness import until
 
@@ -604,7 +604,7 @@ async def test_the_ingress_follows_what_workers_publish(client: Client) -> None:
         serving(create_ingress(client, DEV)) as url,
         httpx.AsyncClient(base_url=url, timeout=10) as api,
     ):
-        await registry.publish(client, APP)
+        await publishing.publish(client, APP)
 
         async def first_run() -> Any:
             (event_id,) = (await api.post("/e/key", json={"name": "shop/ok"})).json()["ids"]
@@ -613,7 +613,7 @@ async def test_the_ingress_follows_what_workers_publish(client: Client) -> None:
 
         run = await until(first_run)
         assert (await ended(api, run["run_id"]))["output"]["got"] == {}
-        await registry.remove(client, "shop")
+        await publishing.remove(client, "shop")
 
         async def no_run() -> bool:
             return not await first_run()

@@ -9,8 +9,8 @@ from temporalio.client import Client
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing.registry import AppConfig
 from inngest_temporal.temporal.connection import Settings
-from inngest_temporal_workers.entities.registry import publish
 from inngest_temporal_workers.plugin import system_worker
+from inngest_temporal_workers.publishing import publish
 from tests.harness import TRIGGER, new_client, until
 
 EVENTS = 5_000

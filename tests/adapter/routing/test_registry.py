@@ -24,7 +24,10 @@ from inngest_temporal.models import Batch, RateLimit, TriggerCron, TriggerEvent
 from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
 from inngest_temporal.temporal import connection as settings
 from inngest_temporal.temporal import names
+from inngest_temporal_workers import publishing
 from inngest_temporal_workers.entities import registry
+from inngest_temporal_workers.entities.app import App
+from inngest_temporal_workers.entities.registry import Registry
 from inngest_temporal_workers.entities.schedule import ScheduleActivities
 from tests.harness import until
 
@@ -47,12 +50,21 @@ def matching(snapshot: Snapshot, name: str, **data: object) -> list[str]:
     ]
 
 
+def starting(kind: str, workflow_id: str) -> WithStartWorkflowOperation[object, object]:
+    return WithStartWorkflowOperation(
+        kind,
+        id=workflow_id,
+        task_queue=names.SYSTEM_TASK_QUEUE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+    )
+
+
 @pytest_asyncio.fixture
 async def worker(client: Client) -> AsyncIterator[Worker]:
     activities = ScheduleActivities(client, Follower(client)).all()
     queue = names.SYSTEM_TASK_QUEUE
     async with Worker(
-        client, task_queue=queue, workflows=registry.WORKFLOWS, activities=activities
+        client, task_queue=queue, workflows=[App, Registry], activities=activities
     ) as worker:
         yield worker
 
@@ -160,8 +172,9 @@ def test_a_configuration_survives_its_json() -> None:
         "period": "5m",
         "key": "event.data.k",
     }
-    assert AppConfig.from_json(written).to_json() == written
-    assert AppConfig.from_json(written).functions[0].retries == 2
+    read = FunctionConfig.from_wire(written["functions"][0])
+    assert app("a", read).to_json() == written
+    assert read.retries == 2
 
 
 # Publishing
@@ -171,14 +184,14 @@ def test_a_configuration_survives_its_json() -> None:
 async def test_what_is_published_is_read_at_once_and_needs_no_worker(client: Client) -> None:
     follower = Follower(client)
     assert len(await follower.refresh()) == 0
-    version = await registry.publish(client, app("shop", function("shop-f", "order")))
+    version = await publishing.publish(client, app("shop", function("shop-f", "order")))
     assert matching(await follower.refresh(), "order") == ["shop-f"]
     found = (await follower.refresh()).function("shop-f")
     assert found is not None
     assert found.task_queue == "inngest-shop"
 
-    assert await registry.publish(client, app("shop", function("shop-f", "order"))) == version
-    assert await registry.publish(client, app("shop", function("shop-g", "order"))) > version
+    assert await publishing.publish(client, app("shop", function("shop-f", "order"))) == version
+    assert await publishing.publish(client, app("shop", function("shop-g", "order"))) > version
     assert matching(await follower.refresh(), "order") == ["shop-g"]
 
 
@@ -188,9 +201,9 @@ async def test_an_unchanged_configuration_writes_nothing(client: Client) -> None
         ids = (names.REGISTRY_ID, names.app_id("shop"))
         return [(await client.get_workflow_handle(id).describe()).history_length for id in ids]
 
-    await registry.publish(client, app("shop", function("shop-f", "order")))
+    await publishing.publish(client, app("shop", function("shop-f", "order")))
     before = await lengths()
-    await registry.publish(client, app("shop", function("shop-f", "order")))
+    await publishing.publish(client, app("shop", function("shop-f", "order")))
     assert await lengths() == before
 
 
@@ -198,29 +211,29 @@ async def test_an_unchanged_configuration_writes_nothing(client: Client) -> None
 async def test_a_removed_app_is_not_triggered_and_may_come_back(client: Client) -> None:
     follower = Follower(client)
     config = app("shop", function("shop-f", "order"))
-    first = await registry.publish(client, config)
-    await registry.publish(client, app("other", function("other-f", "order")))
+    first = await publishing.publish(client, config)
+    await publishing.publish(client, app("other", function("other-f", "order")))
     assert matching(await follower.refresh(), "order") == ["other-f", "shop-f"]
-    assert await registry.remove(client, "shop")
-    assert not await registry.remove(client, "shop")
-    assert not await registry.remove(client, "never-there")
+    assert await publishing.remove(client, "shop")
+    assert not await publishing.remove(client, "shop")
+    assert not await publishing.remove(client, "never-there")
     assert matching(await follower.refresh(), "order") == ["other-f"]
-    assert await registry.publish(client, config) > first
+    assert await publishing.publish(client, config) > first
     assert matching(await follower.refresh(), "order") == ["other-f", "shop-f"]
 
 
 @pytest.mark.usefixtures("worker")
 async def test_a_removal_that_was_cut_off_is_completed(client: Client) -> None:
-    await registry.publish(client, app("shop", function("shop-f", "order")))
-    await client.get_workflow_handle(names.app_id("shop")).execute_update("remove")
-    assert await registry.remove(client, "shop")
-    assert not await registry.remove(client, "shop")
+    await publishing.publish(client, app("shop", function("shop-f", "order")))
+    await client.get_workflow_handle(names.app_id("shop")).execute_update("remove", args=[0, 1])
+    assert await publishing.remove(client, "shop")
+    assert not await publishing.remove(client, "shop")
 
 
 @pytest.mark.usefixtures("worker")
 async def test_apps_published_at_once_are_all_there(client: Client) -> None:
     apps = [app(f"a{i}", function(f"a{i}-f", "x")) for i in range(12)]
-    await asyncio.gather(*(registry.publish(client, config) for config in apps))
+    await asyncio.gather(*(publishing.publish(client, config) for config in apps))
     assert len(await Follower(client).refresh()) == 12
 
 
@@ -228,12 +241,12 @@ async def test_apps_published_at_once_are_all_there(client: Client) -> None:
 async def test_entities_continue_as_new_with_their_state(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "MAX_UPDATES", 3)
+    monkeypatch.setattr(registry, "MAX_MESSAGES", 3)
     handle = client.get_workflow_handle(names.REGISTRY_ID)
-    await registry.publish(client, app("first", function("first-f", "x")))
+    await publishing.publish(client, app("first", function("first-f", "x")))
     begun = (await handle.describe()).run_id
     versions = [
-        await registry.publish(client, app("shop", function(f"shop-{i}", "x"))) for i in range(10)
+        await publishing.publish(client, app("shop", function(f"shop-{i}", "x"))) for i in range(10)
     ]
     assert versions == sorted(set(versions))
     assert matching(await Follower(client).refresh(), "x") == ["first-f", "shop-9"]
@@ -248,10 +261,10 @@ async def test_entities_continue_as_new_with_their_state(
 @pytest.mark.usefixtures("worker")
 async def test_an_app_that_begins_anew_is_still_noticed(client: Client) -> None:
     follower = Follower(client)
-    await registry.publish(client, app("shop", function("shop-f", "x")))
+    await publishing.publish(client, app("shop", function("shop-f", "x")))
     await follower.refresh()
     await client.get_workflow_handle(names.app_id("shop")).terminate()
-    await registry.publish(client, app("shop", function("shop-g", "x")))
+    await publishing.publish(client, app("shop", function("shop-g", "x")))
     assert matching(await follower.refresh(), "x") == ["shop-g"]
 
 
@@ -263,42 +276,39 @@ async def test_a_large_configuration_fits_and_a_larger_one_is_refused(client: Cl
             *(function(f"shop-{i}", ("x", f"event.data.a == '{i:01000}'")) for i in range(count)),
         )
 
-    await registry.publish(client, sized(1300))
+    await publishing.publish(client, sized(1300))
     assert len(await Follower(client).refresh()) == 1300
     with pytest.raises(
         FunctionConfigInvalidError, match=r"app 'shop' \(1500 functions\) has 1,\d+,\d+ bytes"
     ):
-        await registry.publish(client, sized(1500))
+        await publishing.publish(client, sized(1500))
 
 
 @pytest.mark.usefixtures("worker")
 async def test_updates_are_validated(client: Client) -> None:
-    def start(
-        workflow_id: str, kind: str, state: object
-    ) -> WithStartWorkflowOperation[object, object]:
-        return WithStartWorkflowOperation(
-            kind,
-            state,
-            id=workflow_id,
-            task_queue=names.SYSTEM_TASK_QUEUE,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        )
-
-    shop = start(names.app_id("shop"), names.APP_TYPE, registry.AppState())
+    shop = starting(names.APP_TYPE, names.app_id("shop"))
     with pytest.raises(WorkflowUpdateFailedError):
         await client.execute_update_with_start_workflow(
-            "publish", {"app_id": "other"}, start_workflow_operation=shop
+            "publish",
+            args=[{"key": "k", "app": {"app_id": "other", "functions": []}}, 1],
+            start_workflow_operation=shop,
         )
-    listing = start(names.REGISTRY_ID, names.REGISTRY_TYPE, registry.RegistryState())
     with pytest.raises(WorkflowUpdateFailedError):
         await client.execute_update_with_start_workflow(
-            "put", args=["", 1], start_workflow_operation=listing
+            "publish",
+            args=[{"key": "k", "app": {"app_id": "shop", "functions": [{"id": 5}]}}, 1],
+            start_workflow_operation=shop,
+        )
+    listing = starting(names.REGISTRY_TYPE, names.REGISTRY_ID)
+    with pytest.raises(WorkflowUpdateFailedError):
+        await client.execute_update_with_start_workflow(
+            "put", args=[["", 1], 1], start_workflow_operation=listing
         )
 
 
 async def test_publishing_without_a_worker_says_which_is_missing(client: Client) -> None:
     with pytest.raises(TimeoutError, match="a worker must poll task queue 'inngest-system'"):
-        await registry.publish(client, app("shop"), timeout=timedelta(seconds=1))
+        await publishing.publish(client, app("shop"), timeout=timedelta(seconds=1))
 
 
 # Following
@@ -308,7 +318,7 @@ async def test_publishing_without_a_worker_says_which_is_missing(client: Client)
 async def test_a_follower_notices_a_change_by_itself(client: Client) -> None:
     async with Follower(client, interval=0.05) as follower:
         assert len(await follower.ready(10)) == 0
-        await registry.publish(client, app("shop", function("shop-f", "x")))
+        await publishing.publish(client, app("shop", function("shop-f", "x")))
 
         async def seen() -> bool:
             return follower.snapshot is not None and len(follower.snapshot) == 1
@@ -343,25 +353,27 @@ async def test_a_namespace_that_does_not_exist_is_no_empty_registry(temporal_add
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_configuration_that_can_not_be_read_stops_no_other_app(
+async def test_a_function_that_can_not_be_read_stops_no_other(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await registry.publish(client, app("good", function("good-f", "x")))
-    start = WithStartWorkflowOperation[object, object](
-        names.APP_TYPE,
-        registry.AppState(),
-        id=names.app_id("bad"),
-        task_queue=names.SYSTEM_TASK_QUEUE,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-    )
+    await publishing.publish(client, app("good", function("good-f", "x")))
+    publication = {
+        "key": "k",
+        "app": {
+            "app_id": "bad",
+            "task_queue": "q",
+            "functions": [{"id": "bad-h", "triggers": 5}, function("bad-g", "x").to_wire()],
+        },
+    }
+    start = starting(names.APP_TYPE, names.app_id("bad"))
     version = await client.execute_update_with_start_workflow(
-        "publish",
-        {"app_id": "bad", "task_queue": "q", "functions": [{"id": 5}]},
-        start_workflow_operation=start,
+        "publish", args=[publication, 1], start_workflow_operation=start
     )
-    await client.get_workflow_handle(names.REGISTRY_ID).execute_update("put", args=["bad", version])
-    assert matching(await Follower(client).refresh(), "x") == ["good-f"]
-    assert "functions of app 'bad' are not triggered" in caplog.text
+    await client.get_workflow_handle(names.REGISTRY_ID).execute_update(
+        "put", args=[["bad", version], 1]
+    )
+    assert matching(await Follower(client).refresh(), "x") == ["bad-g", "good-f"]
+    assert "A function of app 'bad' is not triggered" in caplog.text
 
 
 # Settings

@@ -25,10 +25,10 @@ from inngest_temporal.cron import parse_cron
 from inngest_temporal.errors import FunctionConfigInvalidError
 from inngest_temporal.models import TriggerCron
 from inngest_temporal.routing import events
-from inngest_temporal.routing.registry import AppConfig, Follower
+from inngest_temporal.routing.registry import AppConfig, AppDocument, Follower
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.runs import EVENT_IDS
-from inngest_temporal_workers.entities import registry
+from inngest_temporal_workers import publishing
 from inngest_temporal_workers.entities import schedule as schedules
 from inngest_temporal_workers.entities.schedule import ScheduleActivities, cron_triggers
 from inngest_temporal_workers.plugin import system_worker
@@ -93,7 +93,7 @@ async def system(client: Client) -> AsyncIterator[None]:
 
 
 async def next_times(client: Client, cron: str) -> list[datetime]:
-    await registry.publish(client, app(cron))
+    await publishing.publish(client, app(cron))
     found = await describe(client, schedule_id(cron))
     assert found is not None
     return list(found.info.next_action_times)
@@ -143,7 +143,7 @@ async def test_a_word_stands_for_five_fields(client: Client, word: str, times: s
 
 @pytest.mark.usefixtures("system")
 async def test_a_schedule_neither_catches_up_nor_waits_for_the_run_before(client: Client) -> None:
-    await registry.publish(client, app("@every 90m", jitter="1m30s"))
+    await publishing.publish(client, app("@every 90m", jitter="1m30s"))
     found = await describe(client, schedule_id("@every 90m"))
     assert found is not None
     assert found.schedule.spec.intervals[0].every == timedelta(minutes=90)
@@ -156,13 +156,13 @@ async def test_a_schedule_neither_catches_up_nor_waits_for_the_run_before(client
 
 def test_ids_tell_apart_apps_functions_and_times_and_nothing_else() -> None:
     def ids(config: AppConfig) -> list[str]:
-        return list(cron_triggers(config.to_json()))
+        return list(cron_triggers([config.to_json()]))
 
     assert (
         ids(app("0  9 * * *")) == ids(app("0 9 * * *", jitter="5s")) == [schedule_id("0 9 * * *")]
     )
     assert len({schedule_id("@daily"), schedule_id("@daily", "other"), schedule_id("@hourly")}) == 3
-    assert cron_triggers(None) == cron_triggers({"functions": [{"id": 5}]}) == {}
+    assert cron_triggers([]) == cron_triggers([{"functions": [{"id": 5}]}]) == {}
 
 
 # The list of schedules
@@ -170,30 +170,30 @@ def test_ids_tell_apart_apps_functions_and_times_and_nothing_else() -> None:
 
 @pytest.mark.usefixtures("system")
 async def test_schedules_follow_the_configuration(client: Client) -> None:
-    await registry.publish(client, app(*HOURS[:3]))
+    await publishing.publish(client, app(*HOURS[:3]))
     await assert_scheduled(client, *HOURS[:3])
-    await registry.publish(client, app(*HOURS[1:4]))
+    await publishing.publish(client, app(*HOURS[1:4]))
     await assert_scheduled(client, *HOURS[1:4])
-    await registry.publish(client, app())
+    await publishing.publish(client, app())
     await assert_scheduled(client)
-    await registry.publish(client, app(*HOURS[:2]))
-    await registry.publish(client, app("@daily", app_id="other"))
+    await publishing.publish(client, app(*HOURS[:2]))
+    await publishing.publish(client, app("@daily", app_id="other"))
     await assert_scheduled(client, *HOURS[:2])
     await assert_listed(client, *map(schedule_id, HOURS[:2]), schedule_id("@daily", "other"))
-    await registry.remove(client, "app")
+    await publishing.remove(client, "app")
     await assert_scheduled(client)
     await assert_listed(client, schedule_id("@daily", "other"))
 
 
 @pytest.mark.usefixtures("system")
 async def test_a_changed_jitter_changes_the_schedule_and_leaves_it_paused(client: Client) -> None:
-    await registry.publish(client, app("@daily", "@hourly", jitter="5s"))
+    await publishing.publish(client, app("@daily", "@hourly", jitter="5s"))
     await client.get_schedule_handle(schedule_id("@daily")).pause(note="by the operator")
     before = await describe(client, schedule_id("@hourly"))
-    await registry.publish(client, app("@daily", "@hourly", jitter="5s"))
+    await publishing.publish(client, app("@daily", "@hourly", jitter="5s"))
     assert await describe(client, schedule_id("@hourly")) == before  # nothing was written
 
-    await registry.publish(client, app("@daily", "@hourly", jitter="10s"))
+    await publishing.publish(client, app("@daily", "@hourly", jitter="10s"))
     changed = await describe(client, schedule_id("@daily"))
     assert changed is not None
     assert changed.schedule.spec.jitter == timedelta(seconds=10)
@@ -205,9 +205,9 @@ async def test_a_changed_jitter_changes_the_schedule_and_leaves_it_paused(client
 async def test_a_worker_that_starts_restores_a_schedule_that_someone_deleted(
     client: Client,
 ) -> None:
-    version = await registry.publish(client, app("@daily", "@hourly"))
+    version = await publishing.publish(client, app("@daily", "@hourly"))
     await client.get_schedule_handle(schedule_id("@daily")).delete()
-    assert await registry.publish(client, app("@daily", "@hourly")) == version
+    assert await publishing.publish(client, app("@daily", "@hourly")) == version
     await assert_scheduled(client, "@daily", "@hourly")
 
 
@@ -217,9 +217,9 @@ async def test_publishing_by_several_workers_at_once_leaves_the_schedules_of_one
     configs = [app(*HOURS[start : start + 6]) for start in range(0, 18, 3)]
     async with system_worker(client), system_worker(await another(client)):
         for _ in range(3):
-            await asyncio.gather(*(registry.publish(client, config) for config in configs))
+            await asyncio.gather(*(publishing.publish(client, config) for config in configs))
             memo = await (await client.get_workflow_handle(names.app_id("app")).describe()).memo()
-            won = cron_triggers(memo["app"])
+            won = cron_triggers(AppDocument.from_json(memo["app"]).merged())
             await assert_scheduled(client, *(trigger.cron for trigger in won.values()))
         await assert_listed(client, *won)
 
@@ -259,19 +259,19 @@ async def test_replicas_that_start_at_once_share_a_look_at_the_schedules(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More of them than Temporal takes updates of one workflow at a time, which is 10."""
-    monkeypatch.setattr(registry, "SHARED_SECONDS", 3600)
-    version = await registry.publish(client, app(*HOURS[:2]))
+    monkeypatch.setattr(publishing, "SHARED_SECONDS", 3600)
+    version = await publishing.publish(client, app(*HOURS[:2]))
     put, calls = ScheduleActivities._put, itertools.count()
 
     async def counted(
         self: ScheduleActivities, trigger: schedules.CronTrigger, *, replace: bool
-    ) -> None:
+    ) -> str | None:
         next(calls)
-        await put(self, trigger, replace=replace)
+        return await put(self, trigger, replace=replace)
 
     monkeypatch.setattr(ScheduleActivities, "_put", counted)
     assert (
-        await asyncio.gather(*(registry.publish(client, app(*HOURS[:2])) for _ in range(30)))
+        await asyncio.gather(*(publishing.publish(client, app(*HOURS[:2])) for _ in range(30)))
         == [version] * 30
     )
     assert next(calls) < 10  # not 60; a look may be repeated
@@ -309,20 +309,20 @@ async def test_a_worker_killed_halfway_leaves_nothing_behind(
 ) -> None:
     old, new = app(*HOURS[:before]), app(*HOURS[4 : 4 + after])
     async with system_worker(client):
-        await registry.publish(client, old)
+        await publishing.publish(client, old)
     address = client.service_client.config.target_host
     working = " ".join(map(schedule_id, HOURS[::2]))
     arguments = ["-c", HANGING_WORKER, address, client.namespace, method, working]
     worker = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdout=asyncio.subprocess.PIPE
     )
-    publishing = asyncio.create_task(registry.publish(await another(client), new))
+    task = asyncio.create_task(publishing.publish(await another(client), new))
     assert worker.stdout is not None
     assert await worker.stdout.readline() == b"hangs\n"
     worker.kill()
     await worker.wait()
     async with system_worker(await another(client)):
-        await publishing
+        await task
     await assert_scheduled(client, *HOURS[4 : 4 + after])
 
 
@@ -335,23 +335,24 @@ async def test_failing_calls_are_repeated_until_they_work(
 
     async def flaky(
         self: ScheduleActivities, trigger: schedules.CronTrigger, *, replace: bool
-    ) -> None:
-        await put(self, trigger, replace=replace)
+    ) -> str | None:
+        refusal = await put(self, trigger, replace=replace)
         if next(failures, None) is not None:
             raise RuntimeError("The reply was lost.")
+        return refusal
 
     monkeypatch.setattr(ScheduleActivities, "_put", flaky)
-    await registry.publish(client, app(*HOURS[:3]))
+    await publishing.publish(client, app(*HOURS[:3]))
     await assert_scheduled(client, *HOURS[:3])
 
 
 @pytest.mark.usefixtures("system")
 async def test_schedules_are_found_again_after_an_entity_was_terminated(client: Client) -> None:
-    await registry.publish(client, app(*HOURS[:3]))
-    await registry.publish(client, app("@daily", app_id="app-2"))
+    await publishing.publish(client, app(*HOURS[:3]))
+    await publishing.publish(client, app("@daily", app_id="app-2"))
     await assert_listed(client, *map(schedule_id, HOURS[:3]), schedule_id("@daily", "app-2"))
     await client.get_workflow_handle(names.app_id("app")).terminate()
-    await registry.publish(client, app(HOURS[2], HOURS[3]))
+    await publishing.publish(client, app(HOURS[2], HOURS[3]))
     await assert_scheduled(client, HOURS[2], HOURS[3])
     await assert_listed(client, *map(schedule_id, HOURS[2:4]), schedule_id("@daily", "app-2"))
 
@@ -360,7 +361,7 @@ async def test_schedules_are_found_again_after_an_entity_was_terminated(client: 
 async def test_what_temporal_refuses_changes_nothing(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await registry.publish(client, app(HOURS[0], "@every 5m"))
+    await publishing.publish(client, app(HOURS[0], "@every 5m"))
     monkeypatch.setattr(
         "inngest_temporal.cron._zones", frozenset
     )  # as where there is no database of time zones
@@ -368,7 +369,7 @@ async def test_what_temporal_refuses_changes_nothing(
         FunctionConfigInvalidError,
         match="Function 'app-fn' can't have the cron 'TZ=Mars/Olympus @dai",
     ):
-        await registry.publish(client, app(HOURS[1], "TZ=Mars/Olympus @daily"))
+        await publishing.publish(client, app(HOURS[1], "TZ=Mars/Olympus @daily"))
     await assert_scheduled(client, HOURS[0], "@every 5m")
     snapshot = await Follower(client).refresh()
     assert snapshot.apps[0].to_json() == app(HOURS[0], "@every 5m").to_json()
@@ -420,7 +421,7 @@ async def test_a_tick_starts_one_run_of_that_function_alone(client: Client) -> N
 
         # The tick again, as after a lost reply.
         tick = ScheduleActivities(client, Follower(client)).tick
-        [trigger] = cron_triggers(app(cron).to_json()).values()
+        [trigger] = cron_triggers([app(cron).to_json()]).values()
         assert await tick(trigger, at.timestamp(), at.timestamp()) == {"run": run_id}
         assert len(await runs_of(client, "app-fn")) == 1
 
@@ -462,8 +463,8 @@ async def test_a_tick_for_a_trigger_that_is_gone_starts_nothing(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedules, "MISSING_DELAYS", (0.1,))
-    await registry.publish(client, app("@daily"))
-    [trigger] = cron_triggers(app("@hourly").to_json()).values()
+    await publishing.publish(client, app("@daily"))
+    [trigger] = cron_triggers([app("@hourly").to_json()]).values()
     start = schedules.CronTick.run
     result = await client.execute_workflow(
         start, trigger, id="tick", task_queue=names.SYSTEM_TASK_QUEUE
@@ -474,11 +475,11 @@ async def test_a_tick_for_a_trigger_that_is_gone_starts_nothing(
 
 @pytest.mark.usefixtures("system")
 async def test_a_tick_before_its_function_is_in_the_registry_waits_for_it(client: Client) -> None:
-    [trigger] = cron_triggers(app("@daily").to_json()).values()
+    [trigger] = cron_triggers([app("@daily").to_json()]).values()
     tick = await client.start_workflow(
         schedules.CronTick.run, trigger, id="tick", task_queue=names.SYSTEM_TASK_QUEUE
     )
-    await registry.publish(client, app("@daily"))
+    await publishing.publish(client, app("@daily"))
     assert await tick.result() in [run.id for run in await until(lambda: runs_of(client, "app-fn"))]
 
 
@@ -493,7 +494,7 @@ async def test_a_tick_passes_the_gates(client: Client) -> None:
 
     async with running(client, fn):
         tick = ScheduleActivities(client, Follower(client)).tick
-        [trigger] = cron_triggers(app("@daily").to_json()).values()
+        [trigger] = cron_triggers([app("@daily").to_json()]).values()
         routed = [await tick(trigger, moment, moment) for moment in (1.8e9, 1.8e9, 1.8e9 + 60)]
         assert routed[0] == routed[1] != {"run": None}  # the same tick
         assert routed[2] == {"run": None}

@@ -1,7 +1,9 @@
 """A deploy in the middle of a run: it finishes under another version of its function."""
 
 import asyncio
+import collections
 import contextlib
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +12,12 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import CancelledError
 
 import inngest_temporal as inngest
-from tests.harness import TRIGGER, new_client, registered, running, until
+from inngest_temporal.routing.events import Stamped
+from inngest_temporal.routing.registry import Follower
+from inngest_temporal.temporal import names
+from inngest_temporal_workers import publishing
+from inngest_temporal_workers.entities import app as app_entity
+from tests.harness import TRIGGER, App, new_client, registered, running, until
 from tests.workers.runs.test_run import failure_of
 
 
@@ -173,3 +180,209 @@ async def test_a_worker_that_does_not_know_a_published_function_leaves_its_runs_
         app = await stack.enter_async_context(running(other, old, new))
         assert await asyncio.gather(*(app.run(new) for _ in range(10))) == ["done"] * 10
     assert executed == ["step"] * 10
+
+
+# Several releases of an app
+
+
+def release(*ids: str, **options: Any) -> list[inngest.Function[Any]]:
+    """Functions that are triggered by an event of their own name, and by `all`."""
+    inngest_client = new_client(**options)
+
+    def make(fn_id: str) -> inngest.Function[Any]:
+        async def handler(ctx: inngest.Context) -> str:
+            return await ctx.step.run("step", lambda: fn_id)
+
+        triggers = [inngest.TriggerEvent(event=name) for name in (fn_id, "all")]
+        return inngest_client.create_function(fn_id=fn_id, trigger=[*triggers])(handler)
+
+    return [make(fn_id) for fn_id in ids]
+
+
+async def another(client: Client) -> Client:
+    """As in another process."""
+    return await Client.connect(
+        client.service_client.config.target_host, namespace=client.namespace
+    )
+
+
+async def triggered(client: Client) -> set[str]:
+    """The local ids of the functions that `all` triggers now."""
+    snapshot = await Follower(client).refresh()
+    event = {"id": "e", "name": "all", "data": {}, "ts": 1, "user": {}}
+    return {found.id.removeprefix("app-") for found in snapshot.match(event)}
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "inngest_temporal_workers.publishing"
+    ]
+
+
+async def test_an_old_replica_that_restarts_takes_no_function_off_the_air(client: Client) -> None:
+    old, new = release("kept"), release("kept", "added")
+    async with running(client, *old):
+        pass
+    async with running(client, *new) as app:
+        async with running(await another(client), *old):
+            assert await triggered(client) == {"kept", "added"}
+        await until_triggered(client, "kept", "added")
+        assert await app.run(new[1], name="added") == "added"
+        [found] = (await Follower(client).refresh()).apps
+        assert len(found.functions) == 2
+
+
+async def until_triggered(client: Client, *ids: str) -> None:
+    async def exact() -> bool:
+        return await triggered(client) == {*ids}
+
+    await until(exact)
+
+
+async def test_a_rolling_deploy_loses_no_event_and_says_once_what_it_changes(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "inngest_temporal_workers.publishing")
+    old, new = release("kept", "removed"), release("kept", "added")
+    sent: list[Stamped] = []
+
+    async def send(app: App, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            sent.append(await app.send("kept"))
+            await asyncio.sleep(0.05)
+
+    stop = asyncio.Event()
+    async with contextlib.AsyncExitStack() as olds, contextlib.AsyncExitStack() as news:
+        app = await olds.enter_async_context(running(await another(client), *old))
+        await olds.enter_async_context(running(await another(client), *old))
+        sending = asyncio.create_task(send(app, stop))
+        assert await triggered(client) == {"kept", "removed"}
+        first = await news.enter_async_context(running(await another(client), *new))
+        assert await triggered(client) == {"kept", "removed", "added"}
+        assert await first.run(new[1], name="added") == "added"
+        assert await app.run(old[1], name="removed") == "removed"
+        await news.enter_async_context(running(await another(client), *new))
+        before_the_last = len(sent)
+        await until(lambda: len(sent) > before_the_last + 3)
+        await olds.aclose()
+        await until_triggered(client, "kept", "added")
+        stop.set()
+        await sending
+        results = [await app.run_of(new[0], event).result() for event in sent]
+        assert results == ["kept"] * len(sent)
+        async with running(await another(client), *old):  # an old replica that restarts
+            assert await triggered(client) == {"kept", "removed", "added"}
+        await until_triggered(client, "kept", "added")
+    changes = "added app-added; removed app-removed"
+    lines = collections.Counter(line for line in logged(caplog) if changes in line)
+    assert {line.partition(". ")[0]: count for line, count in lines.items()} == {
+        "App 'app' has workers of a newer release too": 3,
+        "App 'app' has workers of an older release too": 2,
+    }
+
+
+async def test_a_new_release_that_comes_after_the_old_one_says_what_it_changes(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "inngest_temporal_workers.publishing")
+    async with running(client, *release("kept", "removed")):
+        pass
+    async with running(client, *release("kept", "added")):
+        assert await triggered(client) == {"kept", "added"}
+    assert logged(caplog) == ["App 'app' has a new release: added app-added; removed app-removed."]
+
+
+async def test_two_services_with_one_app_id_keep_their_functions_and_are_warned(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "inngest_temporal_workers.publishing")
+    ours, theirs = release("ours"), release("theirs")
+    async with (
+        running(client, *ours) as app,
+        running(await another(client), *theirs, task_queue="elsewhere") as other,
+    ):
+        assert await triggered(client) == {"ours", "theirs"}
+        assert await app.run(ours[0], name="ours") == "ours"
+        assert await other.run(theirs[0], name="theirs") == "theirs"
+        await until(lambda: len(logged(caplog)) == 2)
+    for found in ("app-ours", "app-theirs"):
+        assert any(
+            f"Another service uses app id 'app', with functions that this one does not have:"
+            f" {found}." in line
+            for line in logged(caplog)
+        )
+
+
+async def test_releases_that_stay_up_together_are_taken_for_two_services(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(publishing, "DEPLOY_SECONDS", 1)
+    async with (
+        running(client, *release("shared", "ours")),
+        running(await another(client), *release("shared", "theirs")),
+    ):
+        lasting = "these are two services with one app id"
+        await until(lambda: sum(lasting in line for line in logged(caplog)) >= 2)
+        assert await triggered(client) == {"shared", "ours", "theirs"}
+    assert sum(lasting in line for line in logged(caplog)) == 2
+
+
+async def test_a_release_whose_workers_were_killed_is_dropped(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(self: publishing.Publisher) -> None:
+        pass
+
+    monkeypatch.setattr(app_entity, "RENEW_SECONDS", 0.5)
+    monkeypatch.setattr(publishing, "RENEW_SECONDS", 0.2)
+    async with running(client, *release("kept", "added")):
+        with monkeypatch.context() as patch:
+            patch.setattr(publishing.Publisher, "leave", killed)
+            async with running(await another(client), *release("kept", "removed")):
+                assert await triggered(client) == {"kept", "removed", "added"}
+        await until_triggered(client, "kept", "added")
+        await until_triggered(client, "kept", "added")
+
+
+async def test_a_worker_publishes_again_what_the_registry_has_lost(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "RENEW_SECONDS", 0.2)
+    async with running(client, *release("one")):
+        await client.get_workflow_handle(names.app_id("app")).terminate()
+        await client.get_workflow_handle(names.REGISTRY_ID).terminate()
+        await until_triggered(client, "one")
+        assert await publishing.remove(client, "app")
+        await asyncio.sleep(1)  # some rounds
+        assert await triggered(client) == set()
+
+
+async def test_the_newer_configuration_of_a_function_counts(client: Client) -> None:
+    def version(limit: int) -> inngest.Function[Any]:
+        @new_client().create_function(
+            fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=limit)]
+        )
+        async def fn(ctx: inngest.Context) -> None: ...
+
+        return fn
+
+    async def limit() -> int:
+        found = (await Follower(client).refresh()).function("app-fn")
+        assert found is not None
+        assert found.config.concurrency
+        return found.config.concurrency[0].limit
+
+    async with running(client, version(1)):
+        async with running(await another(client), version(2)):
+            assert await limit() == 2
+            async with running(await another(client), version(1)):
+                assert await limit() == 2
+            assert await limit() == 2
+
+        async def back() -> bool:
+            return await limit() == 1
+
+        await until(back)

@@ -17,7 +17,7 @@ from temporalio.service import RPCError
 from inngest_temporal.errors import Error
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.temporal.connection import Settings, connect
-from inngest_temporal_workers.entities import registry
+from inngest_temporal_workers import publishing
 from inngest_temporal_workers.plugin import system_worker
 from inngest_temporal_workers.worker import GRACE
 
@@ -227,7 +227,7 @@ def remove(
             return
         async with system_worker(client):
             try:
-                removed = await registry.remove(client, app_id)
+                removed = await publishing.remove(client, app_id)
             except (RPCError, TimeoutError) as error:
                 raise ProcessError(
                     f"App {app_id!r} could not be removed: {error}. Try again."

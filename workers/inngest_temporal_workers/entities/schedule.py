@@ -1,6 +1,6 @@
 """Cron: one Temporal schedule for each cron trigger of an app, and what a tick does.
 
-An app's entity (`inngest_temporal_workers.entities.registry`) makes its schedules exact while it
+An app's entity (`inngest_temporal_workers.entities.app`) makes its schedules exact while it
 takes a new configuration: it remembers every schedule that it may have made, and handles one
 configuration at a time. A tick starts a small workflow on the system queue, which starts the run of
 the one function that the schedule is for. Ticks that Temporal misses are not made up for, and a
@@ -9,7 +9,7 @@ tick does not wait for the run before. Source: Inngest's semantics, §4.12.
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,8 +30,7 @@ from temporalio.client import (
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
-from temporalio.common import RetryPolicy, SearchAttributeKey
-from temporalio.exceptions import ApplicationError
+from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.cron import parse_cron
@@ -40,6 +39,7 @@ from inngest_temporal.routing import events
 from inngest_temporal.routing.registry import Follower, RegisteredFunction, Snapshot
 from inngest_temporal.routing.router import Router
 from inngest_temporal.temporal import names
+from inngest_temporal_workers.calls import Calls
 
 FORMAT = 1
 """Raise it when schedules of a trigger are to look differently: workers then rewrite them when they
@@ -47,11 +47,9 @@ publish."""
 CATCHUP_WINDOW = timedelta(seconds=10)
 """No back-fill: it is the smallest that Temporal allows."""
 CHUNK = 100
-"""Schedules that one local activity takes care of: a workflow task should not take minutes."""
+"""Schedules that one activity takes care of."""
 CONCURRENCY = 10
-"""Calls that one of them has in hand at once."""
-TIMEOUT = timedelta(seconds=30)
-RETRIES = RetryPolicy(maximum_interval=timedelta(seconds=10))
+"""Calls that one activity makes at a time."""
 MISSING_DELAYS = (1, 4, 10, 45)
 """Seconds between looks at the registry for a function that is not there: schedules are made just
 before."""
@@ -95,13 +93,14 @@ class ScheduleChanges:
     delete: list[str] = field(default_factory=list)
 
 
-def cron_triggers(app: Mapping[str, Any] | None) -> dict[str, CronTrigger]:
-    """The cron triggers of an `AppConfig` JSON, by schedule id; what can't be read has none."""
+def cron_triggers(apps: Iterable[Mapping[str, Any]]) -> dict[str, CronTrigger]:
+    """The cron triggers of `AppConfig` JSONs, by schedule id; what can't be read has none."""
     found = [
         CronTrigger(app["app_id"], function["id"], trigger["cron"], trigger.get("jitter"))
-        for function in (app or {}).get("functions", ())
+        for app in apps
+        for function in app.get("functions", ())
         for trigger in function.get("triggers", ())
-        if app is not None and trigger.get("cron")
+        if trigger.get("cron")
     ]
     return {trigger.schedule_id: trigger for trigger in found}
 
@@ -113,15 +112,15 @@ class Schedules:
         self.remembered = remembered
         """Schedule id -> fingerprint; empty while the schedule is being changed, or if it is not
         known what it is."""
+        self._calls = Calls()
 
     async def adopt(self, app_id: str) -> None:
         """Find schedules of an entity that was terminated, so that they are not left behind."""
-        for schedule in await _call("inngest.find_schedules", app_id, list[str]):
+        for schedule in await self._calls.call("inngest.find_schedules", [app_id], list[str]):
             self.remembered.setdefault(schedule, "")
 
-    async def sync(self, wanted: Mapping[str, CronTrigger]) -> None:
-        """Make the schedules those that are wanted. Raises `ApplicationError` if Temporal refuses
-        one."""
+    async def sync(self, wanted: Mapping[str, CronTrigger]) -> str | None:
+        """Make the schedules those that are wanted; why not, if Temporal refuses one."""
         same = [
             id for id, trigger in wanted.items() if self.remembered.get(id) == trigger.fingerprint
         ]
@@ -130,7 +129,9 @@ class Schedules:
         for ids in _chunks(write):
             # Before they are made: whatever happens then, they are known.
             self.remembered.update(dict.fromkeys(ids, ""))
-            await self._change(ScheduleChanges(write=[wanted[id] for id in ids]))
+            refusal = await self._change(ScheduleChanges(write=[wanted[id] for id in ids]))
+            if refusal is not None:
+                return refusal
             self.remembered.update((id, wanted[id].fingerprint) for id in ids)
         for ids in _chunks(same):
             await self._change(ScheduleChanges(keep=[wanted[id] for id in ids]))
@@ -138,19 +139,11 @@ class Schedules:
             await self._change(ScheduleChanges(delete=ids))
             for id in ids:
                 del self.remembered[id]
+        return None
 
-    async def _change(self, changes: ScheduleChanges) -> None:
-        await _call("inngest.sync_schedules", changes, type(None))
-
-
-async def _call(activity_name: str, argument: object, result_type: type) -> Any:
-    return await workflow.execute_local_activity(
-        activity_name,
-        argument,
-        start_to_close_timeout=TIMEOUT,
-        retry_policy=RETRIES,
-        result_type=result_type,
-    )
+    async def _change(self, changes: ScheduleChanges) -> str | None:
+        refusals = await self._calls.call("inngest.sync_schedules", [changes], list[str])
+        return refusals[0] if refusals else None
 
 
 def _chunks(ids: list[str]) -> list[list[str]]:
@@ -171,14 +164,10 @@ class CronTick:
         )
         times = [scheduled_at, fire_at if trigger.max_jitter else scheduled_at]
         arguments = [trigger, *(time.timestamp() for time in times)]
+        calls = Calls()
         for delay in (*MISSING_DELAYS, None):
-            routed: dict[str, str | None] = await workflow.execute_local_activity(
-                "inngest.tick",
-                args=arguments,
-                start_to_close_timeout=TIMEOUT,
-                retry_policy=RETRIES,
-                result_type=dict,
-            )
+            calls.new_task()
+            routed: dict[str, str | None] = await calls.call("inngest.tick", arguments, dict)
             if routed or delay is None:
                 break
             await workflow.sleep(delay, summary="not in the registry yet")
@@ -211,13 +200,13 @@ class ScheduleActivities:
         ]
 
     @activity.defn(name="inngest.sync_schedules")
-    async def sync_schedules(self, changes: ScheduleChanges) -> None:
-        """Change schedules; may be repeated."""
+    async def sync_schedules(self, changes: ScheduleChanges) -> list[str]:
+        """Change schedules; what Temporal refuses, in words. May be repeated."""
         limit = asyncio.Semaphore(CONCURRENCY)
 
-        async def limited(change: Coroutine[Any, Any, None]) -> None:
+        async def limited(change: Coroutine[Any, Any, str | None]) -> str | None:
             async with limit:
-                await change
+                return await change
 
         # All of them come to an end before an error is reported: none may be at work while the next
         # attempt is.
@@ -227,15 +216,18 @@ class ScheduleActivities:
             *(limited(self._put(trigger, replace=False)) for trigger in changes.keep),
             return_exceptions=True,
         )
-        errors = [result for result in results if result is not None]
-        for error in sorted(errors, key=lambda error: not isinstance(error, ApplicationError)):
-            raise error
+        refusals = [result for result in results if isinstance(result, str)]
+        for result in results:
+            if isinstance(result, BaseException) and not refusals:
+                raise result
+        return refusals
 
-    async def _put(self, trigger: CronTrigger, *, replace: bool) -> None:
+    async def _put(self, trigger: CronTrigger, *, replace: bool) -> str | None:
+        """Make a schedule; why not, if it is refused."""
         try:
             made = schedule_of(trigger)
         except ValueError as error:
-            raise _refused(trigger, str(error)) from error
+            return _refusal(trigger, str(error))
         memo = {"app_id": trigger.app_id, "function_id": trigger.function_id, "cron": trigger.cron}
 
         def update(known: ScheduleUpdateInput) -> ScheduleUpdate:
@@ -251,7 +243,8 @@ class ScheduleActivities:
         except RPCError as error:
             if error.status != RPCStatusCode.INVALID_ARGUMENT:
                 raise
-            raise _refused(trigger, error.message) from error
+            return _refusal(trigger, error.message)
+        return None
 
     async def _delete(self, schedule: str) -> None:
         try:
@@ -277,9 +270,8 @@ class ScheduleActivities:
         return {"run": await self._router.start(function, stamped, run_id)}
 
 
-def _refused(trigger: CronTrigger, reason: str) -> ApplicationError:
-    message = f"Function {trigger.function_id!r} can't have the cron {trigger.cron!r}: {reason}"
-    return ApplicationError(message, type="FunctionConfigInvalidError", non_retryable=True)
+def _refusal(trigger: CronTrigger, reason: str) -> str:
+    return f"Function {trigger.function_id!r} can't have the cron {trigger.cron!r}: {reason}"
 
 
 def _function(snapshot: Snapshot, trigger: CronTrigger) -> RegisteredFunction | None:

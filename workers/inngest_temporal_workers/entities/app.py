@@ -1,0 +1,299 @@
+"""The entity of an app: the functions that its workers have, which of its releases are up, and its
+schedules.
+
+Its memo is what events are routed by: `{"app": AppDocument JSON or null once removed, "version":
+n}`, read with `describe`, which needs no worker. It never ends: it continues as new.
+
+A *release* is one set of functions. Workers join the release that they publish and leave it when
+they stop; one that was killed is noticed because it no longer renews. While workers of several
+releases are up, as during a rolling deploy, the functions of all are there; the newest release is
+the one that was published first last. So a replica of an old release that restarts changes nothing.
+A release without workers is dropped as soon as another one has some; the last one stays, so that
+events are accepted while no worker is up.
+"""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import ApplicationError, FailureError
+
+from inngest_temporal.config import FunctionConfig
+from inngest_temporal.errors import FunctionConfigInvalidError
+from inngest_temporal.routing.locks import Change, changes
+from inngest_temporal.routing.registry import AppDocument
+from inngest_temporal.temporal import names
+
+from .entity import is_long
+from .lock import announce
+from .schedule import Schedules, cron_triggers
+
+MAX_APP_BYTES = 1_600_000
+"""Maximum size of an app's document: a memo is limited to 2 MiB, and so is what is carried over."""
+MAX_MESSAGES = 1_000
+"""Updates and signals before an entity continues as new: Temporal allows 2,000 updates in one
+execution."""
+RENEW_SECONDS = 60
+"""How often a worker renews while workers of several releases are up. While there is one release,
+nothing depends on who is up, and nobody renews."""
+MAX_MISSED = 3
+"""How often a worker may miss to renew before it counts as gone."""
+MAX_WORKERS = 100
+"""Workers of one release that are remembered: it is up as long as one of them is."""
+MAX_ORDERS = 200
+"""Releases that are remembered, so that one that was up before does not count as new."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Argument of `App.publish`."""
+
+    key: str
+    """The release's."""
+    app: dict[str, Any]
+    """`AppConfig` JSON."""
+    after: int = 0
+    """The last version that the registry knows of."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Argument of `App.join` and `App.leave`."""
+
+    key: str
+    """The release's."""
+    worker: str
+    """Differs for each worker that is started."""
+
+
+@dataclass
+class AppState:
+    """What an app's entity carries over when it continues as new."""
+
+    app: dict[str, Any] | None = None
+    """`AppDocument` JSON."""
+    version: int = 0
+    schedules: dict[str, str] = field(default_factory=dict)
+    """Those that the entity made for cron triggers: `Schedules.remembered`."""
+    workers: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Release key -> worker -> the number of the round in which it last renewed. The worker "" is
+    up until something else is published."""
+    orders: dict[str, int] = field(default_factory=dict)
+    """Release key -> its order."""
+    round: int = 0
+
+
+@workflow.defn(name=names.APP_TYPE, sandboxed=False)
+class App:
+    """One app's configuration."""
+
+    @workflow.init
+    def __init__(self, state: AppState | None = None) -> None:
+        self._state = state or AppState()
+        self._app = AppDocument.from_json(self._state.app) if self._state.app else None
+        self._schedules = Schedules(self._state.schedules)
+        self._turn = asyncio.Lock()
+        self._announcing: set[asyncio.Task[None]] = set()
+        self._messages = 0
+        self._has_left = False
+
+    @workflow.run
+    async def run(self, state: AppState | None = None) -> None:
+        rounds = asyncio.create_task(self._count_rounds())
+        while not self._is_full():
+            await workflow.wait_condition(lambda: self._has_left or self._is_full())
+            self._has_left = False
+            async with self._turn:
+                if self._app is not None:
+                    await self._replace(self._living(self._app), 0)
+        rounds.cancel()
+        self._state.app = self._memo()["app"]
+        self._state.schedules = self._schedules.remembered
+        workflow.continue_as_new(self._state, memo=self._memo())
+
+    @workflow.signal
+    def join(self, member: Member, at_ms: int) -> None:
+        """A worker of a release is up, or is still up."""
+        self._messages += 1
+        workers = self._state.workers.setdefault(member.key, {})
+        workers.pop("", None)
+        workers.pop(member.worker, None)
+        workers[member.worker] = self._state.round
+        if len(workers) > MAX_WORKERS:
+            del workers[next(iter(workers))]
+
+    @workflow.signal
+    def leave(self, member: Member, at_ms: int) -> None:
+        """A worker of a release has stopped."""
+        self._messages += 1
+        self._forget([(member.key, member.worker)])
+
+    @workflow.update
+    async def publish(self, publication: Publication, at_ms: int) -> int:
+        """Add a release, or make it known again; the configuration's version, which is the old one
+        if nothing changed.
+
+        Returns when the app's schedules are exactly those of its cron triggers. If Temporal refuses
+        one, the update fails and all is as before.
+        """
+        self._messages += 1
+        async with self._turn:
+            if not self._state.version:
+                await self._schedules.adopt(_app_id())
+            app = (self._app or AppDocument([], {})).with_release(
+                publication.app, publication.key, self._order(publication.key), at_ms
+            )
+            self._let_go(publication.key)
+            least = max(publication.after + 1, at_ms)
+            refusal = await self._replace(self._living(app), least)
+            if refusal is not None:
+                raise ApplicationError(refusal, type="FunctionConfigInvalidError")
+            return self._state.version
+
+    @publish.validator
+    def _check(self, publication: Publication, at_ms: int) -> None:
+        if publication.app.get("app_id") != _app_id():
+            raise ValueError(
+                f"The configuration of app {publication.app.get('app_id')!r} does not belong here."
+            )
+        if not all(isinstance(each["id"], str) for each in publication.app["functions"]):
+            raise ValueError("A function has an id that is not a string.")
+
+    @workflow.update
+    async def remove(self, after: int, at_ms: int) -> int:
+        """Forget the configuration; the version of its absence. `after`: the last one that the
+        registry knows of."""
+        self._messages += 1
+        async with self._turn:
+            await self._replace(None, max(after + 1, at_ms))
+            return self._state.version
+
+    def _order(self, key: str) -> int:
+        orders = self._state.orders
+        if key not in orders:
+            orders[key] = max(orders.values(), default=0) + 1
+        if len(orders) > MAX_ORDERS:
+            del orders[min(orders, key=orders.__getitem__)]
+        return orders.get(key, 0)
+
+    def _let_go(self, key: str) -> None:
+        """Something is published: what nobody renews ends, and what is published is up."""
+        workers = self._state.workers
+        self._forget([(each, "") for each in workers if each != key])
+        if key not in workers:
+            workers[key] = {"": self._state.round}
+        if not self._is_contested():  # nobody has renewed so far
+            for each in workers.values():
+                each.update(dict.fromkeys(each, self._state.round))
+
+    def _living(self, app: AppDocument) -> AppDocument:
+        """The releases that have workers; if none has, the newest alone. The oldest ones give way
+        if all of them are too large."""
+        keys = [each.key for each in app.releases if self._state.workers.get(each.key)]
+        keys = keys or [each.key for each in app.releases[-1:]]
+        while size(app.only(keys)) > MAX_APP_BYTES and len(keys) > 1:
+            workflow.logger.warning(
+                "The releases of app %r are too large to keep them all: the oldest is dropped",
+                _app_id(),
+            )
+            del keys[0]
+        return app.only(keys)
+
+    async def _replace(self, app: AppDocument | None, least: int) -> str | None:
+        """Make a configuration the app's, with a version of at least `least`; why not, if Temporal
+        refuses a schedule of it."""
+        before = [] if self._app is None else self._app.merged()
+        after = [] if app is None else app.merged()
+        refusal = await self._schedules.sync(cron_triggers(after))
+        if refusal is not None:
+            await self._schedules.sync(cron_triggers(before))
+            return refusal
+        if app != self._app or not self._state.version:
+            self._app = app
+            self._state.version = max(self._state.version + 1, least)
+            self._announce([*_changes(before, after, self._state.version)])
+            workflow.upsert_memo(self._memo())
+            await self._tell_registry()
+        return None
+
+    async def _tell_registry(self) -> None:
+        """Let it know the version. Who publishes does so too: this is for what happens later."""
+        registry = workflow.get_external_workflow_handle(names.REGISTRY_ID)
+        try:
+            await registry.signal("changed", args=[[_app_id(), self._state.version], 0])
+        except FailureError:
+            workflow.logger.debug("there is no registry yet")
+
+    async def _count_rounds(self) -> None:
+        while True:
+            await workflow.wait_condition(self._is_contested)
+            await workflow.sleep(RENEW_SECONDS, summary="the time to renew for workers")
+            if self._is_contested():
+                self._state.round += 1
+                self._forget(
+                    (key, worker)
+                    for key, workers in self._state.workers.items()
+                    for worker, renewed in workers.items()
+                    if worker and self._state.round - renewed > MAX_MISSED
+                )
+
+    def _is_contested(self) -> bool:
+        """Whether it matters who is up."""
+        return self._app is not None and len(self._app.releases) > 1
+
+    def _forget(self, gone: Iterable[tuple[str, str]]) -> None:
+        for key, worker in [*gone]:
+            workers = self._state.workers.get(key, {})
+            self._has_left |= workers.pop(worker, None) is not None
+            if not workers:
+                self._state.workers.pop(key, None)
+
+    def _announce(self, made: list[Change]) -> None:
+        if made:
+            task = asyncio.create_task(announce(made))
+            self._announcing.add(task)
+            task.add_done_callback(self._announcing.discard)
+
+    def _is_full(self) -> bool:
+        return (
+            (self._messages >= MAX_MESSAGES or is_long())
+            and workflow.all_handlers_finished()
+            and not self._announcing
+        )
+
+    def _memo(self) -> dict[str, Any]:
+        app = None if self._app is None else self._app.to_json()
+        return {"app": app, "version": self._state.version}
+
+
+def size(app: AppDocument) -> int:
+    """Bytes of a document's JSON."""
+    return len(json.dumps(app.to_json(), separators=(",", ":")))
+
+
+def _app_id() -> str:
+    return workflow.info().workflow_id.removeprefix(names.app_id(""))
+
+
+def _changes(
+    before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]], version: int
+) -> Iterator[Change]:
+    """The limits of functions that are in both configurations of an app and have other terms in the
+    later one."""
+    known = {function["id"]: function for app in before for function in app["functions"]}
+    for function in itertools.chain.from_iterable(app["functions"] for app in after):
+        old = known.get(function["id"])
+        if old is None or all(
+            old.get(field) == function.get(field) for field in ("concurrency", "throttle")
+        ):
+            continue
+        try:
+            yield from changes(
+                FunctionConfig.from_wire(old), FunctionConfig.from_wire(function), version
+            )
+        except FunctionConfigInvalidError:
+            continue  # unreadable to this version: locks learn of it with the next request

@@ -1,0 +1,372 @@
+"""How a worker makes its functions known, and keeps them known while it is up.
+
+What is published is a *release*: the functions, and the version of the app if its client has one.
+The app's entity (`inngest_temporal_workers.entities.app`) keeps the releases that have workers. A
+worker joins its release before it publishes it and leaves it when it stops; while workers of other
+releases are up, it renews. It publishes again if the registry has lost its release, so that the
+registry converges to what living workers have.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import (
+    Client,
+    WithStartWorkflowOperation,
+    WorkflowUpdateFailedError,
+    WorkflowUpdateRPCTimeoutOrCancelledError,
+)
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError, RPCStatusCode
+from ulid import ULID
+
+from inngest_temporal.errors import FunctionConfigInvalidError
+from inngest_temporal.routing.registry import AppConfig, AppDocument, Follower, Release
+from inngest_temporal.temporal import names
+from inngest_temporal.temporal.connection import RPC_TIMEOUT, ensure_search_attribute, passes
+
+from .entities.app import MAX_APP_BYTES, RENEW_SECONDS, Member, Publication, size
+from .entities.schedule import cron_triggers
+
+logger = logging.getLogger(__name__)
+
+PUBLISH_TIMEOUT = timedelta(seconds=30)
+SHARED_SECONDS = 10
+"""Replicas that start within such a time share one update: Temporal allows 10 in flight, and one
+too many makes it forget them all."""
+DEPLOY_SECONDS = 600
+"""How long two releases may be up before they are taken for two services with one app id."""
+RETRY_SECONDS = 1.0
+"""Seconds between two attempts of a worker that starts."""
+SHOWN = 10
+"""Functions that a line of the log names."""
+
+
+def release_key(app: AppConfig, app_version: str | None = None) -> str:
+    """What workers of the same functions and version of an app have in common."""
+    return names.digest(app.to_json(), app_version)
+
+
+async def publish(
+    client: Client,
+    app: AppConfig,
+    timeout: timedelta = PUBLISH_TIMEOUT,
+    *,
+    app_version: str | None = None,
+) -> int:
+    """Make an app's functions known; returns the configuration's version once every reader can see
+    it and its cron triggers are scheduled.
+
+    If no worker has joined the release, it replaces what was published so. An unchanged release
+    keeps its version and, without cron triggers, writes nothing. A worker on
+    `names.SYSTEM_TASK_QUEUE` must run.
+
+    Raises:
+        FunctionConfigInvalidError: The configuration is too large, or Temporal refuses a cron
+            trigger.
+        TimeoutError: No worker answered in time.
+    """
+    config, key = app.to_json(), release_key(app, app_version)
+    _check_size(app, config)
+    known = await _memo(client, names.app_id(app.app_id))
+    listed = await _listed(client, app.app_id)
+    # Schedules may have been deleted behind our back: with cron triggers each worker that starts
+    # has them looked at.
+    document = _document(known)
+    unchanged = document.release(key) is not None and not cron_triggers([config])
+    version: int = known.get("version", 0)
+    if not unchanged:
+        publication = Publication(key, config, max(version, listed))
+        version = int(
+            await _update(
+                client,
+                _with_start(names.APP_TYPE, names.app_id(app.app_id)),
+                "publish",
+                vars(publication),
+                timeout,
+                update_id=names.digest(key, version, int(time.time() // SHARED_SECONDS)),
+            )
+        )
+    await _list(client, app.app_id, version, timeout)
+    return version
+
+
+async def remove(client: Client, app_id: str, timeout: timedelta = PUBLISH_TIMEOUT) -> bool:
+    """Make an app unknown: none of its functions is triggered any more. False if it is not there.
+
+    Raises `TimeoutError` if no worker answered in time.
+    """
+    known = await _memo(client, names.app_id(app_id))
+    if not known:
+        return False
+    listed = await _listed(client, app_id)
+    app = _with_start(names.APP_TYPE, names.app_id(app_id))
+    version = await _update(client, app, "remove", listed, timeout)
+    registry = _with_start(names.REGISTRY_TYPE, names.REGISTRY_ID)
+    await _update(client, registry, "drop", [app_id, version], timeout)
+    return listed > 0 or known.get("app") is not None
+
+
+class Publisher:
+    """One worker's functions in the registry, for as long as the worker is up."""
+
+    def __init__(self, client: Client, app: AppConfig, app_version: str | None = None) -> None:
+        self._client = client
+        self._app = app
+        self._app_version = app_version
+        self._member = Member(release_key(app, app_version), str(ULID()))
+        self._log = _Log(app.app_id, self._member.key)
+
+    async def publish(self, follower: Follower) -> None:
+        """As `publish`, again and again while Temporal is away or starts; `follower` has seen the
+        functions then."""
+        told = False
+        while True:
+            try:
+                await ensure_search_attribute(self._client)
+                before = _document(await self._memo())
+                await self._join()
+                await publish(self._client, self._app, app_version=self._app_version)
+                self._log.published(before, _document(await self._memo()))
+                await follower.refresh()
+                return
+            except (RPCError, RuntimeError, TimeoutError) as error:
+                if not passes(error):
+                    raise
+                if not told:
+                    logger.warning(
+                        "The functions of app %r can't be published yet, trying again: %s",
+                        self._app.app_id,
+                        error or type(error).__name__,
+                    )
+                told = True
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def keep(self, follower: Follower) -> None:
+        """Keep the functions known, and log what workers of other releases do to them. Ends only by
+        cancellation."""
+        snapshot = follower.snapshot
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_SECONDS):
+                    snapshot = await follower.change(snapshot)
+            try:
+                await self._look()
+            except (RPCError, RuntimeError, TimeoutError) as error:
+                logger.debug("The registry can't be looked at, trying again later: %s", error)
+            except FunctionConfigInvalidError as error:
+                logger.error("%s", error)
+
+    async def leave(self) -> None:
+        """The worker has stopped. Nothing happens if Temporal can't be reached: it will be
+        missed."""
+        with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
+            await self._client.get_workflow_handle(names.app_id(self._app.app_id)).signal(
+                "leave", args=[vars(self._member), _now_ms()], rpc_timeout=RPC_TIMEOUT
+            )
+
+    async def _look(self) -> None:
+        memo = await self._memo()
+        app = _document(memo)
+        if memo and memo.get("app") is None:
+            return  # removed by an operator: a worker that starts brings it back
+        if app.release(self._member.key) is None:
+            await self._join()
+            await publish(self._client, self._app, app_version=self._app_version)
+            app = _document(await self._memo())
+        else:
+            await _list(self._client, self._app.app_id, memo["version"], PUBLISH_TIMEOUT)
+            if len(app.releases) > 1:
+                await self._join()
+        self._log.seen(app)
+
+    async def _join(self) -> None:
+        await self._client.start_workflow(
+            names.APP_TYPE,
+            id=names.app_id(self._app.app_id),
+            task_queue=names.SYSTEM_TASK_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            start_signal="join",
+            start_signal_args=[vars(self._member), _now_ms()],
+            rpc_timeout=RPC_TIMEOUT,
+        )
+
+    async def _memo(self) -> Mapping[str, Any]:
+        return await _memo(self._client, names.app_id(self._app.app_id))
+
+
+class _Log:
+    """What a worker says of other releases of its app: each thing once."""
+
+    def __init__(self, app_id: str, key: str) -> None:
+        self._app_id = app_id
+        self._key = key
+        self._others: dict[str, float] = {}
+        """Key -> when it was seen first."""
+        self._told: set[tuple[str, str]] = set()
+        self._names: set[str] = set()
+        """Of the functions of all releases."""
+
+    def published(self, before: AppDocument, after: AppDocument) -> None:
+        """The release was published in place of, or beside, those before."""
+        mine = after.release(self._key)
+        if mine is None:
+            return
+        gone = [each for each in before.releases if after.release(each.key) is None]
+        if gone:
+            logger.info("App %r has a new release: %s.", self._app_id, _difference(gone[-1], mine))
+        self.seen(after)
+
+    def seen(self, app: AppDocument) -> None:
+        """These releases are up."""
+        mine = app.release(self._key)
+        if mine is None:
+            return
+        for other in app.releases:
+            if other.key != self._key:
+                self._see(mine, other)
+        functions = {id for each in app.releases for id in each.functions}
+        for key in self._others.keys() - {each.key for each in app.releases}:
+            if self._is_new("down", key):
+                logger.warning(
+                    "App %r: the workers of the other release have stopped%s.",
+                    self._app_id,
+                    _listing("; not triggered any more: ", self._names - functions),
+                )
+            del self._others[key]
+        self._names = functions
+
+    def _see(self, mine: Release, other: Release) -> None:
+        begun = self._others.setdefault(other.key, time.monotonic())
+        if self._is_new("up", other.key):
+            self._warn(mine, other)
+        elif time.monotonic() - begun > DEPLOY_SECONDS and self._is_new("long", other.key):
+            logger.warning(
+                "App %r has had two releases for over %d minutes: %s. If no deploy is going on,"
+                " these are two services with one app id: give each its own.",
+                self._app_id,
+                DEPLOY_SECONDS // 60,
+                _difference(other, mine),
+            )
+
+    def _is_new(self, what: str, key: str) -> bool:
+        """Whether it was not said of that release yet: a replica may restart many times."""
+        is_new = (what, key) not in self._told
+        self._told.add((what, key))
+        return is_new
+
+    def _warn(self, mine: Release, other: Release) -> None:
+        if mine.functions and other.functions and not mine.functions.keys() & other.functions:
+            logger.warning(
+                "Another service uses app id %r, with functions that this one does not have%s."
+                " Functions of both are triggered; give each service an app id of its own.",
+                self._app_id,
+                _listing(": ", other.functions),
+            )
+            return
+        older, newer = sorted((mine, other), key=lambda each: each.order)
+        logger.warning(
+            "App %r has workers of %s release too. The newer one compared with the older: %s. Until"
+            " the workers of one have stopped, functions of both are triggered; of those that both"
+            " have, the newer configuration counts.",
+            self._app_id,
+            "an older" if older is other else "a newer",
+            _difference(older, newer),
+        )
+
+
+def _difference(older: Release, newer: Release) -> str:
+    changed = {
+        id for id, digest in newer.functions.items() if older.functions.get(id, digest) != digest
+    }
+    parts = [
+        _listing("added ", newer.functions.keys() - older.functions.keys()),
+        _listing("removed ", older.functions.keys() - newer.functions.keys()),
+        _listing("changed ", changed),
+    ]
+    return "; ".join(filter(None, parts)) or "the same functions"
+
+
+def _listing(before: str, functions: Any) -> str:
+    shown = sorted(functions)
+    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    return before + ", ".join(shown[:SHOWN]) + more if shown else ""
+
+
+def _check_size(app: AppConfig, config: Mapping[str, Any]) -> None:
+    bytes = size(AppDocument([], {}).with_release(config, "key", 0, 0))
+    if bytes > MAX_APP_BYTES:
+        raise FunctionConfigInvalidError(
+            f"The configuration of app {app.app_id!r} ({len(app.functions)} functions) has"
+            f" {bytes:,} bytes; the limit is {MAX_APP_BYTES:,}. Divide the functions among several"
+            " apps."
+        )
+
+
+def _document(memo: Mapping[str, Any]) -> AppDocument:
+    app = memo.get("app")
+    return AppDocument([], {}) if app is None else AppDocument.from_json(app)
+
+
+async def _listed(client: Client, app_id: str) -> int:
+    version: int = (await _memo(client, names.REGISTRY_ID)).get("apps", {}).get(app_id, 0)
+    return version
+
+
+async def _list(client: Client, app_id: str, version: int, timeout: timedelta) -> None:
+    """Make readers look at an app's version, unless they know it."""
+    if await _listed(client, app_id) < version:
+        registry = _with_start(names.REGISTRY_TYPE, names.REGISTRY_ID)
+        update_id = names.digest(app_id, version, int(time.time() // SHARED_SECONDS))
+        await _update(client, registry, "put", [app_id, version], timeout, update_id=update_id)
+
+
+def _with_start(workflow_type: str, workflow_id: str) -> WithStartWorkflowOperation[Any, Any]:
+    return WithStartWorkflowOperation(
+        workflow_type,
+        id=workflow_id,
+        task_queue=names.SYSTEM_TASK_QUEUE,
+        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+    )
+
+
+async def _update(
+    client: Client,
+    start: WithStartWorkflowOperation[Any, Any],
+    update: str,
+    message: object,
+    timeout: timedelta,
+    *,
+    update_id: str | None = None,
+) -> Any:
+    """Update an entity. Those who do so with one id share one update."""
+    try:
+        async with asyncio.timeout(timeout.total_seconds()):
+            return await client.execute_update_with_start_workflow(
+                update, args=[message, _now_ms()], id=update_id, start_workflow_operation=start
+            )
+    except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
+        raise TimeoutError(
+            f"The registry did not answer within {timeout.total_seconds():g} s: a worker must poll"
+            f" task queue {names.SYSTEM_TASK_QUEUE!r} of namespace {client.namespace!r}."
+        ) from None
+    except WorkflowUpdateFailedError as error:
+        raise FunctionConfigInvalidError(f"The registry refused: {error.cause}") from error
+
+
+async def _memo(client: Client, workflow_id: str) -> Mapping[str, Any]:
+    try:
+        return await (await client.get_workflow_handle(workflow_id).describe()).memo()
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        return {}
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
