@@ -286,19 +286,16 @@ async def test_a_large_configuration_fits_and_a_larger_one_is_refused(client: Cl
 
 @pytest.mark.usefixtures("worker")
 async def test_updates_are_validated(client: Client) -> None:
-    shop = starting(names.APP_TYPE, names.app_id("shop"))
-    with pytest.raises(WorkflowUpdateFailedError):
-        await client.execute_update_with_start_workflow(
-            "publish",
-            args=[{"key": "k", "app": {"app_id": "other", "functions": []}}, 1],
-            start_workflow_operation=shop,
-        )
-    with pytest.raises(WorkflowUpdateFailedError):
-        await client.execute_update_with_start_workflow(
-            "publish",
-            args=[{"key": "k", "app": {"app_id": "shop", "functions": [{"id": 5}]}}, 1],
-            start_workflow_operation=shop,
-        )
+    for config in (
+        {"app_id": "other", "functions": []},
+        {"app_id": "shop", "functions": [{"id": 5}]},
+    ):
+        with pytest.raises(WorkflowUpdateFailedError):
+            await client.execute_update_with_start_workflow(
+                "publish",
+                args=[{"key": "k", "app": config}, 1],
+                start_workflow_operation=starting(names.APP_TYPE, names.app_id("shop")),
+            )
     listing = starting(names.REGISTRY_TYPE, names.REGISTRY_ID)
     with pytest.raises(WorkflowUpdateFailedError):
         await client.execute_update_with_start_workflow(

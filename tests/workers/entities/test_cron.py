@@ -316,7 +316,8 @@ async def test_a_worker_killed_halfway_leaves_nothing_behind(
     worker = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdout=asyncio.subprocess.PIPE
     )
-    task = asyncio.create_task(publishing.publish(await another(client), new))
+    patience = timedelta(seconds=120)  # a regular activity of a worker that is gone takes 60
+    task = asyncio.create_task(publishing.publish(await another(client), new, patience))
     assert worker.stdout is not None
     assert await worker.stdout.readline() == b"hangs\n"
     worker.kill()

@@ -99,10 +99,14 @@ def cron_triggers(apps: Iterable[Mapping[str, Any]]) -> dict[str, CronTrigger]:
         CronTrigger(app["app_id"], function["id"], trigger["cron"], trigger.get("jitter"))
         for app in apps
         for function in app.get("functions", ())
-        for trigger in function.get("triggers", ())
-        if trigger.get("cron")
+        for trigger in _list(function.get("triggers"))
+        if isinstance(trigger, Mapping) and trigger.get("cron")
     ]
     return {trigger.schedule_id: trigger for trigger in found}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 class Schedules:
