@@ -20,7 +20,6 @@ from typing import Any
 from temporalio import workflow
 from temporalio.client import Client
 from temporalio.plugin import SimplePlugin
-from temporalio.service import RPCError
 from temporalio.worker import ReplayerConfig, Worker, WorkerConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
@@ -32,7 +31,6 @@ from inngest_temporal.routing.registry import AppConfig, Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.connection import ensure_search_attribute
 from inngest_temporal_workers.entities.activities import SystemActivities
 from inngest_temporal_workers.entities.app import App
 from inngest_temporal_workers.entities.cancellations import BulkCancellation, CancellationActivities
@@ -54,8 +52,6 @@ from inngest_temporal_workers.runs.workflow import (
     leftover_workflow,
     workflow_for,
 )
-
-logger = logging.getLogger(__name__)
 
 
 class InngestPlugin(SimplePlugin):
