@@ -90,7 +90,8 @@ Duration = Annotated[
 class Model(pydantic.BaseModel):
     """Base of the models: strict types, unknown fields ignored."""
 
-    model_config = pydantic.ConfigDict(strict=True)
+    # NaN is to be refused where JSON is written, not to become null on the way.
+    model_config = pydantic.ConfigDict(strict=True, ser_json_inf_nan="constants")
 
     @classmethod
     def from_raw(cls, raw: object) -> Self | Exception:

@@ -4,11 +4,16 @@ import functools
 import inspect
 import json
 from collections.abc import Mapping, ValuesView
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pydantic
 
 from .errors import OutputUnserializableError
+from .models import Event
+
+_DATA: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(
+    Any, config=pydantic.ConfigDict(ser_json_inf_nan="constants")
+)
 
 
 class EmptySentinel:
@@ -83,6 +88,34 @@ def to_json(obj: object, of: str | None = None) -> Any:
             f"{_subject(of)}: {error}. Return JSON values, or give the client a serializer and the"
             " step or function an output_type."
         ) from error
+
+
+def data_to_json(data: object, of: str) -> Any:
+    """The data of an event, an invocation or a signal as `client.send` and the official SDK write
+    it: a moment is ISO text; decimals, UUIDs and enums their text or value; dataclasses and models
+    are objects; sets are lists.
+
+    `of` names what is sent. Raises `OutputUnserializableError`.
+    """
+    try:
+        dumped = _DATA.dump_python(data, mode="json", by_alias=True)
+        return json.loads(json.dumps(dumped, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _not_json(of, error) from error
+
+
+def event_to_json(event: Event, of: str) -> dict[str, Any]:
+    """An event as `client.send` writes it, without what it has no value for: `{name, data?, id?,
+    ts?}`. Raises `OutputUnserializableError`."""
+    fields = event.to_dict()
+    if isinstance(fields, Exception):
+        raise _not_json(f"{of}, event {event.name!r}", fields) from fields
+    given = {name: value for name, value in fields.items() if value or name == "name"}
+    return cast(dict[str, Any], data_to_json(given, f"{of}, event {event.name!r}"))
+
+
+def _not_json(of: str, error: Exception) -> OutputUnserializableError:
+    return OutputUnserializableError(f"{of}: its data can't be JSON: {error}.")
 
 
 def _refuse_awaitables(obj: object, of: str | None, depth: int = 3) -> None:

@@ -17,7 +17,7 @@ from inngest_temporal.temporal.names import MAX_EVENT_NAME_BYTES, MAX_SIGNAL_BYT
 
 from .errors import Interrupt, StepInvalidError
 from .models import JSON, Event, ParallelMode, Signal, milliseconds, shown
-from .serialization import EmptySentinel, to_json
+from .serialization import EmptySentinel, data_to_json
 from .sync import drive
 
 T = TypeVar("T")
@@ -207,7 +207,7 @@ class Step:
         name = self._signal_name(step_id, signal)
 
         async def body() -> str | None:
-            return await self._runner.send_signal(name, to_json(data, step_id))
+            return await self._runner.send_signal(name, data_to_json(data, f'Step "{step_id}"'))
 
         return cast(str | None, await self._runner.step(protocol.RUN, step_id, {}, body))
 
@@ -258,7 +258,7 @@ class Step:
         v: str | None,
         output_type: object,
     ) -> object:
-        payload: dict[str, Any] = {"data": to_json(dict(data), step_id) if data is not None else {}}
+        payload: dict[str, Any] = {"data": data_to_json(dict(data or {}), f'Step "{step_id}"')}
         if v is not None:
             payload["v"] = v
         options: dict[str, Any] = {"function_id": function_id, "payload": payload}

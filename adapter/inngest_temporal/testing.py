@@ -30,7 +30,7 @@ from .client import Inngest
 from .errors import BodyInvalidError, NonRetriableError, StepUnexpectedError, UnstubbedStepError
 from .functions import Function, FunctionPart
 from .models import Event
-from .serialization import to_json
+from .serialization import event_to_json, to_json
 
 
 class Status(enum.Enum):
@@ -97,9 +97,10 @@ async def trigger_async(
 
 
 def _wire(event: Event) -> dict[str, Any]:
-    wire = event.model_dump()
-    wire["id"] = wire["id"] or str(ULID())
-    wire["ts"] = wire["ts"] or time.time_ns() // 1_000_000
+    """An event as a run would be given it."""
+    wire = {"data": {}, **event_to_json(event, "In a test")}
+    wire.setdefault("id", str(ULID()))
+    wire.setdefault("ts", time.time_ns() // 1_000_000)
     return wire
 
 

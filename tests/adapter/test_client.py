@@ -496,3 +496,10 @@ async def test_events_never_go_to_inngests_cloud_by_default() -> None:
         await client.send(Event(name="a"))
     with pytest.raises(URLInvalidError, match="set INNGEST_BASE_URL"):
         client.send_sync(Event(name="a"))
+
+
+def test_a_number_that_json_has_not_is_refused_wherever_it_stands() -> None:
+    client = Inngest(app_id="app", is_production=False)
+    for data in ({"x": float("nan")}, {"in": {"x": [float("inf")]}}):
+        with pytest.raises(BodyInvalidError, match="Event 'a' can't be sent, its data is not JSON"):
+            client.send_sync(Event(name="a", data=data))

@@ -38,7 +38,13 @@ from inngest_temporal.middleware import (
     TransformOutputStepInfo,
 )
 from inngest_temporal.models import Event, SendEventsResult
-from inngest_temporal.serialization import EmptySentinel, deserialize, serialize, to_json
+from inngest_temporal.serialization import (
+    EmptySentinel,
+    deserialize,
+    event_to_json,
+    serialize,
+    to_json,
+)
 from inngest_temporal.steps import Group, GroupSync, Step, StepSync
 from inngest_temporal.sync import drive
 
@@ -424,10 +430,7 @@ class Pass:
     async def send_events(self, step_id: str, events: list[Event]) -> list[str]:
         """What the body of `step.send_event` does: middleware around a durable send."""
         await self._middleware.before_send_events(events)
-        wire = to_json(
-            [event.model_dump(exclude_defaults=True) | {"name": event.name} for event in events],
-            step_id,
-        )
+        wire = [event_to_json(event, f'Step "{step_id}"') for event in events]
         try:
             ids = await self._from_anywhere(self._outside.send_events(self._seed, wire))
         except Exception as error:
