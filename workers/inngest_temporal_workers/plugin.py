@@ -33,13 +33,15 @@ from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.entities.activities import SystemActivities
 from inngest_temporal_workers.entities.app import App
+from inngest_temporal_workers.entities.batch import Batch
 from inngest_temporal_workers.entities.cancellations import BulkCancellation, CancellationActivities
-from inngest_temporal_workers.entities.gates import Batch, Debounce, RateLimit
+from inngest_temporal_workers.entities.debounce import Debounce
 from inngest_temporal_workers.entities.hub import Hub
 from inngest_temporal_workers.entities.lock import WORKFLOWS as LOCKS
 from inngest_temporal_workers.entities.lock import LockActivities
 from inngest_temporal_workers.entities.mailbox import Mailbox
 from inngest_temporal_workers.entities.registry import Registry
+from inngest_temporal_workers.entities.rate_limit import RateLimit
 from inngest_temporal_workers.entities.schedule import CronTick, ScheduleActivities
 from inngest_temporal_workers.entities.signal import Signal
 from inngest_temporal_workers.publishing import Publisher

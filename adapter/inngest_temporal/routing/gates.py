@@ -2,44 +2,36 @@
 debounces, batches.
 
 Each (function, value of the key expression) has an entity workflow of its own
-(`inngest_temporal_workers.entities.gates`). A rate limit is asked with an update and answers; a
-debounce or a batch takes the event over with a signal, and starts the run later. The function's
-configuration comes with every message, so that what a deploy changes applies at once.
+(`inngest_temporal_workers.entities`: `rate_limit`, `debounce`, `batch`). A rate limit is asked with
+an update and answers; a debounce or a batch takes the event over with a signal, and starts the run
+later. The function's configuration comes with every message, so that what a deploy changes applies
+at once.
 
 Source: Inngest's flow control (semantics §4.2, §4.4, §4.6, §4.8, §4.9). An event of an id that a
 gate remembers counts once.
 """
 
 import asyncio
-import contextlib
 import json
 import logging
-import random
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
-from temporalio.client import (
-    Client,
-    WithStartWorkflowOperation,
-    WorkflowExecutionStatus,
-    WorkflowUpdateFailedError,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
-)
-from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client, WorkflowExecutionStatus
 
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.expressions import EvaluationError, ExpressionError, compile_expression
 from inngest_temporal.models import Batch, Debounce, milliseconds
 from inngest_temporal.routing.run_input import Invoker
 from inngest_temporal.temporal import names
+from inngest_temporal.temporal.entity import Entity
+from inngest_temporal.temporal.healing import heal
 
 from . import events
+from .coalescer import Coalescer
 from .events import Stamped
-from .gcra import Arrival
 from .registry import RegisteredFunction
 
 logger = logging.getLogger(__name__)
@@ -50,9 +42,6 @@ BATCH_TIMEOUT = timedelta(seconds=60)
 """Of a batch that has none configured: Inngest's default."""
 DAY_MS = 86_400_000
 
-MAX_CALL_BYTES = 1_000_000
-"""Of events that go to an entity together; a single one may have more."""
-MAX_CALL_ITEMS = 500
 MAX_WAITING_BYTES = 15_000_000
 MAX_WAITING = 15_000
 """Bytes and events of an entity's history with which it is given no more: Temporal would end it at
@@ -62,9 +51,6 @@ CHECKED_BYTES = 4_000
 10,000 smaller ones."""
 ENTRY_OVERHEAD = 200
 """Bytes of an entry besides its event, about."""
-
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -100,15 +86,6 @@ class Entry:
     invoker: Invoker | None = None
 
 
-@dataclass
-class RateLimitState:
-    """Argument of a rate limit's workflow; carried over when it continues as new."""
-
-    arrival: Arrival = field(default_factory=Arrival)
-    seen: dict[str, bool] = field(default_factory=dict)
-    """Key of an event -> whether it was admitted; the last ones."""
-
-
 @dataclass(frozen=True)
 class AdmitRequest:
     """Argument of the update `admit`, whose result has a bool for each key."""
@@ -116,19 +93,6 @@ class AdmitRequest:
     keys: list[str]
     limit: int
     period_ms: int
-
-
-@dataclass(frozen=True)
-class DebounceState:
-    """Argument of a debounce's workflow; carried over when it continues as new."""
-
-    last: Entry | None = None
-    """What it will start; None: nothing."""
-    target: Target | None = None
-    first_ms: int = 0
-    """When the first of the events came that `last` stands for."""
-    deadline_ms: int = 0
-    seen: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -140,25 +104,8 @@ class DebounceOffer:
     timeout_ms: int | None
     newest: Entry
     """The last of them."""
-    older: list[str]
-    """Keys of others; in histories of earlier versions, which did not tell their events."""
     others: list[Entry] = field(default_factory=list)
     """Those before, in their order: only the debounce knows which of them it has had already."""
-
-
-@dataclass(frozen=True)
-class BatchState:
-    """Argument of a batch's workflow; carried over when it continues as new."""
-
-    entries: list[Entry] = field(default_factory=list)
-    target: Target | None = None
-    max_size: int = 0
-    timeout_ms: int = 0
-    opened_ms: int = 0
-    """When the first of the entries came, of those that are no batch yet."""
-    seen: list[str] = field(default_factory=list)
-    ready: list[int] = field(default_factory=list)
-    """How many of the entries, from the first, are in each batch that is to be started."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +125,8 @@ class StartRequest:
     target: Target
     run_id: str
     entries: list[Entry]
+    invokers: list[Invoker] = field(default_factory=list)
+    """Who is answered by the run."""
 
 
 @dataclass(frozen=True)
@@ -267,54 +216,15 @@ class Gates:
         rate = rate_of(asked[-1].function.config)
         assert rate is not None
         request = AdmitRequest([one.entry.key for one in asked], rate[0], rate[1])
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout.total_seconds()
-        # Repeated while the entity is full (Temporal allows 10 updates in flight), ends or
-        # continues as new.
-        while (rest := deadline - loop.time()) > 0:
-            start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
-                names.RATE_LIMIT_TYPE,
-                RateLimitState(),
-                id=entity,
-                task_queue=names.SYSTEM_TASK_QUEUE,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            )
-            try:
-                admitted: list[bool] = await self._client.execute_update_with_start_workflow(
-                    "admit",
-                    request,
-                    start_workflow_operation=start,
-                    result_type=list[bool],
-                    rpc_timeout=timedelta(seconds=rest),
-                )
-                return admitted
-            except WorkflowUpdateRPCTimeoutOrCancelledError:
-                await _forget(start)
-                break
-            except RPCError as error:
-                await _forget(start)
-                if error.status not in _PASSING:
-                    raise
-            except WorkflowUpdateFailedError as error:
-                logger.debug("Rate limit %s did not answer, asking again: %s", entity, error.cause)
-            await asyncio.sleep(random.uniform(0.02, 0.1))
-        raise TimeoutError(
-            f"{entity} did not answer within {self._timeout.total_seconds():g} s: "
-            f"a worker must poll task queue {names.SYSTEM_TASK_QUEUE!r}."
-        )
+        limit = Entity(self._client, names.RATE_LIMIT_TYPE, entity)
+        return await limit.update_with_start("admit", request, list[bool], timeout=self._timeout)
 
     async def _debounce(self, entity: str, asked: Sequence[_Asked]) -> Sequence[None]:
         config = asked[-1].function.config.debounce
         assert config is not None
         *others, last = [one.entry for one in asked]
-        offer = DebounceOffer(Target.of(asked[-1].function), *_periods(config), last, [], others)
-        await self._signal(
-            entity,
-            names.DEBOUNCE_TYPE,
-            DebounceState(),
-            offer,
-            sum(one.entry.size for one in asked),
-        )
+        offer = DebounceOffer(Target.of(asked[-1].function), *_periods(config), last, others)
+        await self._offer(entity, names.DEBOUNCE_TYPE, offer, asked)
         return [None] * len(asked)
 
     async def _batch(self, entity: str, asked: Sequence[_Asked]) -> Sequence[None]:
@@ -324,106 +234,31 @@ class Gates:
         offer = BatchOffer(
             Target.of(asked[-1].function), config.max_size, timeout, [one.entry for one in asked]
         )
-        await self._signal(
-            entity, names.BATCH_TYPE, BatchState(), offer, sum(one.entry.size for one in asked)
-        )
+        await self._offer(entity, names.BATCH_TYPE, offer, asked)
         return [None] * len(asked)
 
-    async def _signal(
-        self, entity: str, workflow_type: str, state: object, offer: object, size: int
+    async def _offer(
+        self, entity: str, workflow_type: str, offer: object, asked: Sequence[_Asked]
     ) -> None:
+        gate = Entity(self._client, workflow_type, entity, self._timeout)
         async with asyncio.timeout(self._timeout.total_seconds()):
-            if size > CHECKED_BYTES:
-                await self._check_room(entity)
-            await self._client.start_workflow(
-                workflow_type,
-                state,
-                id=entity,
-                task_queue=names.SYSTEM_TASK_QUEUE,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                start_signal="offer",
-                start_signal_args=[offer],
-                rpc_timeout=self._timeout,
-            )
+            if sum(one.entry.size for one in asked) > CHECKED_BYTES:
+                await self._check_room(gate)
+            await gate.signal_with_start("offer", offer)
 
-    async def _check_room(self, entity: str) -> None:
+    async def _check_room(self, gate: Entity) -> None:
         """Raises `TimeoutError` if too much waits already."""
-        try:
-            found = await self._client.get_workflow_handle(entity).describe(
-                rpc_timeout=self._timeout
-            )
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
+        found = await gate.describe()
+        if found is None or found.status != WorkflowExecutionStatus.RUNNING:
             return
         info = found.raw_description.workflow_execution_info
-        is_full = info.history_size_bytes > MAX_WAITING_BYTES or info.history_length > MAX_WAITING
-        if is_full and found.status == WorkflowExecutionStatus.RUNNING:
+        if info.history_size_bytes > MAX_WAITING_BYTES or info.history_length > MAX_WAITING:
+            await heal(self._client, gate.id)
             raise TimeoutError(
-                f"{entity} has not kept up with its events ({info.history_size_bytes:,} bytes):"
+                f"{gate.id} has not kept up with its events ({info.history_size_bytes:,} bytes):"
                 " send fewer at once to one key, and see to it that workers poll task queue"
                 f" {names.SYSTEM_TASK_QUEUE!r}."
             )
-
-
-class Coalescer(Generic[Item, Answer]):
-    """Calls to entities, one at a time for each: what is asked meanwhile goes along with the next
-    call, in order.
-
-    One entity takes tens of calls per second; this way it takes thousands of events.
-    """
-
-    def __init__(self, call: Callable[[str, Sequence[Item]], Awaitable[Sequence[Answer]]]) -> None:
-        """`call` is given an entity and what to ask it, and has an answer for each."""
-        self._call = call
-        self._queues: dict[str, deque[tuple[Item, int, asyncio.Future[Answer]]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def ask(self, entity: str, item: Item, size: int) -> Answer:
-        """The answer for one item (of `size` bytes); raises what the call raises."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        queue = self._queues.get(entity)
-        if queue is None:
-            queue = self._queues[entity] = deque()
-            task = asyncio.create_task(self._work(entity, queue))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        queue.append((item, size, future))
-        return await future
-
-    async def _work(
-        self, entity: str, queue: deque[tuple[Item, int, asyncio.Future[Answer]]]
-    ) -> None:
-        try:
-            while queue:
-                items: list[Item] = []
-                futures: list[asyncio.Future[Answer]] = []
-                total = 0
-                while (
-                    queue
-                    and len(items) < MAX_CALL_ITEMS
-                    and (not items or total + queue[0][1] <= MAX_CALL_BYTES)
-                ):
-                    item, size, future = queue.popleft()
-                    items.append(item)
-                    futures.append(future)
-                    total += size
-                try:
-                    answers = await self._call(entity, items)
-                except Exception as error:
-                    # What waits would meet the same outage, one timeout after the other.
-                    for future in [*futures, *(future for _, _, future in queue)]:
-                        if not future.done():
-                            future.set_exception(error)
-                    queue.clear()
-                    continue
-                for future, answer in zip(futures, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
-        finally:
-            del self._queues[entity]
-            for _, _, future in queue:
-                future.cancel()
 
 
 def rate_of(config: FunctionConfig) -> tuple[int, int, str | None] | None:
@@ -468,20 +303,3 @@ def _asked(
 def debounced_run_id(function_id: str, entry: Entry) -> str:
     """As in Inngest, the run of a debounced event goes by its internal id, not by the sender's."""
     return events.run_id(function_id, Stamped({"id": entry.id}, entry.id))
-
-
-async def _forget(start: WithStartWorkflowOperation[Any, Any]) -> None:
-    """The operation keeps its error a second time, which asyncio reports unless someone looks at
-    it."""
-    with contextlib.suppress(RPCError, TimeoutError):
-        async with asyncio.timeout(0.1):
-            await start.workflow_handle()
-
-
-_PASSING = {
-    RPCStatusCode.ABORTED,
-    RPCStatusCode.ALREADY_EXISTS,
-    RPCStatusCode.FAILED_PRECONDITION,
-    RPCStatusCode.NOT_FOUND,
-    RPCStatusCode.RESOURCE_EXHAUSTED,
-}

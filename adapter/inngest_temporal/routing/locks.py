@@ -27,7 +27,7 @@ from inngest_temporal.models import Concurrency, milliseconds
 from inngest_temporal.routing.run_input import LockNeed
 from inngest_temporal.temporal import names
 
-from .gates import Coalescer
+from .coalescer import Coalescer
 
 MAX_FACTOR = 43_200
 """Seconds by which a priority can move a run: twelve hours, as in Inngest's server."""

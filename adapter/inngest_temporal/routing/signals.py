@@ -6,23 +6,16 @@ signal that nobody waits for is not kept. Source: Inngest's `waitForSignal` (sem
 its Python SDK lacks.
 """
 
-import asyncio
-import contextlib
 import json
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
-from temporalio.client import (
-    Client,
-    WithStartWorkflowOperation,
-    WorkflowUpdateFailedError,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
-)
-from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client
 
 from inngest_temporal.errors import BodyInvalidError
 from inngest_temporal.temporal import names
+from inngest_temporal.temporal.entity import Entity
 from inngest_temporal.temporal.runs import executes
 
 MAX_DATA_BYTES = 1_800_000
@@ -30,8 +23,8 @@ MAX_DATA_BYTES = 1_800_000
 MiB, and the entity of a signal can neither refuse nor pass on an update that is larger."""
 
 
-ANSWER_SECONDS = 10.0
-"""In which the entity of a signal says who waited."""
+ANSWER = timedelta(seconds=10)
+"""How long whoever sends a signal waits to be told who waited for it."""
 
 
 @dataclass(frozen=True)
@@ -47,47 +40,36 @@ class Claim:
     """Whether it takes the place of another run's wait, which then times out."""
 
 
-@dataclass
-class SignalState:
-    """Argument of a signal's entity workflow; carried over when it continues as new."""
+@dataclass(frozen=True)
+class Release:
+    """Takes a `Claim` back."""
 
-    holder: Claim | None = None
+    run: str
+    step: str
+
+
+def _entity(client: Client, signal: str) -> Entity:
+    return Entity(client, names.SIGNAL_TYPE, names.signal_id(signal))
 
 
 async def claim(client: Client, signal: str, wait: Claim) -> bool:
     """Begin a wait; False if another run waits for that signal already. Raises `RPCError`."""
-    if await _claim(client, signal, wait):
-        return True
-    entity = client.get_workflow_handle(names.signal_id(signal))
-    holder: Claim | None = await entity.query("holder", result_type=Claim)
-    if holder is not None:
-        if await executes(client, holder.run):
-            return False
+    entity = _entity(client, signal)
+    holder = await entity.update_with_start("claim", wait, Claim)
+    if not _is(holder, wait) and not await executes(client, holder.run):
         # It was terminated: a run that ends otherwise takes its waits back.
         await release(client, signal, holder.run, holder.step)
-    return await _claim(client, signal, wait)
+        holder = await entity.update_with_start("claim", wait, Claim)
+    return _is(holder, wait)
 
 
-async def _claim(client: Client, signal: str, wait: Claim) -> bool:
-    start: WithStartWorkflowOperation[Any, Any] = WithStartWorkflowOperation(
-        names.SIGNAL_TYPE,
-        SignalState(),
-        id=names.signal_id(signal),
-        task_queue=names.SYSTEM_TASK_QUEUE,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-    )
-    claimed: bool = await client.execute_update_with_start_workflow(
-        "claim", wait, start_workflow_operation=start, result_type=bool
-    )
-    return claimed
+def _is(holder: Claim, wait: Claim) -> bool:
+    return (holder.run, holder.step) == (wait.run, wait.step)
 
 
 async def release(client: Client, signal: str, run: str, step: str) -> None:
     """Take a wait back; fine if it is not there. Raises `RPCError`."""
-    with contextlib.suppress(_NobodyError), _nobody():
-        await client.get_workflow_handle(names.signal_id(signal)).signal(
-            "release", args=[run, step]
-        )
+    await _entity(client, signal).signal("release", Release(run, step))
 
 
 async def send(client: Client, signal: str, data: Any, *, send_id: str | None = None) -> str | None:
@@ -104,37 +86,6 @@ async def send(client: Client, signal: str, data: Any, *, send_id: str | None = 
         raise BodyInvalidError(
             f"Signal is over the max size: Max {MAX_DATA_BYTES} bytes / Size {size} bytes"
         )
-    entity = client.get_workflow_handle(names.signal_id(signal))
-    try:
-        with _nobody():
-            async with asyncio.timeout(ANSWER_SECONDS):
-                run: str | None = await entity.execute_update(
-                    "send", data, id=send_id, result_type=str
-                )
-            return run
-    except _NobodyError:
-        return None
-    except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-        message = (
-            f"Signal {signal!r} was not answered: a worker must poll task queue"
-            f" {names.SYSTEM_TASK_QUEUE!r}."
-        )
-        raise TimeoutError(message) from None
-
-
-class _NobodyError(Exception):
-    """No entity of that signal: nobody waits."""
-
-
-@contextlib.contextmanager
-def _nobody() -> Any:
-    try:
-        yield
-    except RPCError as error:
-        if error.status == RPCStatusCode.NOT_FOUND:
-            raise _NobodyError from None
-        raise
-    except WorkflowUpdateFailedError as error:
-        if "AcceptedUpdateCompletedWorkflow" in str(error.cause):
-            raise _NobodyError from None
-        raise
+    return await _entity(client, signal).update(
+        "send", data, str, timeout=ANSWER, update_id=send_id
+    )

@@ -193,7 +193,12 @@ def _stamped(message: Any) -> list[Any]:
     """A message and when it is sent. A dataclass goes as its fields: encoding it otherwise would
     copy the events in it first."""
     is_record = dataclasses.is_dataclass(message) and not isinstance(message, type)
-    return [vars(message) if is_record else message, time.time_ns() // 1_000_000]
+    return [vars(message) if is_record else message, now_ms()]
+
+
+def now_ms() -> int:
+    """The time of this process, in ms since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 def _ended_meanwhile(error: WorkflowUpdateFailedError) -> bool:

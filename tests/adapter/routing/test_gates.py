@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
-from temporalio import activity, workflow
+from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
@@ -22,7 +22,12 @@ from temporalio.worker import Worker
 
 import inngest_temporal as inngest
 import inngest_temporal.routing.gates
-import inngest_temporal_workers.entities.gates
+import inngest_temporal.temporal.entity
+import inngest_temporal_workers.entities.batch
+import inngest_temporal_workers.entities.debounce
+import inngest_temporal_workers.entities.entity
+import inngest_temporal_workers.entities.rate_limit
+import inngest_temporal_workers.entities.seen
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.models import Batch, Debounce, RateLimit
 from inngest_temporal.routing import events
@@ -31,7 +36,6 @@ from inngest_temporal.routing.gates import (
     HELD,
     START,
     DebounceOffer,
-    DebounceState,
     Entry,
     Gates,
     StartRequest,
@@ -43,13 +47,19 @@ from inngest_temporal.routing.run_input import Invoker
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.commands.embedded import server_program
 from inngest_temporal_workers.entities.activities import SystemActivities
-from inngest_temporal_workers.entities.gates import MAX_BATCH_BYTES, debounced, full_batch
+from inngest_temporal_workers.entities.batch import MAX_BATCH_BYTES, full_batch
+from inngest_temporal_workers.entities.debounce import Held, debounced
 from tests.harness import PATIENCE, TRIGGER, new_client, running, until
 
 REFUSED = Verdict(start=False, refusal="invoked function is rate limited")
 SECOND = 1_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
+GATES = [
+    inngest_temporal_workers.entities.rate_limit.RateLimit,
+    inngest_temporal_workers.entities.debounce.Debounce,
+    inngest_temporal_workers.entities.batch.Batch,
+]
 
 
 @activity.defn(name="inngest.pause")
@@ -70,12 +80,15 @@ class Skipping:
     taken: list[list[str]] = field(default_factory=list)
     """For the next starts: which events the run has that was started before."""
     begun: float = 0
+    ahead: float = 0
+    """Seconds by which the server's time is ahead of this process's."""
 
     async def now(self) -> float:
         return (await self.env.get_current_time()).timestamp()
 
     async def pass_time(self, **duration: float) -> None:
         await self.env.sleep(timedelta(**duration))
+        self.ahead = await self.now() - time.time()
 
     async def ask(self, function: RegisteredFunction, **data: Any) -> Verdict:
         return await self.send(function, event(**data))
@@ -111,26 +124,27 @@ class Skipping:
 
 
 @pytest_asyncio.fixture
-async def skipping() -> AsyncIterator[Skipping]:
+async def skipping(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Skipping]:
+    forget_after(monkeypatch, MINUTE)
     path = server_program("temporal-test-server")
     async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=path) as env:
         skipping = Skipping(env, Gates(env.client, PATIENCE))
         skipping.begun = await skipping.now()
+        monkeypatch.setattr(
+            inngest_temporal.temporal.entity,
+            "now_ms",
+            lambda: round((time.time() + skipping.ahead) * 1000),
+        )
 
         @activity.defn(name="inngest.start")
         async def start(request: StartRequest) -> list[str]:
             skipping.started.append((await skipping.now() - skipping.begun, request))
             return skipping.taken.pop(0) if skipping.taken else []
 
-        entities = [
-            inngest_temporal_workers.entities.gates.RateLimit,
-            inngest_temporal_workers.entities.gates.Debounce,
-            inngest_temporal_workers.entities.gates.Batch,
-        ]
         async with Worker(
             env.client,
             task_queue=names.SYSTEM_TASK_QUEUE,
-            workflows=entities,
+            workflows=GATES,
             activities=[start, pause],
         ):
             yield skipping
@@ -233,7 +247,7 @@ async def test_a_changed_rate_limit_applies_at_once(skipping: Skipping) -> None:
 async def test_a_rate_limit_continues_as_new_and_ends_when_all_is_free(
     skipping: Skipping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inngest_temporal_workers.entities.gates, "MAX_UPDATES", 3)
+    monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_COST", 12)
     fn = function(rate_limit=RateLimit(limit=100, period=HOUR))
     first = event()
     assert await skipping.send(fn, first) == START
@@ -242,7 +256,7 @@ async def test_a_rate_limit_continues_as_new_and_ends_when_all_is_free(
     entity = names.gate_id("ratelimit", fn.id)
     await skipping.pass_time(seconds=11 * 36 - 5)
     assert await skipping.is_open(entity)
-    await skipping.pass_time(seconds=10)
+    await skipping.pass_time(seconds=20)
     assert not await skipping.is_open(entity)
 
 
@@ -321,12 +335,15 @@ async def test_a_rate_limit_counts_each_event_of_a_debounce(skipping: Skipping) 
     assert skipping.runs() == [(10, [1])]
 
 
-async def test_a_debounced_invocation_answers_the_last_invoker(skipping: Skipping) -> None:
+async def test_all_invokers_that_a_debounced_run_stands_for_are_answered_by_it(
+    skipping: Skipping,
+) -> None:
     fn = function(debounce=Debounce(period=10 * SECOND))
     for n in range(2):
         await skipping.send(fn, event(n=n), Invoker(f"run-{n}", "step"))
     await skipping.settled()
-    assert [entry.invoker for entry in skipping.started[0][1].entries] == [Invoker("run-1", "step")]
+    [(_, started)] = skipping.started
+    assert started.invokers == [Invoker("run-0", "step"), Invoker("run-1", "step")]
 
 
 async def test_a_changed_period_applies_at_once(skipping: Skipping) -> None:
@@ -344,14 +361,15 @@ offers = st.lists(st.tuples(st.integers(0, 15), st.integers(0, 30)), min_size=1,
 def test_debouncing_is_that_of_the_naive_model(
     steps: list[tuple[int, int]], timeout: int | None
 ) -> None:
-    state, now, naive, moved = DebounceState(), 0, (-1, 0), 0
+    state: Held | None = None
+    now, naive, moved = 0, (-1, 0), 0
     for n, (gap, ts) in enumerate(steps):
         now += gap
         entry = Entry(str(n), str(n), {"ts": ts}, 0)
-        state = debounced(state, DebounceOffer(TARGET, 10, timeout, entry, []), [entry], now)
+        state = debounced(state, DebounceOffer(TARGET, 10, timeout, entry), [entry], now)
         if ts >= naive[0]:
             naive, moved = (ts, n), now
-    assert state.last is not None
+    assert state is not None
     assert (state.last.event["ts"], int(state.last.key)) == naive
     first = steps[0][0]
     assert state.deadline_ms == min(moved + 10, first + (timeout if timeout is not None else 10**9))
@@ -444,11 +462,7 @@ async def test_events_that_a_lost_start_did_not_take_are_in_the_next_batch(
 async def test_entities_continue_as_new_with_all_that_they_keep(
     skipping: Skipping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        inngest_temporal_workers.entities.gates,
-        "is_long",
-        lambda: workflow.info().get_current_history_length() > 8,
-    )
+    monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_COST", 8)
     batching = function(batch_events=Batch(max_size=25, timeout=HOUR))
     debouncing = function(debounce=Debounce(period=20 * SECOND, timeout=HOUR))
     sent = [event(n=n) for n in range(30)]
@@ -505,7 +519,13 @@ def test_batches_are_full_in_order_and_fit_a_payload(sizes: list[int], max_size:
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle entities end soon."""
-    monkeypatch.setattr(inngest_temporal_workers.entities.gates, "LINGER_MS", 200)
+    monkeypatch.setattr(inngest_temporal_workers.entities.entity, "LINGER_MS", 200)
+    forget_after(monkeypatch, 2 * SECOND)
+
+
+def forget_after(monkeypatch: pytest.MonkeyPatch, ms: int) -> None:
+    monkeypatch.setattr(inngest_temporal_workers.entities.seen, "DAY_MS", 0)
+    monkeypatch.setattr(inngest_temporal_workers.entities.seen, "BLOCK_MS", ms)
 
 
 async def is_closed(client: Client, entity: str) -> bool:
@@ -665,12 +685,9 @@ async def test_a_run_that_was_started_before_says_which_events_it_has(client: Cl
 async def test_no_event_is_lost_or_batched_twice_while_entities_end_renew_and_repeat_starts(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inngest_temporal_workers.entities.gates, "LINGER_MS", 15)
-    monkeypatch.setattr(
-        inngest_temporal_workers.entities.gates,
-        "is_long",
-        lambda: workflow.info().get_current_history_length() > 12,
-    )
+    monkeypatch.setattr(inngest_temporal_workers.entities.entity, "LINGER_MS", 15)
+    forget_after(monkeypatch, 2 * SECOND)
+    monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_COST", 12)
     fn = function(batch_events=Batch(max_size=7, timeout=SECOND, key="event.data.k"))
     system = SystemActivities(client)
     batches: dict[str, list[str]] = {}
@@ -686,9 +703,8 @@ async def test_no_event_is_lost_or_batched_twice_while_entities_end_renew_and_re
             raise RuntimeError("the reply is lost")
         return taken
 
-    entities = [inngest_temporal_workers.entities.gates.Batch]
     async with Worker(
-        client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities, activities=[start, pause]
+        client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=GATES, activities=[start, pause]
     ):
         every = [Gates(client, PATIENCE) for _ in range(3)]
         sent = [event(k=n % 3) for n in range(150)]
@@ -728,16 +744,14 @@ async def test_a_batch_reads_what_came_while_no_worker_was_there(client: Client)
     for _ in range(30):  # the same events: they are read, and known
         await client.start_workflow(
             names.BATCH_TYPE,
-            {},
             id=names.gate_id("batch", fn.id),
             task_queue=names.SYSTEM_TASK_QUEUE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             start_signal="offer",
-            start_signal_args=[offer],
+            start_signal_args=[offer, round(time.time() * 1000)],
         )
-    entities = [inngest_temporal_workers.entities.gates.Batch]
     async with Worker(
-        client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities, activities=[start, pause]
+        client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=GATES, activities=[start, pause]
     ):
         await until(lambda: started)
     assert started == [keys]
@@ -747,12 +761,8 @@ async def test_a_batch_continues_as_new_while_events_wait(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a backlog is all in one history, which Temporal ends at 50 MB, with all events."""
-    monkeypatch.setattr(
-        inngest_temporal_workers.entities.gates,
-        "is_long",
-        lambda: workflow.info().get_current_history_length() > 40,
-    )
-    monkeypatch.setattr(inngest_temporal_workers.entities.gates, "STARTS", 4)
+    monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_COST", 40)
+    monkeypatch.setattr(inngest_temporal_workers.entities.batch, "STARTS", 4)
     fn = function(batch_events=Batch(max_size=2, timeout=SECOND))
     executions: dict[str, list[str]] = {}
     count = 0
@@ -772,9 +782,8 @@ async def test_a_batch_continues_as_new_while_events_wait(
     sent = [event(n=n) for n in range(101)]
     gates = Gates(client, PATIENCE)
     await asyncio.gather(*(gates.ask(fn, one, events.run_id(fn.id, one)) for one in sent))
-    entities = [inngest_temporal_workers.entities.gates.Batch]
     async with Worker(
-        client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities, activities=[start, pause]
+        client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=GATES, activities=[start, pause]
     ):
         await until(lambda: len(batches) == 51)
     assert sorted(each for batch in batches.values() for each in batch) == sorted(
@@ -809,12 +818,11 @@ async def test_an_entity_that_does_not_keep_up_is_given_no_more(
 async def test_many_processes_share_a_rate_limit_that_continues_as_new(
     client: Client, temporal_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inngest_temporal_workers.entities.gates, "MAX_UPDATES", 5)
+    monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_COST", 20)
     fn = function(rate_limit=RateLimit(limit=200, period=HOUR))
     others = [await Client.connect(temporal_address, namespace=client.namespace) for _ in range(12)]
     every = [Gates(other, PATIENCE) for other in others]
-    entities = [inngest_temporal_workers.entities.gates.RateLimit]
-    async with Worker(client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=entities):
+    async with Worker(client, task_queue=names.SYSTEM_TASK_QUEUE, workflows=GATES):
 
         async def ask(which: Gates) -> list[Verdict]:
             verdicts = []

@@ -1,12 +1,10 @@
 """Signals: one run waits for one by name, anybody sends it."""
 
 import asyncio
-from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
-from temporalio import workflow
 from temporalio.client import Client, WorkflowFailureError
 
 import inngest_temporal as inngest
@@ -15,7 +13,7 @@ from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing import signals
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
-from inngest_temporal_workers.entities import signal as entity
+from inngest_temporal_workers.entities import entity
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 from tests.workers.runs.test_run import failure_of
 
@@ -83,7 +81,7 @@ async def test_a_wait_that_times_out_frees_the_name(client: Client) -> None:
 async def test_a_cancelled_run_frees_the_name_and_the_entity_ends_by_itself(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entity, "LINGER", timedelta(seconds=1))
+    monkeypatch.setattr(entity, "LINGER_MS", 1_000)
     fn = waiter()
     async with running(client, fn) as app:
         first = await started(app, fn, "s")
@@ -117,9 +115,7 @@ async def test_a_terminated_run_does_not_keep_the_name(client: Client) -> None:
 async def test_refused_claims_do_not_use_up_the_updates_of_an_execution(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        entity, "is_long", lambda: workflow.info().get_current_history_length() > 40
-    )
+    monkeypatch.setattr(entity, "MAX_COST", 40)
     fn = waiter()
     async with running(client, fn) as app:
         first = await started(app, fn, "s")

@@ -51,7 +51,7 @@ class Adder(Entity):
     async def take(self, name: str, message: Number) -> None:
         if self.extra_timer:
             await asyncio.sleep(0.01)
-        if message.value == 7:
+        if message.value in (7, 9):
             await self.call("inngest.echo", [message.value], int)
         self._sum += message.value
         self._due_ms = message.due_ms or self._due_ms
@@ -68,12 +68,14 @@ class Adder(Entity):
 
     @workflow.update
     def total(self, message: None, sent_ms: int) -> int:
-        self.stir(sent_ms)
+        self.asked(sent_ms)
         return self._sum
 
 
 @activity.defn(name="inngest.echo")
 async def echo(value: int) -> int:
+    if activity.info().is_local and value == 9:
+        raise RuntimeError("it fails once")
     return value
 
 
@@ -135,6 +137,12 @@ async def test_what_it_can_not_read_is_dropped_and_unknown_fields_are_ignored(
         await adder.signal("add", {"value": 3, "of_a_later_version": [1]})
         await until(lambda: _is(adder, 3))
     assert sum("is dropped" in record.getMessage() for record in caplog.records) == 2
+
+
+async def test_a_call_that_fails_locally_is_made_again(client: Client) -> None:
+    async with working(client) as adder:
+        await adder.signal_with_start("add", Number(9))
+        await until(lambda: _is(adder, 9))
 
 
 async def test_one_that_can_not_be_replayed_begins_again_with_all_that_it_was_told(

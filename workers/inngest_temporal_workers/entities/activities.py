@@ -49,12 +49,16 @@ class SystemActivities:
         ids of its events."""
         entries = request.entries
         stamped = [Stamped(entry.event, entry.id) for entry in entries]
-        invokers = [entry.invoker for entry in entries if entry.invoker is not None]
         function = request.target.function()
         try:
             batched = function.config.batch_events is not None
             is_new = await start_run(
-                self.client, function, stamped, request.run_id, invokers=invokers, batched=batched
+                self.client,
+                function,
+                stamped,
+                request.run_id,
+                invokers=request.invokers,
+                batched=batched,
             )
             if is_new or len(entries) == 1:
                 return []

@@ -17,8 +17,8 @@ to continue as new, or to end a long workflow task, goes by what the entity itse
 
 import asyncio
 import json
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
@@ -95,26 +95,6 @@ class Alarm:
         self._timer = asyncio.create_task(asyncio.sleep(max(1, in_ms) / 1000))
 
 
-class Seen:
-    """The last keys that were added, in order."""
-
-    def __init__(self, size: int, keys: Iterable[str] = ()) -> None:
-        self._size = size
-        self._keys = OrderedDict.fromkeys(keys)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def add(self, key: str) -> bool:
-        """Whether it is new."""
-        if key in self._keys:
-            return False
-        self._keys[key] = None
-        if len(self._keys) > self._size:
-            self._keys.popitem(last=False)
-        return True
-
-
 class Entity:
     """Inbox, clock, alarm, calls, renewal and lingering of an entity."""
 
@@ -167,11 +147,15 @@ class Entity:
     def now_ms(self) -> int:
         return self.clock.now_ms
 
-    def stir(self, sent_ms: int) -> None:
-        """Tell the main loop, from the handler of an update, that something may have changed."""
+    def asked(self, sent_ms: int) -> None:
+        """Begin the handler of an update: what it does may change when something is due."""
         self._calls.new_task()
         self._cost += UPDATE_COST
         self._note(sent_ms)
+        self.stir()
+
+    def stir(self) -> None:
+        """Have the main loop call `act` soon, without a message or a timer."""
         self._stirred = True
 
     async def call(self, activity: str, args: Sequence[Any], result_type: type[T]) -> T:
@@ -192,10 +176,6 @@ class Entity:
         )
         self._calls.new_task()
 
-    @property
-    def has_mail(self) -> bool:
-        return bool(self._inbox)
-
     async def take_all(self) -> None:
         """Take all messages that are there."""
         while self._inbox:
@@ -215,10 +195,11 @@ class Entity:
     async def live(self) -> None:
         """The entity's whole life, or one execution of it."""
         while True:
-            self._set_alarm()
-            await workflow.wait_condition(
-                lambda: bool(self._inbox) or self._stirred or self._alarm.rang
-            )
+            if not (self._inbox or self._stirred):
+                self._set_alarm()
+                await workflow.wait_condition(
+                    lambda: bool(self._inbox) or self._stirred or self._alarm.rang
+                )
             self._stirred = False
             rang = self._alarm.rang
             if rang:
@@ -227,13 +208,18 @@ class Entity:
                 self.clock.see(self._alarm.at_ms)
             await self.take_all()
             await self.act()
-            if self._inbox or self._stirred or not workflow.all_handlers_finished():
+            if self.is_long:
+                await self.take_all()
+            elif self._inbox or self._stirred:
+                continue
+            if not workflow.all_handlers_finished():
+                await workflow.wait_condition(workflow.all_handlers_finished)
                 continue
             if rang and self.due_ms() is None:
                 if not self._used:
                     return
                 self._used = False
-            if self._is_long():
+            if self.is_long:
                 self._renew()
 
     def _set_alarm(self) -> None:
@@ -245,7 +231,9 @@ class Entity:
         else:
             self._alarm.set(due)
 
-    def _is_long(self) -> bool:
+    @property
+    def is_long(self) -> bool:
+        """Whether it should continue as new."""
         return self._cost >= max(MAX_COST, self._renew_at) or (
             self._bytes >= MAX_BYTES and self._cost >= self._renew_at
         )

@@ -30,7 +30,7 @@ class Hub(Entity):
 
     @workflow.update
     def add_path(self, path: str, sent_ms: int) -> None:
-        self.stir(sent_ms)
+        self.asked(sent_ms)
         if path not in self._paths:
             self._paths.append(path)
             workflow.upsert_memo(self.memo())

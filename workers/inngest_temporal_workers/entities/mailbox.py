@@ -18,8 +18,9 @@ from inngest_temporal.routing.packing import pack, unpack
 from inngest_temporal.routing.waits import CANCEL, Delivery, Deregistration, Wait
 from inngest_temporal.temporal import names
 
-from .entity import Entity, Seen, entity
+from .entity import Entity, entity
 from .fan_out import CHUNK
+from .seen import Seen
 
 SEEN = 1_000
 """Events remembered, so that a sender's retry delivers none twice."""

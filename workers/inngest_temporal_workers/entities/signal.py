@@ -1,92 +1,69 @@
 """The entity of one signal: it knows which run waits for it, and ends when nobody does."""
 
 import asyncio
-from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
+import pydantic
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 
-from inngest_temporal.routing.signals import Claim, SignalState
+from inngest_temporal.routing.signals import Claim, Release
 from inngest_temporal.temporal import names
 
-from .entity import is_long
+from .entity import LINGER_MS, Entity, entity
 
-LINGER = timedelta(seconds=10)
-"""How long it stays when nobody waits: so a loop of waits does not start it anew each time."""
+_CLAIM = pydantic.TypeAdapter(Claim)
+_HOLDER = pydantic.TypeAdapter(Claim | None)
 
 
-@workflow.defn(name=names.SIGNAL_TYPE, sandboxed=False)
-class Signal:
-    @workflow.init
-    def __init__(self, state: SignalState) -> None:
-        self._holder = state.holder
-        self._changed = False
+@entity(names.SIGNAL_TYPE)
+class Signal(Entity):
+    believes_stamps = False  # a sender whose clock is wrong must not make the wait expire
+    messages: ClassVar = {"release": pydantic.TypeAdapter(Release)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self._holder: Claim | None = _HOLDER.validate_python(state.get("holder"))
         self._turn = asyncio.Lock()
 
-    @workflow.run
-    async def run(self, state: SignalState) -> None:
-        while True:
-            await workflow.wait_condition(workflow.all_handlers_finished)
-            if is_long():
-                workflow.continue_as_new(SignalState(self._holder))
-            self._changed = False
-            try:
-                # Claims that are refused change nothing, but an execution takes 2,000 updates.
-                await workflow.wait_condition(
-                    lambda: self._changed or is_long(), timeout=self._patience()
-                )
-            except TimeoutError:
-                if self._expired():
-                    self._holder = None
-                if self._holder is None and workflow.all_handlers_finished():
-                    return
+    def dump(self) -> dict[str, Any]:
+        return {"holder": _HOLDER.dump_python(self._holder)}
 
-    def _patience(self) -> timedelta:
-        if self._holder is None:
-            return LINGER
-        return (
-            timedelta(milliseconds=max(0, self._holder.expires_ms - workflow.time() * 1000))
-            + LINGER
-        )
+    def due_ms(self) -> int | None:
+        return None if self._holder is None else self._holder.expires_ms + LINGER_MS
 
-    def _expired(self) -> bool:
-        return self._holder is not None and self._holder.expires_ms <= workflow.time() * 1000
+    async def act(self) -> None:
+        if self._holder is not None and self.now_ms >= self._holder.expires_ms:
+            self._holder = None
 
-    @workflow.query
-    def holder(self) -> Claim | None:
-        return self._holder
-
-    @workflow.update
-    async def claim(self, wait: Claim) -> bool:
-        async with self._turn:
-            if self._holder is None or self._expired() or wait.replace:
-                self._hold(wait)
-            holder = self._holder
-            return holder is not None and (holder.run, holder.step) == (wait.run, wait.step)
-
-    @workflow.update
-    async def send(self, data: Any) -> str | None:
+    async def take(self, name: str, message: Release) -> None:
         async with self._turn:
             holder = self._holder
-            if holder is None or self._expired():
+            if holder is not None and (holder.run, holder.step) == (message.run, message.step):
+                self._holder = None
+
+    @workflow.update
+    async def claim(self, wait: dict[str, Any], sent_ms: int) -> Claim:
+        """Who waits now: the one that asks, a `Claim`, unless another does and is not to be
+        replaced."""
+        self.asked(sent_ms)
+        given = _CLAIM.validate_python(wait)
+        await self.take_all()  # a release that came before
+        async with self._turn:
+            if self._holder is None or self._holder.expires_ms <= sent_ms or given.replace:
+                self._holder = given
+            self.stir()
+            return self._holder
+
+    @workflow.update
+    async def send(self, data: Any, sent_ms: int) -> str | None:
+        """Pass the signal on to who waits; its run id."""
+        self.asked(sent_ms)
+        await self.take_all()
+        async with self._turn:
+            holder = self._holder
+            if holder is None or holder.expires_ms <= sent_ms:
                 return None
-            found = await workflow.execute_local_activity(
-                "inngest.send_signal",
-                args=[holder, workflow.info().workflow_id.removeprefix(names.signal_id("")), data],
-                start_to_close_timeout=timedelta(seconds=30),
-                retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
-                result_type=bool,
-            )
-            self._hold(None)
+            signal = workflow.info().workflow_id.removeprefix(names.signal_id(""))
+            found = await self.call("inngest.send_signal", [holder, signal, data], bool)
+            self._holder = None
+            self.stir()
             return holder.run if found else None
-
-    @workflow.signal
-    async def release(self, run: str, step: str) -> None:
-        async with self._turn:
-            if self._holder is not None and (self._holder.run, self._holder.step) == (run, step):
-                self._hold(None)
-
-    def _hold(self, wait: Claim | None) -> None:
-        self._holder = wait
-        self._changed = True

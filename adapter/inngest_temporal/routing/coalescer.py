@@ -1,0 +1,74 @@
+"""Calls to entities, of which each takes only tens a second."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+MAX_CALL_BYTES = 1_000_000
+"""Maximum size of the items that go to an entity together; a single one may have more."""
+MAX_CALL_ITEMS = 500
+"""Maximum number of items that go to an entity together."""
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Coalescer(Generic[Item, Answer]):
+    """Calls to entities, one at a time for each: what is asked meanwhile goes along with the next
+    call, in order.
+
+    One entity takes tens of calls per second; this way it takes thousands of events.
+    """
+
+    def __init__(self, call: Callable[[str, Sequence[Item]], Awaitable[Sequence[Answer]]]) -> None:
+        """`call` is given an entity and what to ask it, and has an answer for each."""
+        self._call = call
+        self._queues: dict[str, deque[tuple[Item, int, asyncio.Future[Answer]]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, entity: str, item: Item, size: int) -> Answer:
+        """The answer for one item (of `size` bytes); raises what the call raises."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        queue = self._queues.get(entity)
+        if queue is None:
+            queue = self._queues[entity] = deque()
+            task = asyncio.create_task(self._work(entity, queue))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        queue.append((item, size, future))
+        return await future
+
+    async def _work(
+        self, entity: str, queue: deque[tuple[Item, int, asyncio.Future[Answer]]]
+    ) -> None:
+        try:
+            while queue:
+                items: list[Item] = []
+                futures: list[asyncio.Future[Answer]] = []
+                total = 0
+                while (
+                    queue
+                    and len(items) < MAX_CALL_ITEMS
+                    and (not items or total + queue[0][1] <= MAX_CALL_BYTES)
+                ):
+                    item, size, future = queue.popleft()
+                    items.append(item)
+                    futures.append(future)
+                    total += size
+                try:
+                    answers = await self._call(entity, items)
+                except Exception as error:
+                    # What waits would meet the same outage, one timeout after the other.
+                    for future in [*futures, *(future for _, _, future in queue)]:
+                        if not future.done():
+                            future.set_exception(error)
+                    queue.clear()
+                    continue
+                for future, answer in zip(futures, answers, strict=True):
+                    if not future.done():
+                        future.set_result(answer)
+        finally:
+            del self._queues[entity]
+            for _, _, future in queue:
+                future.cancel()

@@ -1,0 +1,51 @@
+"""A rate limit: admits or refuses events (`inngest_temporal.routing.gates` asks it). It ends once
+all that was used up is free again."""
+
+from collections import OrderedDict
+from typing import Any
+
+import pydantic
+from temporalio import workflow
+
+from inngest_temporal.routing.gates import AdmitRequest
+from inngest_temporal.routing.gcra import Arrival, Rate, admit
+from inngest_temporal.temporal import names
+
+from .entity import Entity, entity
+
+SEEN = 6_000
+"""Maximum number of answers remembered, so that a sender's retry counts none twice: more than a
+request has events."""
+
+_REQUEST = pydantic.TypeAdapter(AdmitRequest)
+
+
+@entity(names.RATE_LIMIT_TYPE)
+class RateLimit(Entity):
+    def load(self, state: dict[str, Any]) -> None:
+        self._arrival = Arrival(*state.get("arrival", ()))
+        self._seen: OrderedDict[str, bool] = OrderedDict(state.get("seen", {}))
+
+    def dump(self) -> dict[str, Any]:
+        return {"arrival": [self._arrival.ticks, self._arrival.per_ms], "seen": dict(self._seen)}
+
+    def due_ms(self) -> int | None:
+        free_ms = self._arrival.ms()
+        return free_ms if free_ms > self.now_ms else None
+
+    @workflow.update
+    def admit(self, request: dict[str, Any], sent_ms: int) -> list[bool]:
+        """Whether each event of an `AdmitRequest` is admitted; one that was asked for before has
+        the same answer."""
+        self.asked(sent_ms)
+        given = _REQUEST.validate_python(request)
+        rate = Rate.limiting(given.limit, given.period_ms)
+        for key in given.keys:
+            if key not in self._seen:
+                decision = admit(self._arrival, self.now_ms, rate)
+                self._arrival = decision.arrival
+                self._seen[key] = decision.admitted
+        answers = [self._seen[key] for key in given.keys]
+        while len(self._seen) > SEEN:
+            self._seen.popitem(last=False)
+        return answers
