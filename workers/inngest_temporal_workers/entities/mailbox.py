@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import pydantic
 
 from inngest_temporal.expressions import compile_expression
-from inngest_temporal.routing.packing import pack, unpack
 from inngest_temporal.routing.waits import CANCEL, Delivery, Deregistration, Wait
 from inngest_temporal.temporal import names
 
 from .entity import Entity, entity
 from .fan_out import CHUNK
+from .packing import pack, unpack
 from .seen import Seen
 
 SEEN = 1_000

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from inngest_temporal.routing.locks import LockRequest, Ticket
-from inngest_temporal.routing.packing import pack, unpack
+
+from .packing import pack, unpack
 
 YOUNG_MS = 8_000
 """A ticket that was granted so recently is not suspected: together with the interval between two

@@ -8,10 +8,10 @@ import pydantic
 from temporalio import workflow
 
 from inngest_temporal.routing.gates import AdmitRequest
-from inngest_temporal.routing.gcra import Arrival, Rate, admit
 from inngest_temporal.temporal import names
 
 from .entity import Entity, entity
+from .gcra import Arrival, Rate, admit
 
 SEEN = 6_000
 """Maximum number of answers remembered, so that a sender's retry counts none twice: more than a

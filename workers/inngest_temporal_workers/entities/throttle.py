@@ -3,10 +3,10 @@
 from collections import OrderedDict
 from typing import Any, Self
 
-from inngest_temporal.routing.gcra import Arrival, Rate, admit
 from inngest_temporal.routing.locks import GRANTED, LockRequest, Ticket
-from inngest_temporal.routing.packing import pack, unpack
 
+from .gcra import Arrival, Rate, admit
+from .packing import pack, unpack
 from .queue import REMEMBERED, Decisions, Queue
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inngest_temporal.routing.gcra import Arrival, Rate, admit
+from inngest_temporal_workers.entities.gcra import Arrival, Rate, admit
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
