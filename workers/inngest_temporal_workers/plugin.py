@@ -40,8 +40,8 @@ from inngest_temporal_workers.entities.hub import Hub
 from inngest_temporal_workers.entities.lock import WORKFLOWS as LOCKS
 from inngest_temporal_workers.entities.lock import LockActivities
 from inngest_temporal_workers.entities.mailbox import Mailbox
-from inngest_temporal_workers.entities.registry import Registry
 from inngest_temporal_workers.entities.rate_limit import RateLimit
+from inngest_temporal_workers.entities.registry import Registry
 from inngest_temporal_workers.entities.schedule import CronTick, ScheduleActivities
 from inngest_temporal_workers.entities.signal import Signal
 from inngest_temporal_workers.publishing import Publisher
