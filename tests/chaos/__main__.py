@@ -57,15 +57,16 @@ async def chaos(options: argparse.Namespace, directory: Path) -> bool:
         journal.read()
         return verify.unfinished(journal, sender.sent)
 
+    supervising = asyncio.create_task(world.supervise())
     try:
         await ready(world, sender, journal)
         print(f"ready after {time.perf_counter() - BEGAN:.0f} s", flush=True)
         seconds = options.minutes * 60
         sending = asyncio.create_task(sender.run(seconds, options.rate, lambda: len(missing())))
         await world.break_things(seconds, options.pause)
-        await asyncio.wait_for(sending, options.settle * 60)
         began = time.perf_counter()
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(TimeoutError, RuntimeError):
+            await asyncio.wait_for(sending, options.settle * 60)
             await until(lambda: not missing(), options.settle * 60, "events")
         settled = time.perf_counter() - began
         client = await world.client()
@@ -75,6 +76,7 @@ async def chaos(options: argparse.Namespace, directory: Path) -> bool:
         lost, stuck = await explained(world, missing())
         return report(options, world, sender, journal, (lost, stuck, left), settled)
     finally:
+        supervising.cancel()
         world.close()
 
 
@@ -135,7 +137,9 @@ def report(
 
     attempts = journal.attempts()
     lost, stuck, left = outcome
+    refused = [f"{each.kind} {each.n}: {each.reply}" for each in sender.sent if not each.ids]
     counts: dict[str, list[str]] = {
+        "never accepted": refused,
         "lost": lost,
         "stuck": stuck,
         "failed": verify.said(journal, "failed"),
@@ -159,7 +163,7 @@ def report(
         f"{len(attempts)} steps executed"
     )
     print(f"{sum(world.faults.values())} faults: {times}")
-    print(f"{'not all' if lost or stuck else 'all'} finished, {settled:.0f} s after the last event")
+    print(f"{'not all' if lost or stuck else 'all'} finished, {settled:.0f} s after the last fault")
     print(", ".join(f"{name} {len(found)}" for name, found in counts.items()))
     for name, found in counts.items():
         for line in found[:SHOWN]:

@@ -35,12 +35,15 @@ PROOF = {"fatal": "failed", "cancelled": "cancelled", "timed-out": "cancelled"}
 
 @dataclass
 class Sent:
-    """An event: `ids` once it was accepted."""
+    """An event."""
 
     kind: str
     n: int
     key: str
     ids: list[str]
+    """What the ingress answered when it accepted it."""
+    reply: str = "no answer"
+    """The last one."""
 
 
 class Sender:
@@ -94,15 +97,16 @@ class Sender:
         if event.kind == "large":
             data["blob"] = "x" * 300_000
         body = {"name": f"chaos/{event.kind}", "id": f"chaos-{event.n}", "data": data}
-        while True:
+        while not event.ids:
             try:
                 reply = await http.post(f"{self._chance.choice(self._urls())}/e/dev", json=body)
-            except httpx.TransportError:
-                reply = None
-            if reply is not None and reply.status_code == 200:
-                event.ids = reply.json()["ids"]
-                return
-            if reply is not None and reply.status_code < 500:
-                raise RuntimeError(f"{body['id']} was refused: {reply.text[:300]}")
+                event.reply = f"{reply.status_code} {reply.text[:200]}"
+                if reply.status_code == 200:
+                    event.ids = reply.json()["ids"]
+                    return
+                if reply.status_code < 500:
+                    raise RuntimeError(f"{body['id']} was refused: {event.reply}")
+            except httpx.TransportError as error:
+                event.reply = repr(error)
             self.repeats += 1
             await asyncio.sleep(self._chance.uniform(0.2, 1.5))

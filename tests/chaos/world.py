@@ -99,6 +99,11 @@ class Part:
     def ended_by_itself(self) -> bool:
         return not self.busy and self.process.poll() is not None
 
+    def last_line(self) -> str:
+        """The last that it said, of lines that begin at the margin."""
+        lines = self._output.read_text(errors="replace").splitlines()
+        return next((line for line in reversed(lines) if line[:1].strip()), "")[:200]
+
 
 class World:
     """Temporal on a database file, ingresses, workers, and burners that take time from them all."""
@@ -160,7 +165,6 @@ class World:
             if not part.busy:
                 under_way.add(asyncio.create_task(self._fault(name, part, make)))
         await asyncio.gather(*under_way)
-        self._look()
         await self._deploy("2")
 
     def _kinds(self) -> list[tuple[str, Callable[[Part], Coroutine[Any, Any, None]]]]:
@@ -184,7 +188,6 @@ class World:
         ]
 
     async def _fault(self, name: str, part: Part, make: Any) -> None:
-        self._look()
         self.faults[name.replace("deploy worker", "deploy")] += 1
         part.busy = True
         try:
@@ -210,12 +213,15 @@ class World:
                 worker.busy = False
             await asyncio.sleep(2)
 
-    def _look(self) -> None:
-        """Start what ended without being told to, and remember that it did."""
-        for part in self.parts:
-            if part.ended_by_itself():
-                self.surprises.append(f"{part.name} ended by itself: {part.process.returncode}")
-                part.start()
+    async def supervise(self) -> None:
+        """Start what ends without being told to, as an operator would, and remember that it did."""
+        while True:
+            for part in self.parts:
+                if part.ended_by_itself():
+                    said = f"{part.name}, status {part.process.returncode}: {part.last_line()}"
+                    self.surprises.append(said)
+                    part.start()
+            await asyncio.sleep(1)
 
     def _part(self, name: str, *command: str) -> Part:
         return Part(name, command, self._directory / f"{name}.log", dict(self._environ))
