@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
 
-from inngest_temporal.http.cancellations import Cancellations
 from inngest_temporal.routing import signals
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.temporal import names
@@ -72,12 +70,7 @@ async def play(app: App, client: Client) -> None:
     await registered(sleeper)
     async with Follower(client) as follower:
         await follower.ready(10)
-        wanted = {
-            "app_id": "recorded",
-            "function_id": "sleeper",
-            "started_before": datetime.now(UTC).isoformat(),
-        }
-        await Cancellations(client, follower).create(wanted)
+        await sleeper.cancel()
         ended.append(sleeper)
         for run in (*ended, waits, signalled, cancelled, single):
             try:

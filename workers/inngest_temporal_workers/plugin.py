@@ -34,7 +34,6 @@ from inngest_temporal.temporal import names
 from inngest_temporal_workers.entities.activities import SystemActivities
 from inngest_temporal_workers.entities.app import App
 from inngest_temporal_workers.entities.batch import Batch
-from inngest_temporal_workers.entities.cancellations import BulkCancellation, CancellationActivities
 from inngest_temporal_workers.entities.debounce import Debounce
 from inngest_temporal_workers.entities.hub import Hub
 from inngest_temporal_workers.entities.lock import WORKFLOWS as LOCKS
@@ -198,7 +197,6 @@ SYSTEM_WORKFLOWS = [
     App,
     Signal,
     CronTick,
-    BulkCancellation,
     RateLimit,
     Debounce,
     Batch,
@@ -217,7 +215,6 @@ def system_worker(client: Client, follower: Follower | None = None) -> Worker:
             *SystemActivities(client).all(),
             *LockActivities(client).all(),
             *ScheduleActivities(client, follower or Follower(client)).all(),
-            *CancellationActivities(client).all(),
         ],
     )
 

@@ -31,7 +31,7 @@ from inngest_temporal.temporal.connection import Settings, ensure_search_attribu
 
 from .auth import Keys
 from .bodies import Bodies
-from .cancellations import CancellationRoutes, Cancellations
+from .cancellations import Cancellations
 from .events import Events
 from .replies import ReplyError, error_reply, is_connect, json_reply, unavailable, v1_error
 from .runs import Runs
@@ -84,7 +84,7 @@ def _routes(
     keys, bodies = Keys(settings), Bodies()
     v1 = [
         *Runs(client).routes(),
-        *CancellationRoutes(Cancellations(client, follower), bodies).routes(),
+        *Cancellations(client, follower, bodies).routes(),
         *Signals(client, bodies).routes(),
     ]
     guard = Middleware(_RunApi, keys=keys, follower=follower)

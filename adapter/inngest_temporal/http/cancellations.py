@@ -1,53 +1,75 @@
-"""Bulk cancellations, from the outside: cancel all runs of a function that were started in some
+"""Bulk cancellations, `/v1/cancellations`: cancel all runs of a function that were started in some
 span of time.
 
-Each is an entity workflow (`inngest_temporal_workers.entities.cancellations`) that works through
-the runs in the background. Source: Inngest's `/v1/cancellations` (semantics §8), which its
-open-source server lacks.
+Each is a batch operation of Temporal, which works through the runs without us. Source: Inngest's
+`/v1/cancellations` (semantics §8), which its open-source server lacks.
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
+from temporalio.api.batch.v1 import BatchOperationCancellation
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import BatchOperationState
+from temporalio.api.workflowservice.v1 import (
+    DescribeBatchOperationRequest,
+    ListBatchOperationsRequest,
+    StartBatchOperationRequest,
+    StopBatchOperationRequest,
+)
+from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 from ulid import ULID
 
 from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError
-from inngest_temporal.expressions import ExpressionError, check_expression
+from inngest_temporal.expressions import ExpressionError, check_expression, compile_expression
 from inngest_temporal.routing import events
 from inngest_temporal.routing.router import SnapshotSource
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
+from inngest_temporal.temporal.runs import input_of, rfc3339
 
 from .bodies import Bodies
 from .replies import ReplyError, envelope, ulid, v1_error
 
 SKEW_MS = 5_000
-"""By how much a sender's clock may be ahead."""
+"""Allowed clock skew of a sender."""
+VISIBILITY_SECONDS = 3.0
+"""How long visibility may take to list a run that was started: a batch operation lists once, so one
+that means the latest runs begins so much later."""
 MAX_LISTED = 100
+MAX_EXAMINED = 5_000
+"""Maximum number of runs for which an `if` is evaluated: each is a call to Temporal, and the sender
+waits."""
+MAX_MATCHING = 1_000
+"""Maximum number of runs that an `if` may choose: Temporal's limit of a batch operation that is
+given a list."""
+CONCURRENCY = 20
+"""Events of runs that one request reads at the same time."""
+IDENTITY = "inngest-temporal"
 
 _STATUS = {
-    WorkflowExecutionStatus.RUNNING: "Running",
-    WorkflowExecutionStatus.CONTINUED_AS_NEW: "Running",
-    WorkflowExecutionStatus.COMPLETED: "Completed",
-    WorkflowExecutionStatus.CANCELED: "Cancelled",
+    BatchOperationState.BATCH_OPERATION_STATE_RUNNING: "Running",
+    BatchOperationState.BATCH_OPERATION_STATE_COMPLETED: "Completed",
+    # What Temporal says of one that was stopped. Nothing else ends one before its time: single runs
+    # that can't be cancelled are only counted.
+    BatchOperationState.BATCH_OPERATION_STATE_FAILED: "Cancelled",
 }
 
 
 @dataclass(frozen=True)
 class Cancellation:
-    """What is to be cancelled. Times are milliseconds since 1970."""
+    """What is to be cancelled: the reason of its batch operation, as JSON. Times are milliseconds
+    since 1970."""
 
-    id: str
-    """ULID."""
     app_id: str
     function_id: str
     """Full id; the workflow type of the runs."""
@@ -67,10 +89,11 @@ class Cancellation:
             query += f" AND StartTime >= '{_time(self.started_after_ms)}'"
         return query
 
-    def to_json(self) -> dict[str, Any]:
-        """Inngest's shape. Ids that Inngest has and Temporal has not are slugs or constants."""
-        shown = {
-            "id": self.id,
+    def shown(self, id: str, status: str, cancelled: int) -> dict[str, Any]:
+        """Inngest's shape, with the number of runs that were cancelled so far. Ids that Inngest has
+        and Temporal lacks are slugs or constants."""
+        shown: dict[str, Any] = {
+            "id": id,
             "name": f"Cancel runs of {self.function_id}",
             "created_at": _time(self.created_ms),
             "account_id": names.ENVIRONMENT_ID,
@@ -85,128 +108,20 @@ class Cancellation:
             "kind": "bulk_run",
             "cause": "API",
             "queue_name": None,
+            "status": status,
+            "cancelled": cancelled,
         }
         if self.condition is not None:
             shown["if"] = self.condition
         return shown
 
 
-@dataclass
-class CancellationState:
-    """Argument of a cancellation's workflow; carried over when it continues as new."""
-
-    cancellation: Cancellation
-    cancelled: int = 0
-    """Runs cancelled so far."""
-    round: int = 0
-    """Complete listings so far."""
-    found: int = 0
-    """Runs that this listing found."""
-    page: str | None = None
-    """Where it goes on; base64 of Temporal's token."""
-
-
 class Cancellations:
-    """Those of one namespace. Methods raise what Temporal's client raises."""
+    """Creates, shows and stops the bulk cancellations of one namespace."""
 
-    def __init__(self, client: Client, source: SnapshotSource) -> None:
+    def __init__(self, client: Client, source: SnapshotSource, bodies: Bodies) -> None:
         self._client = client
         self._source = source
-
-    async def create(self, raw: object) -> dict[str, Any]:
-        """Begin one, from a sender's `{app_id, function_id, started_before, started_after?, if?}`
-        (decoded JSON).
-
-        `function_id` is the one within the app, or the full one; times are RFC 3339. Raises
-        `BodyInvalidError`, and `FunctionNotFoundError` for a function that neither is there nor has
-        runs.
-        """
-        fields = _fields(raw)
-        wanted = Cancellation(
-            id=str(ULID()),
-            app_id=fields["app_id"],
-            function_id=await self._function_id(fields["app_id"], fields["function_id"]),
-            created_ms=fields["now"],
-            started_before_ms=fields["started_before"],
-            started_after_ms=fields["started_after"],
-            condition=fields["if"],
-        )
-        await self._client.start_workflow(
-            names.CANCELLATION_TYPE,
-            CancellationState(wanted),
-            id=names.cancellation_id(wanted.id),
-            task_queue=names.SYSTEM_TASK_QUEUE,
-            memo=memo_of(CancellationState(wanted)),
-            rpc_timeout=RPC_TIMEOUT,
-        )
-        return wanted.to_json() | {"status": "Running", "cancelled": 0}
-
-    async def latest(self) -> list[dict[str, Any]]:
-        """The latest, newest first, as visibility knows them: a new one is missing for about a
-        second."""
-        query = (
-            f"WorkflowType = '{names.CANCELLATION_TYPE}' AND ExecutionStatus != 'ContinuedAsNew'"
-        )
-        found = self._client.list_workflows(
-            query, page_size=MAX_LISTED, limit=MAX_LISTED, rpc_timeout=RPC_TIMEOUT
-        )
-        return sorted(
-            [await _shown(one) async for one in found],
-            key=lambda shown: str(shown["id"]),
-            reverse=True,
-        )
-
-    async def get(self, id: str) -> dict[str, Any] | None:
-        """One by its id (ULID), with `status` (Running, Completed, Cancelled, Failed) and the
-        number `cancelled`."""
-        try:
-            handle = self._client.get_workflow_handle(names.cancellation_id(id))
-            return await _shown(await handle.describe(rpc_timeout=RPC_TIMEOUT))
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-            return None
-
-    async def delete(self, id: str) -> bool:
-        """Stop one; what it has cancelled stays so. False if it is not there; one that has ended
-        stays as it is."""
-        try:
-            await self._client.get_workflow_handle(names.cancellation_id(id)).cancel(
-                rpc_timeout=RPC_TIMEOUT
-            )
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
-            return await self.get(id) is not None
-        return True
-
-    async def _function_id(self, app_id: str, function_id: str) -> str:
-        snapshot = self._source.snapshot
-        ids = [f"{app_id}-{function_id}"]
-        if function_id.startswith(f"{app_id}-"):
-            ids.append(function_id)
-        for id in ids:
-            function = snapshot and snapshot.function(id)
-            if function and function.app_id == app_id:
-                return id
-        # One that was removed may have left runs.
-        counts = [Cancellation("", app_id, id, 0, started_before_ms=_now_ms()).query for id in ids]
-        found = await asyncio.gather(
-            *(self._client.count_workflows(one, rpc_timeout=RPC_TIMEOUT) for one in counts)
-        )
-        for id, runs in zip(ids, found, strict=True):
-            if runs.count:
-                return id
-        raise FunctionNotFoundError(
-            f"App {app_id!r} has no function {function_id!r}, nor are there runs of one"
-        )
-
-
-class CancellationRoutes:
-    """Creates, shows and stops bulk cancellations: `/v1/cancellations`."""
-
-    def __init__(self, cancellations: Cancellations, bodies: Bodies) -> None:
-        self._cancellations = cancellations
         self._bodies = bodies
 
     def routes(self) -> list[Route]:
@@ -218,43 +133,176 @@ class CancellationRoutes:
         ]
 
     async def create(self, request: Request) -> Response:
-        """`POST /v1/cancellations`: begin to cancel a function's runs (`Cancellations.create`)."""
+        """`POST /v1/cancellations` `{app_id, function_id, started_before, started_after?, if?}`.
+
+        `function_id` is the one within the app, or the full one; times are RFC 3339. Raises
+        `BodyInvalidError`, and `FunctionNotFoundError` for a function that neither is there nor has
+        runs.
+        """
         async with self._bodies.read(request) as raw:
-            body = events.parse(raw)
-        return envelope(await self._cancellations.create(body), 0, 201)
+            fields = _fields(events.parse(raw))
+        wanted = Cancellation(
+            app_id=fields["app_id"],
+            function_id=await self._function_id(fields["app_id"], fields["function_id"]),
+            created_ms=fields["now"],
+            started_before_ms=fields["started_before"],
+            started_after_ms=fields["started_after"],
+            condition=fields["if"],
+        )
+        latest = wanted.started_before_ms / 1000 + VISIBILITY_SECONDS
+        await asyncio.sleep(max(0.0, latest - time.time()))
+        id = str(ULID())
+        await self._start(id, wanted)
+        return envelope(wanted.shown(id, "Running", 0), 0, 201)
 
     async def latest(self, _: Request) -> Response:
-        """`GET /v1/cancellations`."""
-        return envelope(await self._cancellations.latest(), 0)
+        """`GET /v1/cancellations`: the latest, newest first, as visibility knows them: a new one is
+        missing for about a second."""
+        listed = await self._client.workflow_service.list_batch_operations(
+            ListBatchOperationsRequest(namespace=self._client.namespace, page_size=MAX_LISTED),
+            timeout=RPC_TIMEOUT,
+        )
+        prefix = names.cancellation_id("")
+        ids = sorted(
+            one.job_id.removeprefix(prefix)
+            for one in listed.operation_info
+            if one.job_id.startswith(prefix)
+        )
+        found = await asyncio.gather(*map(self._find, reversed(ids)))
+        return envelope([one for one in found if one is not None], 0)
 
     async def get(self, request: Request) -> Response:
         """`GET /v1/cancellations/{id}` (ours; Inngest has no such route): progress of a
         cancellation."""
-        found = await self._cancellations.get(ulid(request.path_params["id"]))
+        found = await self._find(ulid(request.path_params["id"]))
         if found is None:
             raise _not_found()
         return envelope(found, 0)
 
     async def delete(self, request: Request) -> Response:
-        """`DELETE /v1/cancellations/{id}`: stop it."""
-        if not await self._cancellations.delete(ulid(request.path_params["id"])):
-            raise _not_found()
+        """`DELETE /v1/cancellations/{id}`: stop it. What it has cancelled stays so; one that has
+        ended stays as it is."""
+        id = ulid(request.path_params["id"])
+        try:
+            await self._client.workflow_service.stop_batch_operation(
+                StopBatchOperationRequest(
+                    namespace=self._client.namespace,
+                    job_id=names.cancellation_id(id),
+                    reason="DELETE /v1/cancellations",
+                    identity=IDENTITY,
+                ),
+                timeout=RPC_TIMEOUT,
+            )
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+            if await self._find(id) is None:
+                raise _not_found() from None
         return Response(status_code=200)
+
+    async def _start(self, id: str, wanted: Cancellation) -> None:
+        operation = StartBatchOperationRequest(
+            namespace=self._client.namespace,
+            job_id=names.cancellation_id(id),
+            reason=json.dumps(asdict(wanted)),
+            cancellation_operation=BatchOperationCancellation(identity=IDENTITY),
+        )
+        chosen = None if wanted.condition is None else await self._matching(wanted)
+        if chosen:
+            operation.executions.extend(WorkflowExecution(workflow_id=run) for run in chosen)
+        elif chosen is None:
+            operation.visibility_query = wanted.query
+        else:  # Temporal takes no empty list: nothing has this id
+            operation.visibility_query = f"WorkflowId = '{id}'"
+        try:
+            await self._client.workflow_service.start_batch_operation(
+                operation, timeout=RPC_TIMEOUT
+            )
+        except RPCError as error:
+            if "concurrent batch operations" not in error.message:
+                raise
+            message = (
+                "Another batch operation of this namespace is in progress, and Temporal allows one"
+                " at a time; try again when it has ended"
+            )
+            raise ReplyError(v1_error(503, message)) from None
+
+    async def _matching(self, wanted: Cancellation) -> list[str]:
+        """The runs that the condition chooses. Raises `BodyInvalidError` if they are too many."""
+        found = self._client.list_workflows(
+            wanted.query, limit=MAX_EXAMINED + 1, rpc_timeout=RPC_TIMEOUT
+        )
+        ids = [run.id async for run in found]
+        condition = compile_expression(wanted.condition or "true")
+        slots = asyncio.Semaphore(CONCURRENCY)
+
+        async def matches(run: str) -> bool:
+            async with slots:
+                given = await input_of(self._client, run)
+            # Without an event, somebody started it by hand.
+            return bool(given and given.events and condition.matches(given.events[0]))
+
+        _check_count("is evaluated for", len(ids), MAX_EXAMINED)
+        kept = await asyncio.gather(*map(matches, ids))
+        chosen = [id for id, is_kept in zip(ids, kept, strict=True) if is_kept]
+        _check_count("chooses", len(chosen), MAX_MATCHING)
+        return chosen
+
+    async def _find(self, id: str) -> dict[str, Any] | None:
+        """One by its id (ULID), as it is shown."""
+        try:
+            found = await self._client.workflow_service.describe_batch_operation(
+                DescribeBatchOperationRequest(
+                    namespace=self._client.namespace, job_id=names.cancellation_id(id)
+                ),
+                timeout=RPC_TIMEOUT,
+            )
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+            return None
+        status = _STATUS.get(found.state, "Running")
+        return Cancellation(**json.loads(found.reason)).shown(
+            id, status, found.complete_operation_count
+        )
+
+    async def _function_id(self, app_id: str, function_id: str) -> str:
+        snapshot = self._source.snapshot
+        ids = [f"{app_id}-{function_id}"]
+        if function_id.startswith(f"{app_id}-"):
+            ids.append(function_id)
+        for id in ids:
+            function = snapshot and snapshot.function(id)
+            if function and function.app_id == app_id:
+                return id
+        # One that was removed may have left runs.
+        now_ms = _now_ms()
+        found = await asyncio.gather(
+            *(
+                self._client.count_workflows(
+                    Cancellation(app_id, id, now_ms, now_ms).query, rpc_timeout=RPC_TIMEOUT
+                )
+                for id in ids
+            )
+        )
+        for id, runs in zip(ids, found, strict=True):
+            if runs.count:
+                return id
+        raise FunctionNotFoundError(
+            f"App {app_id!r} has no function {function_id!r}, nor are there runs of one"
+        )
 
 
 def _not_found() -> ReplyError:
     return ReplyError(v1_error(404, "Cancellation not found"))
 
 
-def memo_of(state: CancellationState) -> dict[str, Any]:
-    """The memo of a cancellation's workflow, from which it is shown."""
-    return {"cancellation": state.cancellation.to_json(), "cancelled": state.cancelled}
-
-
-async def _shown(execution: WorkflowExecution) -> dict[str, Any]:
-    memo = await execution.memo()
-    status = None if execution.status is None else _STATUS.get(execution.status, "Failed")
-    return {**memo["cancellation"], "status": status, "cancelled": memo["cancelled"]}
+def _check_count(does: str, count: int, limit: int) -> None:
+    if count > limit:
+        raise BodyInvalidError(
+            f"if {does} at most {limit} runs: choose a shorter time by started_after and"
+            " started_before"
+        )
 
 
 def _fields(raw: object) -> dict[str, Any]:
@@ -300,8 +348,4 @@ def _now_ms() -> int:
 
 
 def _time(ms: int) -> str:
-    return (
-        datetime.fromtimestamp(ms / 1000, UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z")
-    )
+    return rfc3339(datetime.fromtimestamp(ms / 1000, UTC))

@@ -18,7 +18,6 @@ APP_TYPE = "InngestApp"
 HUB_TYPE = "InngestHub"
 MAILBOX_TYPE = "InngestMailbox"
 CRON_TYPE = "InngestCron"
-CANCELLATION_TYPE = "InngestCancellation"
 SIGNAL_TYPE = "InngestSignal"
 RATE_LIMIT_TYPE = "InngestRateLimit"
 DEBOUNCE_TYPE = "InngestDebounce"
@@ -93,7 +92,7 @@ def schedule_id(app: str, function_id: str, cron: str) -> str:
 
 
 def cancellation_id(ulid: str) -> str:
-    """Workflow id of a bulk cancellation."""
+    """Job id of the batch operation of a bulk cancellation."""
     return f"inngest:cancellation:{ulid}"
 
 

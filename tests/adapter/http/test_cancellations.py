@@ -11,14 +11,17 @@ from typing import Any
 
 import httpx
 import pytest
-from temporalio import workflow
-from temporalio.client import Client, WorkflowExecutionAsyncIterator
-from temporalio.service import RPCError, RPCStatusCode
-from temporalio.testing import ActivityEnvironment
+from temporalio.api.batch.v1 import BatchOperationCancellation
+from temporalio.api.workflowservice.v1 import (
+    ListBatchOperationsRequest,
+    StartBatchOperationRequest,
+)
+from temporalio.client import Client
 from ulid import ULID
 
 import inngest_temporal as inngest
 from inngest_temporal.config import FunctionConfig
+from inngest_temporal.http import cancellations
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.models import TriggerEvent
 from inngest_temporal.routing import events
@@ -29,16 +32,13 @@ from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers import publishing
-from inngest_temporal_workers.entities import cancellations
-from inngest_temporal_workers.entities import fan_out as calls
-from inngest_temporal_workers.entities.cancellations import CancellationActivities
 from inngest_temporal_workers.plugin import system_worker
 from tests.apps import sleepers
-from tests.harness import App, new_client, running, until
+from tests.harness import PATIENCE, App, new_client, running, until
 from tests.test_faults import Processes
 
-MANY = 2_000
-"""Runs of the large test."""
+MANY = 200
+"""Runs of the large test; Temporal cancels some 50 a second."""
 SLEEPERS = Path(sleepers.__file__)
 
 
@@ -77,6 +77,13 @@ async def cancel(api: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
     assert reply.status_code == 201, reply.text
     created: dict[str, Any] = reply.json()["data"]
     return created
+
+
+async def begun(api: httpx.AsyncClient) -> Any:
+    """A cancellation, unless one is still in progress."""
+    body = {"app_id": "app", "function_id": "fn", "started_before": rfc3339(time.time())}
+    reply = await api.post("/v1/cancellations", json=body)
+    return reply.status_code == 201 and reply.json()["data"]
 
 
 async def completed(api: httpx.AsyncClient, id: str, seconds: float = 60) -> dict[str, Any]:
@@ -228,10 +235,10 @@ async def test_it_is_shown_as_inngest_shows_it(client: Client) -> None:
             "status": "Running",
             "cancelled": 0,
         }
-        other = await cancel(api)
+        assert (await completed(api, created["id"])) == created | {"status": "Completed"}
+        other = await until(lambda: begun(api))
         assert "if" not in other
         assert other["started_after"] is None
-        assert (await completed(api, created["id"])) == created | {"status": "Completed"}
         await completed(api, other["id"])
 
         async def listed() -> Any:
@@ -360,78 +367,90 @@ async def test_a_removed_function_and_a_quoted_name_are_found_by_their_runs(clie
         assert await statuses(client, [run]) == {"CANCELED": 1}
 
 
-async def test_one_that_is_deleted_stops(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancellations, "PAGE_SIZE", 1)
-    monkeypatch.setattr(calls, "HEARTBEAT_INTERVAL", 0.1)
+async def started(client: Client, fn: inngest.Function[Any], count: int) -> list[str]:
+    """Runs that wait for a worker, once visibility lists them."""
+    async with Follower(client) as follower:
+        await follower.ready(10)
+        stamped = [events.stamp({"name": "test/event", "data": {"n": n}}) for n in range(count)]
+        await Router(client, follower, concurrency=50, rpc_timeout=PATIENCE).route(stamped)
+
+    async def visible() -> bool:
+        return (await client.count_workflows(f"WorkflowType = '{fn.id}'")).count == count
+
+    await until(visible)
+    return [events.run_id(fn.id, one) for one in stamped]
+
+
+async def requested(client: Client, runs: list[str]) -> int:
+    """How many of these runs were asked to end."""
+    described = await asyncio.gather(*(client.get_workflow_handle(run).describe() for run in runs))
+    return sum(one.raw_description.workflow_extended_info.cancel_requested for one in described)
+
+
+async def test_one_that_is_deleted_stops_and_another_one_can_begin(client: Client) -> None:
     fn = sleeping()
-    async with running(client, fn) as app, http(client) as api:
-        await sleepers_of(app, fn, 1)
-        created = await cancel(api, started_before=rfc3339(time.time() + 4))
+    async with running(client, fn):
+        pass
+    runs = await started(client, fn, 300)
+    async with http(client) as api:
+        created = await cancel(api)
+        body = {"app_id": "app", "function_id": "fn", "started_before": rfc3339(time.time() - 60)}
+
+        async def refused() -> Any:
+            reply = await api.post("/v1/cancellations", json=body)
+            return reply.status_code == 503 and reply.json()["error"]
+
+        assert "one at a time" in await until(refused, 5)
         assert (await api.delete(f"/v1/cancellations/{created['id']}")).status_code == 200
         assert (await completed(api, created["id"]))["status"] == "Cancelled"
         assert (await api.delete(f"/v1/cancellations/{created['id']}")).status_code == 200
-        later = await sleepers_of(app, fn, 1)
-        await asyncio.sleep(2)
-        assert await statuses(client, later) == {"RUNNING": 1}
+        assert await requested(client, runs) < 300
+
+        async def accepted() -> bool:
+            return (await api.post("/v1/cancellations", json=body)).status_code == 201
+
+        await until(accepted)
 
 
-async def test_it_pages_and_continues_as_new_and_bears_a_visibility_that_refuses(
+async def test_an_if_for_too_many_runs_is_refused(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = WorkflowExecutionAsyncIterator.fetch_next_page
-    refusals = iter(range(3))
-
-    async def limited(self: WorkflowExecutionAsyncIterator, **options: Any) -> None:
-        if next(refusals, None) is not None:
-            raise RPCError("namespace rate limit exceeded", RPCStatusCode.RESOURCE_EXHAUSTED, b"")
-        await real(self, **options)
-
     fn = sleeping()
-    async with running(client, fn) as app, http(client) as api:
-        runs = await sleepers_of(app, fn, 20)
-
-        async def visible() -> bool:
-            return (await client.count_workflows("WorkflowType = 'app-fn'")).count == 20
-
-        await until(visible)
-        monkeypatch.setattr(cancellations, "PAGE_SIZE", 3)
-        monkeypatch.setattr(workflow.Info, "is_continue_as_new_suggested", lambda info: True)
-        monkeypatch.setattr(WorkflowExecutionAsyncIterator, "fetch_next_page", limited)
-        created = await cancel(api)
-        first = (
-            await client.get_workflow_handle(names.cancellation_id(created["id"])).describe()
-        ).run_id
-        assert (await completed(api, created["id"]))["cancelled"] == 20
-        assert await statuses(client, runs) == {"CANCELED": 20}
-        assert next(refusals, None) is None
-        monkeypatch.undo()
-        handle = client.get_workflow_handle(names.cancellation_id(created["id"]))
-        assert (await handle.describe()).run_id != first
-        assert (await api.get("/v1/cancellations")).status_code == 200
-        [listed] = (await api.get("/v1/cancellations")).json()["data"]
-        assert listed["id"] == created["id"]
-
-
-async def test_a_repeated_page_counts_what_it_cancelled_before_and_not_what_ended_by_itself(
-    client: Client,
-) -> None:
-    fn = sleeping()
-
-    @fn.client.create_function(fn_id="quick", trigger=inngest.TriggerEvent(event="test/quick"))
-    async def quick(ctx: inngest.Context) -> None:
+    async with running(client, fn):
         pass
+    await started(client, fn, 3)
+    body = {"app_id": "app", "function_id": "fn", "started_before": rfc3339(time.time())}
+    async with http(client) as api:
+        monkeypatch.setattr(cancellations, "MAX_MATCHING", 2)
+        reply = await api.post("/v1/cancellations", json=body | {"if": "event.data.n >= 0"})
+        assert reply.status_code == 400
+        assert reply.json()["error"].startswith("if chooses at most 2 runs: ")
+        monkeypatch.setattr(cancellations, "MAX_EXAMINED", 2)
+        reply = await api.post("/v1/cancellations", json=body | {"if": "event.data.n > 0"})
+        assert reply.status_code == 400
+        assert reply.json()["error"].startswith("if is evaluated for at most 2 runs: ")
+        created = await cancel(api)  # without an if there is no limit
+        assert (await completed(api, created["id"]))["cancelled"] == 3
 
-    async with running(client, fn, quick) as app:
-        runs = await sleepers_of(app, fn, 2)
-        ended = app.run_of(quick, await app.send("test/quick"))
-        await ended.result()
-        activities = ActivityEnvironment()
-        cancel_runs = CancellationActivities(client).cancel_runs
-        for _ in range(3):  # while they end, and after
-            assert await activities.run(cancel_runs, [*runs, ended.id, str(ULID())]) == 2
-            await asyncio.gather(
-                *(client.get_workflow_handle(run).result() for run in runs), return_exceptions=True
-            )
+
+async def test_batch_operations_of_others_are_not_shown(client: Client) -> None:
+    await client.workflow_service.start_batch_operation(
+        StartBatchOperationRequest(
+            namespace=client.namespace,
+            job_id="theirs",
+            reason="by hand",
+            visibility_query="WorkflowType = 'theirs'",
+            cancellation_operation=BatchOperationCancellation(),
+        )
+    )
+
+    async def visible() -> bool:
+        request = ListBatchOperationsRequest(namespace=client.namespace)
+        return bool((await client.workflow_service.list_batch_operations(request)).operation_info)
+
+    await until(visible)
+    async with http(client) as api:
+        assert (await api.get("/v1/cancellations")).json()["data"] == []
 
 
 @pytest.mark.timeout(900)
@@ -463,7 +482,7 @@ async def test_all_of_many_are_cancelled_and_reported_once_though_the_worker_is_
             stamped = [
                 events.stamp({"name": "sleepers/sleep", "data": {"n": n}}) for n in range(MANY)
             ]
-            await Router(client, follower, concurrency=50).route(stamped)
+            await Router(client, follower, concurrency=50, rpc_timeout=PATIENCE).route(stamped)
             runs = [events.run_id(fn.id, one) for one in stamped]
             lap("started")
 
