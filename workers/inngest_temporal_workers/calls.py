@@ -63,7 +63,11 @@ class Calls:
                 workflow.logger.debug("%s failed locally, called again: %s", activity, error)
             finally:
                 self._under_way -= 1
-        result = await workflow.execute_activity(
+        return await self.call_regularly(activity, args, result_type)
+
+    async def call_regularly(self, activity: str, args: Sequence[Any], result_type: type[T]) -> T:
+        """The same by a regular activity, which begins when the workflow task is in history."""
+        result: T = await workflow.execute_activity(
             activity,
             args=args,
             start_to_close_timeout=REGULAR_TIMEOUT,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from temporalio.client import Client, WorkflowExecutionDescription
-from temporalio.common import Priority, WorkflowIDConflictPolicy
+from temporalio.common import Priority
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.config import FunctionConfig
@@ -26,6 +26,8 @@ from inngest_temporal.expressions import UInt, compile_expression
 from inngest_temporal.models import Concurrency, milliseconds
 from inngest_temporal.routing.run_input import LockNeed
 from inngest_temporal.temporal import names
+from inngest_temporal.temporal.entity import Entity
+from inngest_temporal.temporal.healing import heal
 
 from .coalescer import Coalescer
 
@@ -88,6 +90,11 @@ class LockRequest:
     score: int = 0
     """Order among those that wait, lowest first: milliseconds since 1970, less those of the run's
     priority."""
+    created_ms: int = 0
+    """When the run was created, ms since 1970: for singletons, which go by age."""
+    late: bool = False
+    """Whether the run asks so long after its creation that older ones may ask still later: a
+    backlog is being worked off."""
     settings: LimitSettings | None = None
     """None: unchanged. A request with nothing else is no run's: another configuration was
     published."""
@@ -265,29 +272,23 @@ class Locks:
         return await self._asking.ask(target, request, 100 + 8 * len(request.acquire))
 
     async def _ask(self, target: str, requests: Sequence[LockRequest]) -> Sequence[str]:
-        workflow_type, lock = target.split(" ", 1)
-        execution: str | None = ""
+        workflow_type, lock_id = target.split(" ", 1)
+        lock = Entity(self._client, workflow_type, lock_id)
         if any(request.acquire for request in requests):
-            handle = await self._client.start_workflow(
-                workflow_type,
-                {},
-                id=lock,
-                task_queue=names.SYSTEM_TASK_QUEUE,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                start_signal="ask",
-                start_signal_args=[requests],
-            )
-            execution = handle.result_run_id
+            execution = await lock.signal_with_start("ask", requests)
         else:
-            await tell(self._client, lock, requests)
-        return [execution or ""] * len(requests)
+            # One that is not there has no use for the requests.
+            execution = ""
+            await lock.signal("ask", requests)
+        return [execution] * len(requests)
 
     async def knows(self, lock: str, execution: str) -> bool:
         """Whether a lock still knows what that execution of it was asked: one that continued as new
         does, one that was ended by an operator does not.
 
         All runs of this process that ask within `FRESH` share one look, and the lock itself has no
-        work with it. Raises `RPCError` if Temporal can't be reached.
+        work with it. One that can't be replayed any more is healed. Raises `RPCError` if Temporal
+        can't be reached.
         """
         look = await self._look(lock)
         if execution == look.execution:
@@ -316,6 +317,7 @@ class Locks:
             raise
 
     async def _look_now(self, lock: str) -> "_Look":
+        await heal(self._client, lock)
         found = await _describe(self._client, lock)
         if found is None or found.close_time is not None:
             return _Look("", None)
@@ -342,12 +344,3 @@ async def _describe(
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
         return None
-
-
-async def tell(client: Client, lock: str, requests: Sequence[LockRequest]) -> None:
-    """Give requests to a lock that has no use for them if it is not there."""
-    try:
-        await client.get_workflow_handle(lock).signal("ask", requests)
-    except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
-            raise

@@ -58,9 +58,9 @@ class Entity:
             return False
         return True
 
-    async def signal_with_start(self, name: str, message: Any) -> None:
-        """Tell it something, and start it if it is not there."""
-        await self.client.start_workflow(
+    async def signal_with_start(self, name: str, message: Any) -> str:
+        """Tell it something, and start it if it is not there; which execution of it was told."""
+        handle = await self.client.start_workflow(
             self.workflow_type,
             id=self.id,
             task_queue=names.SYSTEM_TASK_QUEUE,
@@ -69,6 +69,7 @@ class Entity:
             start_signal_args=_stamped(message),
             rpc_timeout=self.timeout,
         )
+        return handle.result_run_id or ""
 
     async def update(
         self,

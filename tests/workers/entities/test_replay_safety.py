@@ -168,7 +168,6 @@ class OneSlowCall(Trouble):
         pass
 
 
-@UNCURED
 @pytest.mark.timeout(240)
 async def test_a_lock_replays_after_a_slow_call_that_passes_a_permit_on(
     temporal_address: str, namespace: str

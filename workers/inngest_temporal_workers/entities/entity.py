@@ -80,17 +80,13 @@ class Alarm:
     def rang(self) -> bool:
         return self._timer is not None and self._timer.done()
 
-    def set(self, at_ms: int, in_ms: int | None = None) -> None:
+    def set(self, at_ms: int, in_ms: int) -> None:
         """Ring at this time at the latest, which is so many ms from now."""
         if self._timer is not None and not self._timer.done():
             if at_ms >= self.at_ms:
                 return
             self._timer.cancel()
         self.at_ms = at_ms
-        if in_ms is None:
-            # Replay compares timers by their number alone, so their length may come from the clock
-            # of the task.
-            in_ms = at_ms - workflow.time_ns() // 1_000_000
         # A length of zero would start no timer.
         self._timer = asyncio.create_task(asyncio.sleep(max(1, in_ms) / 1000))
 
@@ -164,6 +160,12 @@ class Entity:
         self._used = True
         return await self._calls.call(activity, args, result_type)
 
+    async def call_regularly(self, activity: str, args: Sequence[Any], result_type: type[T]) -> T:
+        """The same, but history knows of all that was done before the activity begins."""
+        self._cost += REGULAR_COST
+        self._used = True
+        return await self._calls.call_regularly(activity, args, result_type)
+
     async def end_task(self) -> None:
         """End the workflow task, so that history knows what was done.
 
@@ -229,7 +231,10 @@ class Entity:
         if due is None:
             self._alarm.set(self.now_ms + LINGER_MS, LINGER_MS)
         else:
-            self._alarm.set(due)
+            # Replay compares timers by their number alone, so their length may come from the clock
+            # of the task. The own clock is ahead if that of one sender was.
+            task_ms = workflow.time_ns() // 1_000_000
+            self._alarm.set(due, min(due - self.now_ms, due - task_ms))
 
     @property
     def is_long(self) -> bool:

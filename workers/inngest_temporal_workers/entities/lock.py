@@ -1,25 +1,23 @@
 """Locks: entity workflows around a machine (`.permits`, `.throttle`, `.singleton`), one for each
 key, that decide when created runs may execute.
 
-Signals bring requests; what follows is told to runs by one local activity for each workflow task,
+Messages bring requests; what follows is told to runs by one activity for each workflow task,
 however many runs are concerned. A decision is a function of the requests before it, in the order of
-history (see `.queue`), and everything that a lock learns by itself (a run
-is gone) comes as a signal too. So when a workflow task is lost after runs were told, its repetition
-decides the same again.
+history (see `.queue`), and everything that a lock learns by itself (a run is gone) comes as a
+message too. So when a workflow task is lost after runs were told, its repetition decides the same
+again.
 
 When an app is published with other limits, its entity announces them to the locks that are open.
 
 A run that was terminated can't give back what it holds. While others wait, a lock therefore looks
-at those that hold something every `CHECK`; a run that is gone while it waits is noticed when it is
-told.
+at those that hold something every `CHECK_MS`; a run that is gone while it waits is noticed when it
+is told.
 """
 
-import asyncio
 import functools
-import json
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -27,12 +25,14 @@ import pydantic
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.common import RetryPolicy
+from temporalio.service import RPCError, RPCStatusCode
 
-from inngest_temporal.routing.locks import GRANTED, Change, Limit, LockRequest, Ticket, tell
+from inngest_temporal.routing.locks import GRANTED, Change, Limit, LockRequest, Ticket
 from inngest_temporal.temporal import names
+from inngest_temporal.temporal.entity import Entity as EntityClient
 from inngest_temporal.temporal.runs import executes
 
-from .entity import Renewal, is_long
+from .entity import NEVER_MS, Entity, entity
 from .fan_out import (
     CHUNK,
     CONCURRENCY,
@@ -46,100 +46,91 @@ from .queue import Decisions, Machine
 from .singleton import Singleton
 from .throttle import Throttle
 
-LINGER = 10.0
-"""Seconds that an idle one stays: Temporal Cloud starts the same id only about once a second."""
-CHECK = 20.0
-"""Seconds between two looks at holders while others wait. With `queue.YOUNG_MS` this must stay
-below 30."""
-SLOW_CHECK = 300.0
-"""Seconds between them while nobody waits: only so that a lock of lost runs ends at last."""
-MIN_TIMER = 0.05
-"""Seconds. A throttle of many starts a second admits several at once rather than set a timer for
-each."""
-MAX_EVENTS = 4_000
-"""Of a history, before it continues as new; Temporal suggests it at 4,096."""
-TIMEOUT = timedelta(seconds=30)
+CHECK_MS = 12_000
+"""Interval between two looks at holders while others wait. A holder is looked for the second time
+that it is met, so twice this must stay below the 30 s in which a lost one must be found."""
+SLOW_CHECK_MS = 300_000
+"""The interval while nobody waits: only so that a lock of lost runs ends at last."""
+MIN_TIMER_MS = 50
+"""A throttle of many starts a second admits several at once rather than set a timer for each."""
+GATHER_MS = 1_000
+"""How long a free lock that matters so (`Machine.gathers`) waits for older runs when one asks that
+comes from a backlog."""
+LOCAL_SIZE = 50
+"""Maximum number of runs that a local activity calls: it must be done within few seconds."""
 REQUESTS = pydantic.TypeAdapter(list[LockRequest])
 """Takes 4 us for a request, where temporalio's own takes 65: a queue of 20,000 has to be replayed
 within the 2 s that a workflow task may compute."""
 ANNOUNCED = 100
-"""Limits that one activity announces."""
+"""Maximum number of limits that one activity announces."""
 ANNOUNCING = timedelta(hours=1)
 RETRIES = RetryPolicy(maximum_interval=timedelta(seconds=10))
 
 
-class LockWorkflow:
-    """The workflow; `_entity` makes one of each kind of lock."""
+class LockWorkflow(Entity):
+    """The rule of all locks; a subclass names the machine."""
 
     machine: ClassVar[type[Machine]]
+    messages: ClassVar = {"ask": REQUESTS}
 
-    @workflow.init
-    def __init__(self, state: dict[str, Any]) -> None:
-        self._machine: Machine = self.machine.load(state)
-        self._inbox: deque[LockRequest] = deque()
-        self._timer: asyncio.Task[None] | None = None
-        self._timer_ends = 0.0
-        self._used = workflow.time()
-        self._renewal = Renewal()
+    def load(self, state: dict[str, Any]) -> None:
+        self._machine: Machine = self.machine.load(state.get("machine", {}))
+        self._check_ms = NEVER_MS
+        self._gathered: list[LockRequest] = REQUESTS.validate_python(state.get("gathered", []))
+        self._gather_ends_ms: int = state.get("gather_ends_ms", 0)
 
-    @workflow.run
-    async def run(self, state: dict[str, Any]) -> None:
-        while True:
-            now_ms = round(workflow.time() * 1000)
-            self._machine.advance(now_ms)
-            if self._inbox:
-                self._used = workflow.time()
-            while self._inbox:
-                self._machine.take(self._inbox.popleft(), now_ms)
-            if self._timer is not None and self._timer.done():
-                self._timer = None
-                self._machine.suspect(now_ms)
-                if self._machine.idle(now_ms) and workflow.time() >= self._used + LINGER - 0.5:
-                    return
-            if self._renewal.is_due() and _is_full():
-                # Runs are told by the next execution: the shorter this task, the less likely a
-                # signal forbids its end.
-                state = self._machine.dump()
-                self._renewal.attempt(state, len(json.dumps(state)))
-                self._machine = self.machine.load(state)
-            decisions = self._machine.decisions()
-            for part in decisions.parts(CHUNK):
-                await workflow.execute_local_activity(
-                    "inngest.lock",
-                    args=[workflow.info().workflow_id, part],
-                    start_to_close_timeout=TIMEOUT,
-                    retry_policy=RETRIES,
-                )
-            if not decisions:
-                self._set_timer()
-                await workflow.wait_condition(
-                    lambda: bool(self._inbox) or (self._timer is not None and self._timer.done())
-                )
+    def dump(self) -> dict[str, Any]:
+        return {
+            "machine": self._machine.dump(),
+            "gathered": [asdict(request) for request in self._gathered],
+            "gather_ends_ms": self._gather_ends_ms,
+        }
 
-    def _set_timer(self) -> None:
-        """One timer at a time, and a new one only if the old one would fire too late."""
-        now = workflow.time()
-        ends = now + SLOW_CHECK
-        due_ms = self._machine.due_ms()
-        if due_ms is not None:
-            ends = max(due_ms / 1000, now + MIN_TIMER)
-        elif self._machine.waiting:
-            ends = now + CHECK
-        elif self._machine.idle(round(now * 1000)):
-            ends = max(now, self._used) + LINGER
-        elif isinstance(self._machine, Throttle):
-            ends = max(self._machine.free_ms / 1000, self._used) + LINGER
-        if self._timer is not None:
-            if self._timer_ends <= ends:
-                return
-            self._timer.cancel()
-        self._timer_ends = ends
-        self._timer = asyncio.create_task(asyncio.sleep(ends - now))
+    async def take(self, name: str, message: list[LockRequest]) -> None:
+        for request in message:
+            if self._gathered:
+                self._gathered.append(request)
+            elif request.late and self.machine.gathers and self._machine.idle(self.now_ms):
+                self._gathered = [request]
+                self._gather_ends_ms = self.now_ms + GATHER_MS
+            else:
+                self._machine.take(request, self.now_ms)
 
-    @workflow.signal
-    def ask(self, requests: list[Any]) -> None:
-        """`LockRequest`s, from runs and from the lock's own activity."""
-        self._inbox.extend(REQUESTS.validate_python(requests))
+    async def act(self) -> None:
+        if self._gathered and self.now_ms < self._gather_ends_ms:
+            return
+        # In what order requests were gathered may differ when this task is repeated, with more of
+        # them. So history must have the decision before a run is told.
+        is_recorded_first = bool(self._gathered)
+        gathered, self._gathered = _by_age(self._gathered), []
+        for request in gathered:
+            self._machine.take(request, self.now_ms)
+        self._machine.advance(self.now_ms)
+        if self.now_ms >= self._check_ms:
+            self._check_ms = NEVER_MS
+            self._machine.suspect()
+        for part in self._machine.decisions().parts(CHUNK):
+            await self._carry_out(part, is_recorded_first)
+        if self._machine.idle(self.now_ms):
+            self._check_ms = NEVER_MS
+        else:
+            interval = CHECK_MS if self._machine.waiting else SLOW_CHECK_MS
+            self._check_ms = min(self._check_ms, self.now_ms + interval)
+
+    async def _carry_out(self, decisions: Decisions, is_recorded_first: bool) -> None:
+        call = self.call
+        if is_recorded_first or decisions.size > LOCAL_SIZE:
+            call = self.call_regularly
+        args = [workflow.info().workflow_id, decisions]
+        self.clock.see(await call("inngest.lock", args, int))
+
+    def due_ms(self) -> int | None:
+        if self._gathered:
+            return self._gather_ends_ms
+        if self._machine.idle(self.now_ms):
+            return None
+        due = self._machine.due_ms()
+        return self._check_ms if due is None else max(due, self.now_ms + MIN_TIMER_MS)
 
     @workflow.query
     def queue(self) -> dict[str, int]:
@@ -147,29 +138,36 @@ class LockWorkflow:
         return {"holding": self._machine.holding, "waiting": self._machine.waiting}
 
 
-def _entity(name: str, machine: type[Machine]) -> type:
-    members = {
-        "machine": machine,
-        "run": LockWorkflow.run,
-        "__init__": LockWorkflow.__init__,
-        "__module__": __name__,
-        "__doc__": machine.__doc__,
-    }
-    # Temporal wants `run` on the class itself, and goes by the class's name to see that it is.
-    return workflow.defn(name=name, sandboxed=False)(
-        type(LockWorkflow.__name__, (LockWorkflow,), members)
-    )
+@entity(names.LOCK_TYPES["step"])
+class ConcurrencyLock(LockWorkflow):
+    """A concurrency limit."""
+
+    machine = Permits
 
 
-WORKFLOWS: list[type] = [
-    _entity(names.LOCK_TYPES["step"], Permits),
-    _entity(names.LOCK_TYPES["throttle"], Throttle),
-    _entity(names.LOCK_TYPES["singleton"], Singleton),
-]
+@entity(names.LOCK_TYPES["throttle"])
+class ThrottleLock(LockWorkflow):
+    """A throttle."""
+
+    machine = Throttle
 
 
-def _is_full() -> bool:
-    return is_long() or workflow.info().get_current_history_length() >= MAX_EVENTS
+@entity(names.LOCK_TYPES["singleton"])
+class SingletonLock(LockWorkflow):
+    """A singleton."""
+
+    machine = Singleton
+
+
+WORKFLOWS: list[type] = [ConcurrencyLock, ThrottleLock, SingletonLock]
+
+
+def _by_age(requests: list[LockRequest]) -> list[LockRequest]:
+    """Those of the oldest run first; where the newest one wins, it is first. Requests of one run
+    stay in order."""
+    modes = [request.settings.mode for request in requests if request.settings is not None]
+    newest_first = modes[-1:] == ["cancel"]
+    return sorted(requests, key=lambda each: (each.created_ms, each.run), reverse=newest_first)
 
 
 async def announce(made: Sequence[Change]) -> None:
@@ -194,16 +192,13 @@ class LockActivities:
         return [self.carry_out, self.announce]
 
     @activity.defn(name="inngest.lock")
-    async def carry_out(self, lock: str, decisions: Decisions) -> None:
+    async def carry_out(self, lock: str, decisions: Decisions) -> int:
         """Carry out what a lock has decided; may be repeated. What is learned of runs goes back to
-        the lock."""
+        the lock. The time at the end, in ms since 1970."""
         found: list[LockRequest] = []
 
         async def told(run: str, verdicts: dict[str, list[int]]) -> None:
-            telling = self.client.get_workflow_handle(run).signal(
-                "admission", args=[lock, verdicts]
-            )
-            if await fails_as_gone(telling) and verdicts.get(GRANTED):
+            if not await self._tell(run, lock, verdicts) and verdicts.get(GRANTED):
                 found.append(LockRequest(run, release=verdicts[GRANTED]))
 
         async def cancelled(run: str, numbers: list[int]) -> None:
@@ -232,7 +227,23 @@ class LockActivities:
         ]
         await map_concurrently(calls, lambda call: call(), CONCURRENCY)
         if found:
-            await tell(self.client, lock, found)
+            await EntityClient(self.client, activity.info().workflow_type or "", lock).signal(
+                "ask", found
+            )
+        return time.time_ns() // 1_000_000
+
+    async def _tell(self, run: str, lock: str, verdicts: dict[str, list[int]]) -> bool:
+        """Whether the run is still there. One that can't take any more signals is: it may execute
+        by what it was told before."""
+        try:
+            await self.client.get_workflow_handle(run).signal("admission", args=[lock, verdicts])
+        except RPCError as error:
+            if error.status == RPCStatusCode.NOT_FOUND:
+                return False
+            if error.status != RPCStatusCode.INVALID_ARGUMENT:
+                raise
+            activity.logger.error("Run %s can't be told that it may execute: %s", run, error)
+        return True
 
     @activity.defn(name="inngest.announce")
     async def announce(self, made: list[Change]) -> None:
@@ -241,12 +252,13 @@ class LockActivities:
         `inngest_temporal_workers.runs.admission.FIRST_RETRY`."""
         async with heartbeats():
             for change in made:
-                call = functools.partial(
-                    tell,
-                    self.client,
-                    requests=[LockRequest("", change.function, settings=change.settings)],
-                )
+                call = functools.partial(self._announce, change)
                 await map_concurrently(await self._open(change.limit), call, CONCURRENCY)
+
+    async def _announce(self, change: Change, lock: str) -> None:
+        client = EntityClient(self.client, names.LOCK_TYPES[change.limit.kind], lock)
+        request = LockRequest("", change.function, settings=change.settings)
+        await client.signal("ask", [request])
 
     async def _open(self, limit: Limit) -> list[str]:
         """Ids of a limit's locks that are open or may be."""

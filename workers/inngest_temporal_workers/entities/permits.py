@@ -1,11 +1,11 @@
 """The machine of a concurrency limit. Source: Inngest's semantics §4.3."""
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from inngest_temporal.routing.locks import GRANTED, LockRequest, Ticket
 
-from .queue import YOUNG_MS, Decisions, Queue
+from .queue import Decisions, Queue
 
 
 @dataclass
@@ -26,9 +26,11 @@ class Permits:
     one whose own limit is reached lets those of others pass.
     """
 
+    gathers: ClassVar[bool] = False
+
     def __init__(self) -> None:
-        self.holders: dict[Ticket, int] = {}
-        """Ticket -> when it was granted."""
+        self.holders: dict[Ticket, bool] = {}
+        """Ticket -> whether it was held already when holders were suspected last."""
         self._groups: dict[str, _Group] = {}
         self._decisions = Decisions()
 
@@ -55,9 +57,9 @@ class Permits:
                 ticket in each.queue for each in self._groups.values()
             ):
                 group.queue.add(ticket, request.score)
-        self._grant(now_ms)
+        self._grant()
 
-    def _grant(self, now_ms: int) -> None:
+    def _grant(self) -> None:
         while True:
             held = len(self.holders)
             best: tuple[int, str, Queue] | None = None
@@ -69,16 +71,15 @@ class Permits:
             if best is None:
                 return
             ticket = best[2].pop()
-            self.holders[ticket] = now_ms
+            self.holders[ticket] = False
             self._decisions.verdicts.append((*ticket, GRANTED))
 
     def advance(self, now_ms: int) -> None:
         pass
 
-    def suspect(self, now_ms: int) -> None:
-        self._decisions.check += [
-            ticket for ticket, since in self.holders.items() if since + YOUNG_MS <= now_ms
-        ]
+    def suspect(self) -> None:
+        self._decisions.check += [ticket for ticket, is_old in self.holders.items() if is_old]
+        self.holders = dict.fromkeys(self.holders, True)
 
     def decisions(self) -> Decisions:
         # One that was given back since need not be told.
@@ -106,18 +107,16 @@ class Permits:
             for name, group in self._groups.items()
         }
         return {
-            "holders": [[*ticket, since] for ticket, since in self.holders.items()],
+            "holders": [[*ticket, is_old] for ticket, is_old in self.holders.items()],
             "groups": groups,
-            "told": self.decisions().verdicts,
         }
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> Self:
         permits = cls()
-        permits.holders = {(run, number): since for run, number, since in state.get("holders", ())}
+        permits.holders = {
+            (run, number): is_old for run, number, is_old in state.get("holders", ())
+        }
         for name, (limit, queue, version) in state.get("groups", {}).items():
             permits._groups[name] = _Group(limit, Queue.unpack(queue), version)
-        permits._decisions.verdicts = [
-            (run, number, verdict) for run, number, verdict in state.get("told", ())
-        ]
         return permits

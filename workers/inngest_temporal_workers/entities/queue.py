@@ -14,18 +14,11 @@ never given to another.
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from inngest_temporal.routing.locks import LockRequest, Ticket
 
 from .packing import pack, unpack
-
-YOUNG_MS = 8_000
-"""A ticket that was granted so recently is not suspected: together with the interval between two
-checks (`.lock.CHECK`) this stays below the 30 s in which a lost holder must be found."""
-REMEMBERED = 1_000
-"""Tickets that a throttle remembers to have admitted, so that one that asks again is not counted
-again; and that a singleton remembers to have replaced."""
 
 
 @dataclass
@@ -43,6 +36,11 @@ class Decisions:
 
     def __bool__(self) -> bool:
         return bool(self.verdicts or self.check or self.cancel)
+
+    @property
+    def size(self) -> int:
+        """How many calls it takes to carry them out, at most."""
+        return len(self.verdicts) + len(self.check) + len(self.cancel)
 
     def parts(self, size: int) -> Iterator["Decisions"]:
         """The same, in parts of at most so many of each; none if there is nothing."""
@@ -118,7 +116,10 @@ class Queue:
 
 
 class Machine(Protocol):
-    """What the three have in common. Times are milliseconds since 1970."""
+    """What the three have in common. Times are milliseconds since 1970, by the lock's own clock."""
+
+    gathers: ClassVar[bool]
+    """Whether it matters much that requests of a backlog are taken in order of creation."""
 
     def take(self, request: LockRequest, now_ms: int) -> None:
         """Take one request; what follows from it is in the next `decisions`."""
@@ -126,8 +127,8 @@ class Machine(Protocol):
     def advance(self, now_ms: int) -> None:
         """Let time pass."""
 
-    def suspect(self, now_ms: int) -> None:
-        """Ask in the next `decisions` for the holders that have been silent."""
+    def suspect(self) -> None:
+        """Ask in the next `decisions` for those that held already when this was called last."""
 
     def decisions(self) -> Decisions:
         """What is to be done, once."""
@@ -147,7 +148,7 @@ class Machine(Protocol):
         """How many tickets wait."""
 
     def dump(self) -> dict[str, Any]:
-        """The state, as JSON."""
+        """The state, as JSON, once all that was decided is carried out."""
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> Self:

@@ -1,65 +1,67 @@
 """The machine of a singleton. Source: Inngest's semantics §4.7."""
 
-from collections import OrderedDict
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from inngest_temporal.routing.locks import GRANTED, SKIPPED, LimitSettings, LockRequest, Ticket
 
-from .queue import REMEMBERED, YOUNG_MS, Decisions
+from .queue import Decisions
 
 
 class Singleton:
-    """One run at a time. `skip`: others end at once. `cancel`: the newest takes over from whoever
-    is there.
+    """At most one run at a time. Which one goes by when runs were created, whoever asks first.
 
-    The holder is looked for before a run is skipped, so that one that was terminated stands in
-    nobody's way. A run that takes over waits until the one before it has ended.
+    `skip`: a run is skipped if another one is there; of several for which it is not known yet
+    whether it is there, the oldest takes its place. `cancel`: the newest cancels the holder and
+    takes over once that one has ended; a run that is older than one that has been here is
+    cancelled.
     """
+
+    gathers: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.holder: Ticket | None = None
-        self._since = 0
+        self._is_old = False
+        """Whether it held already when it was suspected last."""
         self._next: Ticket | None = None
         """It takes over; `holder` has been cancelled."""
-        self._doubtful: dict[Ticket, None] = {}
-        """They are skipped if the holder turns out to be alive."""
-        self._replaced: OrderedDict[Ticket, None] = OrderedDict()
-        """They waited to take over, and are being cancelled for a newer one."""
+        self._newest = (0, "")
+        """Creation and id of the newest run that was holder or next."""
+        self._doubtful: dict[Ticket, int] = {}
+        """Ticket -> its run's creation. They are skipped if the holder turns out to be alive."""
         self._decisions = Decisions()
 
     def take(self, request: LockRequest, now_ms: int) -> None:
         for number in request.release:
-            self._release((request.run, number), now_ms)
+            self._release((request.run, number))
         if request.alive and self.holder is not None and request.run == self.holder[0]:
             self._decisions.verdicts += [(*ticket, SKIPPED) for ticket in self._doubtful]
             self._doubtful.clear()
         for number in request.acquire:
-            self._acquire((request.run, number), request.settings or LimitSettings(), now_ms)
+            self._acquire((request.run, number), request)
 
-    def _acquire(self, ticket: Ticket, settings: LimitSettings, now_ms: int) -> None:
+    def _acquire(self, ticket: Ticket, request: LockRequest) -> None:
+        settings = request.settings or LimitSettings()
+        age = (request.created_ms, request.run)
         if ticket == self.holder:
             self._decisions.verdicts.append((*ticket, GRANTED))
-        elif self.holder is None:
-            self._grant(ticket, now_ms)
-        elif ticket == self._next or ticket in self._replaced:
+        elif ticket == self._next:
             pass
+        elif settings.mode == "cancel" and age < self._newest:
+            self._decisions.cancel.append(ticket)
+        elif self.holder is None:
+            self._grant(ticket)
+            self._newest = max(self._newest, age)
         elif settings.mode == "cancel":
-            self._decisions.cancel.append(self._next or self.holder)
-            if self._next is not None:
-                # It was cancelled for the one that is replaced now, but that may not have been told
-                # yet.
-                self._decisions.cancel.append(self.holder)
-                self._replaced[self._next] = None
-                if len(self._replaced) > REMEMBERED:
-                    self._replaced.popitem(last=False)
-            self._next = ticket
+            # The holder again: it was cancelled for the one that is replaced now, but that may not
+            # have been told yet.
+            self._decisions.cancel += [each for each in (self._next, self.holder) if each]
+            self._next, self._newest = ticket, age
         else:
-            self._doubtful[ticket] = None
+            self._doubtful[ticket] = request.created_ms
             self._doubt()
 
-    def _release(self, ticket: Ticket, now_ms: int) -> None:
+    def _release(self, ticket: Ticket) -> None:
         self._doubtful.pop(ticket, None)
-        self._replaced.pop(ticket, None)
         if ticket == self._next:
             self._next = None
         if ticket != self.holder:
@@ -67,16 +69,17 @@ class Singleton:
         self.holder = None
         if self._next is not None:
             following, self._next = self._next, None
-            self._grant(following, now_ms)
+            self._grant(following)
         elif self._doubtful:
-            first = next(iter(self._doubtful))
-            del self._doubtful[first]
-            self._grant(first, now_ms)
+            oldest = min(self._doubtful, key=lambda each: (self._doubtful[each], each))
+            age = (self._doubtful.pop(oldest), oldest[0])
+            self._grant(oldest)
+            self._newest = max(self._newest, age)
         if self._doubtful:
             self._doubt()
 
-    def _grant(self, ticket: Ticket, now_ms: int) -> None:
-        self.holder, self._since = ticket, now_ms
+    def _grant(self, ticket: Ticket) -> None:
+        self.holder, self._is_old = ticket, False
         self._decisions.verdicts.append((*ticket, GRANTED))
 
     def _doubt(self) -> None:
@@ -87,9 +90,10 @@ class Singleton:
     def advance(self, now_ms: int) -> None:
         pass
 
-    def suspect(self, now_ms: int) -> None:
-        if self.holder is not None and self._since + YOUNG_MS <= now_ms:
+    def suspect(self) -> None:
+        if self.holder is not None and self._is_old:
             self._decisions.check = [self.holder]
+        self._is_old = True
 
     def decisions(self) -> Decisions:
         done, self._decisions = self._decisions, Decisions()
@@ -115,17 +119,12 @@ class Singleton:
         return len(self._doubtful) + (self._next is not None)
 
     def dump(self) -> dict[str, Any]:
-        if self._doubtful:
-            self._doubt()
-        decisions = self.decisions()
         return {
             "holder": self.holder,
-            "since": self._since,
+            "old": self._is_old,
             "next": self._next,
-            "doubtful": [*self._doubtful],
-            "replaced": [*self._replaced],
-            "told": decisions.verdicts,
-            "cancel": decisions.cancel,
+            "newest": self._newest,
+            "doubtful": [[*ticket, created_ms] for ticket, created_ms in self._doubtful.items()],
         }
 
     @classmethod
@@ -133,18 +132,12 @@ class Singleton:
         singleton = cls()
         if state:
             singleton.holder = _ticket(state["holder"])
-            singleton._since = state["since"]
+            singleton._is_old = state["old"]
             singleton._next = _ticket(state["next"])
-            singleton._doubtful = dict.fromkeys((run, number) for run, number in state["doubtful"])
-            singleton._replaced = OrderedDict(
-                ((run, number), None) for run, number in state["replaced"]
-            )
-            singleton._decisions.verdicts = [
-                (run, number, verdict) for run, number, verdict in state["told"]
-            ]
-            singleton._decisions.cancel = [(run, number) for run, number in state["cancel"]]
-            if singleton._doubtful:
-                singleton._doubt()
+            singleton._newest = (state["newest"][0], state["newest"][1])
+            singleton._doubtful = {
+                (run, number): created_ms for run, number, created_ms in state["doubtful"]
+            }
         return singleton
 
 

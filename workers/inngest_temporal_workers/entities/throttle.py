@@ -1,13 +1,17 @@
 """The machine of a throttle. Source: Inngest's semantics §4.5."""
 
 from collections import OrderedDict
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from inngest_temporal.routing.locks import GRANTED, LockRequest, Ticket
 
 from .gcra import Arrival, Rate, admit
 from .packing import pack, unpack
-from .queue import REMEMBERED, Decisions, Queue
+from .queue import Decisions, Queue
+
+REMEMBERED = 1_000
+"""Maximum number of tickets that a throttle remembers to have admitted, so that one that asks again
+is not counted again."""
 
 
 class Throttle:
@@ -16,6 +20,8 @@ class Throttle:
     A ticket that is granted is used up. If it is given back after all, its run was cancelled, or
     gone, before it could start: then the start counts no longer.
     """
+
+    gathers: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._queue = Queue()
@@ -66,7 +72,7 @@ class Throttle:
             self._returned.discard(ticket)
             self._decisions.verdicts.append((*ticket, GRANTED))
 
-    def suspect(self, now_ms: int) -> None:
+    def suspect(self) -> None:
         pass
 
     def decisions(self) -> Decisions:
@@ -80,15 +86,11 @@ class Throttle:
         return done
 
     def due_ms(self) -> int | None:
-        return self._due_ms if self._queue else None
+        # Once it is free of the past, it is as if nothing had ever started.
+        return self._due_ms if self._queue else self._arrival.ms()
 
     def idle(self, now_ms: int) -> bool:
         return not self._queue and self._arrival.ms() <= now_ms
-
-    @property
-    def free_ms(self) -> int:
-        """From when on it is as if nothing had ever started."""
-        return self._arrival.ms()
 
     @property
     def holding(self) -> int:
@@ -106,7 +108,6 @@ class Throttle:
             "admitted": pack([f"{number} {run}" for run, number in self._admitted]),
             "version": self._version,
             "due": self._due_ms,
-            "told": self.decisions().verdicts,
         }
 
     @classmethod
@@ -118,10 +119,7 @@ class Throttle:
             throttle._rate = Rate(*state["rate"])
             throttle._version = state["version"]
             throttle._due_ms = state["due"]
-            for line in filter(None, unpack(state["admitted"])):
+            for line in unpack(state["admitted"]):
                 number, run = line.split(" ", 1)
                 throttle._admitted[run, int(number)] = None
-            throttle._decisions.verdicts = [
-                (run, number, verdict) for run, number, verdict in state["told"]
-            ]
         return throttle

@@ -13,6 +13,7 @@ executed any more, a local activity, which is cheaper.
 
 import asyncio
 import functools
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -33,6 +34,8 @@ FIRST_RETRY = 10.0
 LONGEST_RETRY = 1_800.0
 """Longest interval in seconds between two such checks. Each is six events of a history, which ends
 at 50,000, and a run may wait for months."""
+LATE_MS = 2_000
+"""A run that enters so long after its creation comes from a backlog."""
 WHOLE = 0
 """Number of the ticket for the run as a whole."""
 
@@ -64,6 +67,9 @@ class Asking:
 
     locks: list[AskedLock]
     score: int
+    created_ms: int
+    is_entering: bool
+    """Whether the run has not executed anything yet."""
 
 
 class _Waiter:
@@ -80,7 +86,8 @@ class Admission:
         self._calls = calls
         self._whole: list[LockNeed] = []
         self._steps: list[LockNeed] = []
-        self._score = 0
+        self._score = self._created_ms = 0
+        self._is_entering = True
         self._verdicts: dict[str, str] = {}
         """Lock of the run as a whole -> what it said; empty: it was asked."""
         self._tickets: dict[int, int] = {}
@@ -104,6 +111,7 @@ class Admission:
         """What the run must pass, its priority, and since when it waits (ms since 1970)."""
         self._whole = [need for need in needs if need.kind != "step"]
         self._steps = [need for need in needs if need.kind == "step"]
+        self._created_ms = created_ms
         self._score = created_ms - factor * 1000
 
     async def enter(self) -> bool:
@@ -120,6 +128,7 @@ class Admission:
             self.want()
             await self.permit()
             self.done()
+        self._is_entering = False
         return True
 
     # Executions. Each wants a permit, waits for it, and says when it is done.
@@ -232,7 +241,9 @@ class Admission:
 
     async def _signal(self, need: LockNeed, numbers: list[int]) -> None:
         info = workflow.info()
-        request = LockRequest(info.workflow_id, info.workflow_type, release=numbers)
+        request = LockRequest(
+            info.workflow_id, info.workflow_type, release=numbers, created_ms=self._created_ms
+        )
         try:
             await workflow.get_external_workflow_handle(need.lock).signal("ask", [request])
         except FailureError:
@@ -306,7 +317,8 @@ class Admission:
             self._sending = None
 
     async def _call(self, locks: list[AskedLock]) -> dict[str, str]:
-        return await self._calls.call("inngest.ask", [Asking(locks, self._score)], dict[str, str])
+        asking = Asking(locks, self._score, self._created_ms, self._is_entering)
+        return await self._calls.call("inngest.ask", [asking], dict[str, str])
 
     async def _wait(
         self,
@@ -376,6 +388,7 @@ class AdmissionActivities:
         published = snapshot.function(info.workflow_type) if snapshot is not None else None
         config = (published or part_of(info.workflow_type, self.parts)).config
         version = published.version if published else 0
+        is_late = asking.is_entering and time.time_ns() // 1_000_000 - asking.created_ms > LATE_MS
         work = []
         for each in asking.locks:
             request = LockRequest(
@@ -384,6 +397,8 @@ class AdmissionActivities:
                 each.acquire,
                 each.release,
                 asking.score,
+                asking.created_ms,
+                is_late,
                 settings_of(config, each.need, version),
             )
             work.append(self._ask(each, request))
