@@ -1,7 +1,9 @@
 """The examples do what they say, and are modules for the official SDK but for their import."""
 
+import ast
 import re
 import runpy
+import textwrap
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,50 @@ def test_the_official_sdk_gives_the_same_result() -> None:
     assert result.output == run(patterns.loop, rounds=4).output == 14
 
 
-README = (EXAMPLES[0].parents[1] / "README.md").read_text()
+ROOT = EXAMPLES[0].parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def code_blocks() -> list[Any]:
+    """The Python in our documents, each block with where it stands."""
+    return [
+        pytest.param(textwrap.dedent(match[2]), id=f"{page.name}-{number}")
+        for page in PAGES
+        for number, match in enumerate(
+            re.finditer(r"^( *)```python\n(.*?)^\1```", page.read_text(), re.DOTALL | re.MULTILINE)
+        )
+    ]
+
+
+@pytest.mark.parametrize("code", code_blocks())
+def test_code_in_documents_compiles_and_names_what_there_is(code: str) -> None:
+    compile(code, "document", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    for node in ast.walk(ast.parse(code)):
+        text = ast.unparse(node)
+        if isinstance(node, ast.Import | ast.ImportFrom) and "inngest_temporal" in text:
+            exec(text, {})
+        elif isinstance(node, ast.Attribute) and text.startswith("inngest."):
+            assert hasattr(inngest, node.attr)
+        elif isinstance(node, ast.Attribute) and text.startswith("ctx.step."):
+            assert hasattr(inngest.Step, node.attr)
+
+
+def test_the_readmes_flow_control_is_accepted() -> None:
+    """Each line of the table is the argument that it says it is."""
+    lines = re.findall(r"^\| [\w ]+ \| `(\w+=.+?)` \|", README, re.MULTILINE)
+    assert len(lines) >= 8
+    client = inngest.Inngest(app_id="readme", is_production=False)
+    for number, line in enumerate(lines):
+        options = eval(f"dict({line})", dict(vars(inngest)))
+        create = client.create_function(
+            fn_id=f"f{number}", trigger=inngest.TriggerEvent(event="e"), **options
+        )
+
+        @create
+        async def function(ctx: inngest.Context) -> None: ...
+
+        assert parts_of([function])
 
 
 def test_the_readme_shows_the_example_as_it_is() -> None:
