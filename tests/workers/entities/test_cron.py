@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 import pytest_asyncio
+from temporalio.api.workflowservice.v1 import ListScheduleMatchingTimesRequest
 from temporalio.client import (
     Client,
     ScheduleActionStartWorkflow,
@@ -116,17 +117,97 @@ async def test_a_restricted_day_of_month_and_a_day_of_week_are_alternatives(clie
     assert all(one.day == 13 for one in await next_times(client, "0 9 13 * ?"))
 
 
-@pytest.mark.usefixtures("system")
-@pytest.mark.parametrize("prefix", ["TZ", "CRON_TZ"])
-async def test_times_are_those_of_the_time_zone(client: Client, prefix: str) -> None:
-    times = await next_times(client, f"{prefix}=America/New_York 15 9 1 1,7 *")
-    local = [one.astimezone(ZoneInfo("America/New_York")) for one in times]
-    assert {(one.hour, one.minute, one.day) for one in local} == {(9, 15, 1)}
-    assert {one.month for one in local} == {1, 7}
-    assert {one.hour for one in times} == {13, 14}
+ZONES = [
+    "Africa/Cairo",
+    "Africa/Casablanca",
+    "America/Havana",
+    "America/New_York",
+    "America/Nuuk",
+    "America/Santiago",
+    "America/St_Johns",
+    "Antarctica/Troll",
+    "Asia/Beirut",
+    "Asia/Jerusalem",
+    "Asia/Kolkata",
+    "Asia/Tokyo",
+    "Atlantic/Azores",
+    "Australia/Lord_Howe",
+    "Australia/Sydney",
+    "Europe/Berlin",
+    "Europe/London",
+    "Europe/Moscow",
+    "Pacific/Auckland",
+    "Pacific/Chatham",
+    "Pacific/Kiritimati",
+    "UTC",
+]
+
+NAIVE: dict[str, Callable[[datetime], bool]] = {
+    "30 2 * * *": lambda at: (at.hour, at.minute) == (2, 30),
+    "59 1 * * *": lambda at: (at.hour, at.minute) == (1, 59),
+    "*/5 * * * *": lambda at: at.minute % 5 == 0,
+    "0,45 0-3 * * SUN,1": lambda at: (
+        at.minute in (0, 45) and at.hour <= 3 and at.isoweekday() in (7, 1)
+    ),
+    "15 0,23 1,31 * 6": lambda at: (
+        at.minute == 15 and at.hour in (0, 23) and (at.day in (1, 31) or at.isoweekday() == 6)
+    ),
+    "0 */6 28-31 2,10 *": lambda at: (
+        at.minute == 0 and at.hour % 6 == 0 and at.day >= 28 and at.month in (2, 10)
+    ),
+}
+"""Expressions and what they mean, for the clock on the wall."""
 
 
-@pytest.mark.usefixtures("system")
+def changes_of_clocks(zone: ZoneInfo, year: int) -> list[datetime]:
+    """Days (their beginning in UTC) at the end of which the zone has another offset."""
+    days = [datetime(year, 1, 1, tzinfo=UTC) + timedelta(days=day) for day in range(365)]
+    pairs = itertools.pairwise(days)
+    return [day for day, after in pairs if offset(day, zone) != offset(after, zone)]
+
+
+def offset(moment: datetime, zone: ZoneInfo) -> timedelta | None:
+    return moment.astimezone(zone).utcoffset()
+
+
+async def ticks(client: Client, cron: str, begin: datetime, end: datetime) -> list[datetime]:
+    """When the server says that a schedule ticks, without the ticks that do not count."""
+    [trigger] = cron_triggers([app(cron).to_json()]).values()
+    schedule = await client.create_schedule(f"{cron} {begin}", schedules.schedule_of(trigger))
+    moments: list[datetime] = []
+    for day in range((end - begin).days):  # the server lists 1,000 at most
+        request = ListScheduleMatchingTimesRequest(
+            namespace=client.namespace, schedule_id=schedule.id
+        )
+        request.start_time.FromDatetime(begin + timedelta(days=day, seconds=-1))
+        request.end_time.FromDatetime(begin + timedelta(days=day + 1, seconds=-1))
+        listed = await client.workflow_service.list_schedule_matching_times(request)
+        moments += [one.ToDatetime(UTC) for one in listed.start_time]
+    return [moment for moment in moments if parse_cron(cron).is_due(moment)]
+
+
+@pytest.mark.parametrize("zone", ZONES)
+async def test_every_minute_whose_wall_clock_matches_is_a_tick_whatever_the_clocks_do(
+    client: Client, zone: str
+) -> None:
+    known = ZoneInfo(zone)
+    days = changes_of_clocks(known, 2027) or [datetime(2027, 10, 30, tzinfo=UTC)]
+    for day, (times, naive) in itertools.product(days, NAIVE.items()):
+        begin, end = day - timedelta(days=2), day + timedelta(days=3)
+        minutes = (begin + timedelta(minutes=minute) for minute in range(5 * 24 * 60))
+        expected = [minute for minute in minutes if naive(minute.astimezone(known))]
+        assert await ticks(client, f"TZ={zone} {times}", begin, end) == expected, (day, times)
+
+
+def test_a_tick_that_somebody_asks_for_counts_at_any_time() -> None:
+    cron = parse_cron("TZ=Europe/Berlin 0 9 * * *")
+    summer = datetime(2027, 7, 1, 7, 0, tzinfo=UTC)
+    assert cron.is_due(summer)
+    assert not cron.is_due(summer + timedelta(hours=1))  # it is the time of winter
+    assert cron.is_due(summer + timedelta(hours=1, seconds=1))
+    assert cron.is_due(summer + timedelta(hours=3))
+
+
 @pytest.mark.parametrize(
     ("word", "times"),
     [
@@ -136,8 +217,12 @@ async def test_times_are_those_of_the_time_zone(client: Client, prefix: str) -> 
         ("@monthly", "0 0 1 * *"),
     ],
 )
-async def test_a_word_stands_for_five_fields(client: Client, word: str, times: str) -> None:
-    assert await next_times(client, word) == await next_times(client, times)
+def test_a_word_stands_for_five_fields(word: str, times: str) -> None:
+    assert parse_cron(word) == parse_cron(times)
+    for prefix in ("TZ", "CRON_TZ"):
+        zoned = parse_cron(f"{prefix}=America/New_York {times}")
+        assert zoned == parse_cron(f"TZ=America/New_York {word}")
+        assert zoned.zone == "America/New_York"
     assert parse_cron("@yearly") == parse_cron("0 0 1 jan ?")
 
 
@@ -263,11 +348,9 @@ async def test_replicas_that_start_at_once_share_a_look_at_the_schedules(
     version = await publishing.publish(client, app(*HOURS[:2]))
     put, calls = ScheduleActivities._put, itertools.count()
 
-    async def counted(
-        self: ScheduleActivities, trigger: schedules.CronTrigger, *, replace: bool
-    ) -> str | None:
+    async def counted(self: ScheduleActivities, trigger: schedules.CronTrigger) -> str | None:
         next(calls)
-        return await put(self, trigger, replace=replace)
+        return await put(self, trigger)
 
     monkeypatch.setattr(ScheduleActivities, "_put", counted)
     assert (
@@ -334,10 +417,8 @@ async def test_failing_calls_are_repeated_until_they_work(
     put = ScheduleActivities._put
     failures = iter(range(5))
 
-    async def flaky(
-        self: ScheduleActivities, trigger: schedules.CronTrigger, *, replace: bool
-    ) -> str | None:
-        refusal = await put(self, trigger, replace=replace)
+    async def flaky(self: ScheduleActivities, trigger: schedules.CronTrigger) -> str | None:
+        refusal = await put(self, trigger)
         if next(failures, None) is not None:
             raise RuntimeError("The reply was lost.")
         return refusal
@@ -359,13 +440,8 @@ async def test_schedules_are_found_again_after_an_entity_was_terminated(client: 
 
 
 @pytest.mark.usefixtures("system")
-async def test_what_temporal_refuses_changes_nothing(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_temporal_refuses_changes_nothing(client: Client) -> None:
     await publishing.publish(client, app(HOURS[0], "@every 5m"))
-    monkeypatch.setattr(
-        "inngest_temporal.cron._zones", frozenset
-    )  # as where there is no database of time zones
     with pytest.raises(
         FunctionConfigInvalidError,
         match="Function 'app-fn' can't have the cron 'TZ=Mars/Olympus @dai",

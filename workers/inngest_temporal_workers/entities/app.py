@@ -77,8 +77,8 @@ class AppState:
     app: dict[str, Any] | None = None
     """`AppDocument` JSON."""
     version: int = 0
-    schedules: dict[str, str] = field(default_factory=dict)
-    """Those that the entity made for cron triggers: `Schedules.remembered`."""
+    schedules: list[str] = field(default_factory=list)
+    """Ids of those that the entity made for cron triggers: `Schedules.remembered`."""
     workers: dict[str, dict[str, int]] = field(default_factory=dict)
     """Release key -> worker -> the number of the round in which it last renewed. The worker "" is
     up until something else is published."""

@@ -8,7 +8,6 @@ tick does not wait for the run before. Source: Inngest's semantics, §4.12.
 """
 
 import asyncio
-import dataclasses
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -41,9 +40,6 @@ from inngest_temporal.routing.router import Router
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.calls import Calls
 
-FORMAT = 1
-"""Raise it when schedules of a trigger are to look differently: workers then rewrite them when they
-publish."""
 CATCHUP_WINDOW = timedelta(seconds=10)
 """No back-fill: it is the smallest that Temporal allows."""
 CHUNK = 100
@@ -76,20 +72,13 @@ class CronTrigger:
     def max_jitter(self) -> timedelta | None:
         return timedelta(milliseconds=parse_duration(self.jitter or "0")) or None
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes with what the schedule must look like."""
-        return names.digest(FORMAT, self.cron, self.jitter)
-
 
 @dataclass
 class ScheduleChanges:
     """Argument of `inngest.sync_schedules`."""
 
-    keep: list[CronTrigger] = field(default_factory=list)
-    """Schedules that should be there as they should be; what is missing is made."""
-    write: list[CronTrigger] = field(default_factory=list)
-    """Schedules to make or, if there is one of the id, to replace."""
+    put: list[CronTrigger] = field(default_factory=list)
+    """Schedules to make or, if there is another one of the id, to replace."""
     delete: list[str] = field(default_factory=list)
 
 
@@ -112,38 +101,30 @@ def _list(value: object) -> list[Any]:
 class Schedules:
     """Part of an app's entity (workflow code): the schedules that it made."""
 
-    def __init__(self, remembered: dict[str, str]) -> None:
-        self.remembered = remembered
-        """Schedule id -> fingerprint; empty while the schedule is being changed, or if it is not
-        known what it is."""
+    def __init__(self, remembered: Iterable[str]) -> None:
+        self.remembered = [*remembered]
+        """Ids of all that it may have made."""
         self._calls = Calls()
 
     async def adopt(self, app_id: str) -> None:
         """Find schedules of an entity that was terminated, so that they are not left behind."""
-        for schedule in await self._calls.call("inngest.find_schedules", [app_id], list[str]):
-            self.remembered.setdefault(schedule, "")
+        self._remember(await self._calls.call("inngest.find_schedules", [app_id], list[str]))
 
     async def sync(self, wanted: Mapping[str, CronTrigger]) -> str | None:
         """Make the schedules those that are wanted; why not, if Temporal refuses one."""
-        same = [
-            id for id, trigger in wanted.items() if self.remembered.get(id) == trigger.fingerprint
-        ]
-        write = [id for id in wanted if id not in same]
         delete = [id for id in self.remembered if id not in wanted]
-        for ids in _chunks(write):
-            # Before they are made: whatever happens then, they are known.
-            self.remembered.update(dict.fromkeys(ids, ""))
-            refusal = await self._change(ScheduleChanges(write=[wanted[id] for id in ids]))
+        for ids in _chunks([*wanted]):
+            self._remember(ids)  # before they are made: whatever happens then, they are known
+            refusal = await self._change(ScheduleChanges(put=[wanted[id] for id in ids]))
             if refusal is not None:
                 return refusal
-            self.remembered.update((id, wanted[id].fingerprint) for id in ids)
-        for ids in _chunks(same):
-            await self._change(ScheduleChanges(keep=[wanted[id] for id in ids]))
         for ids in _chunks(delete):
             await self._change(ScheduleChanges(delete=ids))
-            for id in ids:
-                del self.remembered[id]
+            self.remembered = [id for id in self.remembered if id not in ids]
         return None
+
+    def _remember(self, ids: Iterable[str]) -> None:
+        self.remembered = [*dict.fromkeys([*self.remembered, *ids])]
 
     async def _change(self, changes: ScheduleChanges) -> str | None:
         refusals = await self._calls.call("inngest.sync_schedules", [changes], list[str])
@@ -216,8 +197,7 @@ class ScheduleActivities:
         # attempt is.
         results = await asyncio.gather(
             *(limited(self._delete(schedule)) for schedule in changes.delete),
-            *(limited(self._put(trigger, replace=True)) for trigger in changes.write),
-            *(limited(self._put(trigger, replace=False)) for trigger in changes.keep),
+            *(limited(self._put(trigger)) for trigger in changes.put),
             return_exceptions=True,
         )
         refusals = [result for result in results if isinstance(result, str)]
@@ -226,15 +206,18 @@ class ScheduleActivities:
                 raise result
         return refusals
 
-    async def _put(self, trigger: CronTrigger, *, replace: bool) -> str | None:
-        """Make a schedule; why not, if it is refused."""
+    async def _put(self, trigger: CronTrigger) -> str | None:
+        """Make a schedule as it must be, which also depends on what is known of its time zone; why
+        not, if it is refused."""
         try:
             made = schedule_of(trigger)
         except ValueError as error:
             return _refusal(trigger, str(error))
         memo = {"app_id": trigger.app_id, "function_id": trigger.function_id, "cron": trigger.cron}
 
-        def update(known: ScheduleUpdateInput) -> ScheduleUpdate:
+        def update(known: ScheduleUpdateInput) -> ScheduleUpdate | None:
+            if known.description.schedule.spec == made.spec:
+                return None
             made.state = known.description.schedule.state  # it may be paused
             return ScheduleUpdate(made)
 
@@ -242,8 +225,7 @@ class ScheduleActivities:
             try:
                 await self.client.create_schedule(trigger.schedule_id, made, memo=memo)
             except ScheduleAlreadyRunningError:
-                if replace:
-                    await self.client.get_schedule_handle(trigger.schedule_id).update(update)
+                await self.client.get_schedule_handle(trigger.schedule_id).update(update)
         except RPCError as error:
             if error.status != RPCStatusCode.INVALID_ARGUMENT:
                 raise
@@ -261,15 +243,18 @@ class ScheduleActivities:
     async def tick(
         self, trigger: CronTrigger, scheduled_at: float, fire_at: float
     ) -> dict[str, str | None]:
-        """Start the run of a tick (times: seconds since 1970): `{"run": id}`, with None for an id
-        if a gate decides, or `{}` if there is no such trigger."""
+        """Start the run of a tick (times: seconds since 1970): `{"run": id}`; with None for an id
+        if a gate decides, or the expression does not hold that time; `{}` if there is no such
+        trigger."""
+        at, fired = (datetime.fromtimestamp(moment, UTC) for moment in (scheduled_at, fire_at))
+        if not parse_cron(trigger.cron).is_due(at):
+            return {"run": None}
         known = self.follower.snapshot
         function = (known and _function(known, trigger)) or _function(
             await self.follower.refresh(), trigger
         )
         if function is None:
             return {}
-        at, fired = (datetime.fromtimestamp(moment, UTC) for moment in (scheduled_at, fire_at))
         stamped, run_id = events.scheduled(trigger.function_id, trigger.cron, at, fired)
         return {"run": await self._router.start(function, stamped, run_id)}
 
@@ -301,28 +286,28 @@ def schedule_of(trigger: CronTrigger) -> Schedule:
 
 
 def _spec(trigger: CronTrigger) -> ScheduleSpec:
+    """In the form in which Temporal answers it."""
     cron = parse_cron(trigger.cron)
-    spec = ScheduleSpec(time_zone_name=cron.zone, jitter=trigger.max_jitter)
+    spec = ScheduleSpec(jitter=trigger.max_jitter)
     if cron.every is not None:
-        spec.intervals = [ScheduleIntervalSpec(every=timedelta(seconds=cron.every))]
-        return spec
-    days, weekdays = _ranges(cron.days), _ranges(cron.weekdays)
-    both = ScheduleCalendarSpec(
-        minute=_ranges(cron.minutes),
-        hour=_ranges(cron.hours),
-        month=_ranges(cron.months),
-        comment=trigger.cron,
-    )
-    # All fields of a calendar must match, so days that are alternatives need one each.
-    choices: list[dict[str, Any]] = [{"day_of_month": days, "day_of_week": weekdays}]
-    if cron.either_day:
-        choices = [{"day_of_month": days}, {"day_of_week": weekdays}]
-    spec.calendars = [dataclasses.replace(both, **choice) for choice in choices]
+        spec.intervals = [ScheduleIntervalSpec(timedelta(seconds=cron.every))]
+    spec.calendars = [
+        ScheduleCalendarSpec(
+            second=_ranges(frozenset({0})),
+            minute=_ranges(times.minutes),
+            hour=_ranges(times.hours),
+            day_of_month=_ranges(times.days),
+            month=_ranges(times.months),
+            day_of_week=_ranges(times.weekdays),
+            comment=trigger.cron,
+        )
+        for times in cron.in_utc()
+    ]
     return spec
 
 
-def _ranges(values: frozenset[int]) -> list[ScheduleRange]:
+def _ranges(values: frozenset[int]) -> tuple[ScheduleRange, ...]:
     """Runs of consecutive numbers."""
     starts = sorted(value for value in values if value - 1 not in values)
     ends = sorted(value for value in values if value + 1 not in values)
-    return [ScheduleRange(start, end) for start, end in zip(starts, ends, strict=True)]
+    return tuple(ScheduleRange(start, end, 1) for start, end in zip(starts, ends, strict=True))
