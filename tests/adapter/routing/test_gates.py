@@ -2,6 +2,7 @@
 server."""
 
 import asyncio
+import json
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -258,6 +259,31 @@ async def test_a_rate_limit_continues_as_new_and_ends_when_all_is_free(
     assert await skipping.is_open(entity)
     await skipping.pass_time(seconds=20)
     assert not await skipping.is_open(entity)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"batch_events": Batch(max_size=9, timeout=10 * SECOND)},
+        {"debounce": Debounce(period=10 * SECOND)},
+    ],
+)
+async def test_an_event_sent_again_within_24_hours_starts_nothing_though_its_gate_is_idle(
+    skipping: Skipping, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
+) -> None:
+    """A sender repeats a request that was answered 503 though parts of it had been accepted."""
+    monkeypatch.setattr(inngest_temporal_workers.entities.seen, "DAY_MS", 24 * HOUR)
+    fn = function(**config)
+    for n in range(3):
+        await skipping.ask(fn, id="mine", n=n)
+        await skipping.pass_time(minutes=1)
+    await skipping.pass_time(hours=23)
+    await skipping.ask(fn, id="mine", n=3)
+    await skipping.ask(fn, id="another", n=4)
+    await skipping.pass_time(minutes=1)
+    assert [n for _, run in skipping.runs() for n in run] == [0, 4]
+    await skipping.pass_time(hours=25)
+    await skipping.settled()
 
 
 # Debounce
@@ -589,6 +615,47 @@ async def test_a_debounced_function_runs_with_the_last_event(client: Client, bri
         await until(lambda: ran)
         await until(lambda: is_closed(client, names.gate_id("debounce", fn.id)))
     assert ran == [[3]]
+
+
+async def test_all_who_invoke_a_debounced_function_have_its_result(
+    client: Client, brief: None
+) -> None:
+    """Also those whose event a later one replaces, here one that nobody waits for."""
+
+    @new_client().create_function(
+        fn_id="debounced",
+        trigger=inngest.TriggerEvent(event="debounced"),
+        debounce=Debounce(period=2 * SECOND),
+    )
+    async def debounced(ctx: inngest.Context) -> Any:
+        return ctx.event.data["n"]
+
+    @new_client().create_function(fn_id="caller", trigger=TRIGGER)
+    async def caller(ctx: inngest.Context) -> Any:
+        async def one(n: int) -> Any:
+            return await ctx.step.invoke(f"{n}", function=debounced, data={"n": n})
+
+        return await asyncio.gather(*map(one, range(3)))
+
+    async with running(client, debounced, caller) as app:
+        run = app.run_of(caller, await app.send("test/event"))
+        await until(lambda: offered(client, names.gate_id("debounce", debounced.id), 3))
+        await app.send("debounced", {"n": 7})
+        assert await asyncio.wait_for(run.result(), 60) == [7] * 3
+
+
+async def offered(client: Client, gate: str, count: int) -> bool:
+    """Whether a debounce was offered so many events."""
+    try:
+        history = await client.get_workflow_handle(gate).fetch_history()
+    except RPCError:
+        return False
+    offers = [
+        json.loads(event.workflow_execution_signaled_event_attributes.input.payloads[0].data)
+        for event in history.events
+        if event.HasField("workflow_execution_signaled_event_attributes")
+    ]
+    return sum(1 + len(offer["others"]) for offer in offers) == count
 
 
 async def test_a_batch_function_has_its_events_in_order(client: Client, brief: None) -> None:

@@ -296,11 +296,6 @@ def is_long() -> bool:
     return workflow.info().is_continue_as_new_suggested()
 
 
-async def end_task() -> None:
-    """As `Entity.end_task`."""
-    await workflow.execute_activity("inngest.pause", start_to_close_timeout=timedelta(seconds=10))
-
-
 class Renewal:
     """Continuing as new, unless that would carry over too much."""
 
