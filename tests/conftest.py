@@ -61,6 +61,9 @@ async def temporal() -> AsyncIterator[WorkflowEnvironment]:
         dev_server_extra_args=[
             "--dynamic-config-value",
             "frontend.rps.namespaceReplicationInducingAPIs=1000",
+            # What fails is marked at the second attempt, not at the fifth.
+            "--dynamic-config-value",
+            "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=2",
         ],
     )
     yield env

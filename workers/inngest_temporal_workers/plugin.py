@@ -43,6 +43,7 @@ from inngest_temporal_workers.entities.rate_limit import RateLimit
 from inngest_temporal_workers.entities.registry import Registry
 from inngest_temporal_workers.entities.schedule import CronTick, ScheduleActivities
 from inngest_temporal_workers.entities.signal import Signal
+from inngest_temporal_workers.healing import healing
 from inngest_temporal_workers.publishing import Publisher
 from inngest_temporal_workers.runs.admission import AdmissionActivities
 from inngest_temporal_workers.runs.heartbeats import Heartbeats
@@ -141,6 +142,7 @@ class InngestPlugin(SimplePlugin):
                 _own_system_worker(worker.client, self._follower),
                 self._follower,
                 self._heartbeats,
+                healing(worker.client),
             ):
                 working = asyncio.ensure_future(next(worker))
                 publisher = Publisher(worker.client, app, self._app_version)

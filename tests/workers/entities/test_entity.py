@@ -15,12 +15,14 @@ from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.worker import Worker
 
+import inngest_temporal_workers.healing
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.entity import Entity as Handle
 from inngest_temporal.temporal.healing import heal
 from inngest_temporal_workers.entities import entity as base
 from inngest_temporal_workers.entities.activities import SystemActivities
 from inngest_temporal_workers.entities.entity import Entity, entity
+from inngest_temporal_workers.healing import healing
 from tests.harness import until
 
 
@@ -162,6 +164,24 @@ async def test_one_that_can_not_be_replayed_begins_again_with_all_that_it_was_to
         assert await heal(client, adder.id) is False
     healed = [record for record in caplog.records if "could not be replayed" in record.message]
     assert len(healed) == 1
+
+
+async def test_a_worker_finds_what_can_not_be_replayed_though_nobody_waits_for_an_answer(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inngest_temporal_workers.healing, "LOOK_SECONDS", 1.0)
+    async with working(client) as adder:
+        for number in (1, 2):
+            await adder.signal_with_start("add", Number(number))
+            await total(adder)
+    monkeypatch.setattr(Adder, "extra_timer", True)
+    async with working(client, max_cached_workflows=0) as adder, healing(client):
+        await adder.signal("add", Number(20))
+        await until(lambda: _shows(adder, 23), 120)
+
+
+async def _shows(adder: Handle, value: int) -> bool:
+    return (await adder.memo()).get("sum") == value
 
 
 async def _is(adder: Handle, value: int, seconds: float = 30) -> bool:
