@@ -12,10 +12,10 @@ import pydantic
 from pydantic import AliasChoices, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from inngest_temporal.expressions import ExpressionError, check_condition, check_expression
+from inngest_temporal.expressions import check_condition, check_expression
 
 from .cron import parse_cron
-from .errors import FunctionConfigInvalidError
+from .errors import ExpressionError, FunctionConfigInvalidError
 from .models import (
     WIRE,
     Batch,

@@ -6,6 +6,9 @@
     ├── StepError                    raised at a step whose attempts are used up
     ├── CodedError                   an error whose code is known only where it is raised
     ├── FunctionConfigInvalidError   a function's configuration
+    ├── ExpressionError              an expression that can't be compiled, or isn't allowed there
+    ├── EvaluationError              an expression that has no value for the events it was given
+    │   └── LimitError               the same, as it took too much work
     ├── AsyncUnsupportedError        async code met a function, or a send, that is not async
     ├── EventKeyUnspecifiedError     production mode without an event key
     ├── URLInvalidError              a setting that must be a URL
@@ -27,6 +30,7 @@ The codes are Inngest's, so what a client or a person reads is what they know.
 import datetime
 import enum
 import traceback
+from typing import Any
 
 
 class ErrorCode(enum.Enum):
@@ -148,6 +152,58 @@ class FunctionConfigInvalidError(Error):
     code = ErrorCode.FUNCTION_CONFIG_INVALID
 
 
+class ExpressionError(Error, ValueError):
+    """An expression that can't be compiled or isn't allowed where it stands.
+
+    `position` is the offset in `source`, in characters; `message` says what is wrong and what to
+    do.
+    """
+
+    is_retriable = False
+
+    def __init__(self, message: str, position: int = 0, source: str = "") -> None:
+        self._message = message
+        self.position = position
+        self.source = source
+        before = source[:position]
+        line, column = before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
+        where = f"column {column}" if "\n" not in source else f"line {line}, column {column}"
+        super().__init__(
+            f"{message} (at {where} of expression {_shortened(source)})" if source else message
+        )
+
+    @property
+    def message(self) -> str:
+        """What is wrong and what to do, without the place."""
+        return self._message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._message, self.position, self.source)
+
+
+class EvaluationError(Error, ValueError):
+    """An expression that has no value for the events it was given."""
+
+    is_retriable = False
+
+    def __init__(self, message: str, source: str = "") -> None:
+        self._message = message
+        self.source = source
+        super().__init__(f"{message} (in expression {_shortened(source)})" if source else message)
+
+    @property
+    def message(self) -> str:
+        """What is wrong, without the expression."""
+        return self._message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._message, self.source)
+
+
+class LimitError(EvaluationError):
+    """Too much work: unlike other errors, not falsy in `||`."""
+
+
 class AsyncUnsupportedError(Error):
     """An async `Middleware`, or an async body of a step, met a function, or a `send_sync`, that is
     not async."""
@@ -247,6 +303,10 @@ class Interrupt(BaseException):
 
     Not an `Exception`, so `except Exception` in user code lets it through.
     """
+
+
+def _shortened(source: str, limit: int = 200) -> str:
+    return repr(source if len(source) <= limit else source[: limit - 3] + "...")
 
 
 def _moment(when: int | datetime.timedelta | datetime.datetime) -> datetime.datetime:

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast
 
 from inngest_temporal.drivers import protocol
-from inngest_temporal.expressions import ExpressionError, check_condition
+from inngest_temporal.expressions import check_condition
 from inngest_temporal.temporal.names import MAX_EVENT_NAME_BYTES, MAX_SIGNAL_BYTES
 
-from .errors import Interrupt, StepInvalidError
+from .errors import ExpressionError, Interrupt, StepInvalidError
 from .models import JSON, Event, ParallelMode, Signal, milliseconds, shown
 from .serialization import EmptySentinel, data_to_json
 from .sync import drive

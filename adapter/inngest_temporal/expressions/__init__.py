@@ -15,14 +15,11 @@ from .conditions import (
     whole_condition,
 )
 from .evaluator import Expression, compile_expression
-from .syntax import MAX_LENGTH, ExpressionError, UInt
-from .values import EvaluationError
+from .syntax import MAX_LENGTH, UInt
 
 __all__ = [
     "MAX_LENGTH",
-    "EvaluationError",
     "Expression",
-    "ExpressionError",
     "Scalar",
     "UInt",
     "WaitCondition",

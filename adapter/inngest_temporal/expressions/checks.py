@@ -7,8 +7,10 @@ never matches and nobody is told.
 
 from collections.abc import Iterator
 
+from inngest_temporal.errors import ExpressionError
+
 from .evaluator import Expression, compile_expression
-from .syntax import Call, ExpressionError, Ident, Macro, Node, Select, children, const_path
+from .syntax import Call, Ident, Macro, Node, Select, children, const_path
 from .values import TYPES
 
 _DECLARED = {"event", "vars"}

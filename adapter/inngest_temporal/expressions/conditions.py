@@ -23,6 +23,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from inngest_temporal.errors import EvaluationError
+
 from .checks import check_condition
 from .evaluator import CACHE_SIZE, Expression
 from .syntax import (
@@ -36,7 +38,6 @@ from .syntax import (
     const_path,
     operands,
 )
-from .values import EvaluationError
 
 __all__ = [
     "Scalar",

@@ -20,11 +20,12 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from inngest_temporal.errors import EvaluationError, ExpressionError, LimitError
+
 from .functions import FUNCTIONS
 from .syntax import (
     Call,
     Const,
-    ExpressionError,
     Ident,
     ListLiteral,
     Macro,
@@ -46,8 +47,6 @@ from .values import (
     TYPES,
     WORK,
     Env,
-    EvaluationError,
-    LimitError,
     add,
     contains,
     equal,

@@ -15,6 +15,8 @@ from functools import lru_cache, partial
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
+from inngest_temporal.errors import EvaluationError, LimitError
+
 from .syntax import LIBRARY
 from .values import (
     EPOCH,
@@ -22,8 +24,6 @@ from .values import (
     NOW,
     TYPES,
     Env,
-    EvaluationError,
-    LimitError,
     Type,
     as_text,
     checked,

@@ -13,37 +13,13 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, TypeAlias, cast
 
+from inngest_temporal.errors import ExpressionError
+
 MAX_LENGTH = 8_192
 """Characters in one expression."""
 MAX_DEPTH = 32
 """Levels of nesting, counting `a + b + c` and `a.b.c` as one level per operator: the parser's own
 limit."""
-
-
-class ExpressionError(ValueError):
-    """An expression that can't be compiled or isn't allowed where it stands.
-
-    `position` is the offset in `source`, in characters; `message` says what is wrong and what to
-    do.
-    """
-
-    def __init__(self, message: str, position: int = 0, source: str = "") -> None:
-        self.message = message
-        self.position = position
-        self.source = source
-        before = source[:position]
-        line, column = before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
-        where = f"column {column}" if "\n" not in source else f"line {line}, column {column}"
-        super().__init__(
-            f"{message} (at {where} of expression {shortened(source)})" if source else message
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.position, self.source)
-
-
-def shortened(source: str, limit: int = 200) -> str:
-    return repr(source if len(source) <= limit else source[: limit - 3] + "...")
 
 
 class _CelValue(Protocol):

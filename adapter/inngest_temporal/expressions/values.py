@@ -12,29 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
-from .syntax import UInt, shortened
+from inngest_temporal.errors import EvaluationError, LimitError
+
+from .syntax import UInt
 
 MAX_WORK = 500_000
 """Of one evaluation: nodes its macros visit, and what text, lists, dates and patterns take (0.6 us
 each; ~0.5 s)."""
 MAX_SIZE = 1_000_000
 """Characters of text, or elements of a list, that `+` may build."""
-
-
-class EvaluationError(ValueError):
-    """An expression that has no value for the events it was given."""
-
-    def __init__(self, message: str, source: str = "") -> None:
-        self.message = message
-        self.source = source
-        super().__init__(f"{message} (in expression {shortened(source)})" if source else message)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.source)
-
-
-class LimitError(EvaluationError):
-    """Too much work: unlike other errors, not falsy in `||`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 from ulid import ULID
 
-from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError
-from inngest_temporal.expressions import ExpressionError, check_expression, compile_expression
+from inngest_temporal.errors import BodyInvalidError, ExpressionError, FunctionNotFoundError
+from inngest_temporal.expressions import check_expression, compile_expression
 from inngest_temporal.routing import events
 from inngest_temporal.routing.router import SnapshotSource
 from inngest_temporal.temporal import names

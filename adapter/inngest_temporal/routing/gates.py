@@ -22,7 +22,8 @@ from typing import Any, Self
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from inngest_temporal.config import FunctionConfig
-from inngest_temporal.expressions import EvaluationError, ExpressionError, compile_expression
+from inngest_temporal.errors import EvaluationError, ExpressionError
+from inngest_temporal.expressions import compile_expression
 from inngest_temporal.models import Batch, Debounce, milliseconds
 from inngest_temporal.routing.run_input import Invoker
 from inngest_temporal.temporal import names

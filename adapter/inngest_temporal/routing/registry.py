@@ -24,8 +24,8 @@ from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.config import FunctionConfig
-from inngest_temporal.errors import FunctionConfigInvalidError
-from inngest_temporal.expressions import Expression, ExpressionError, compile_expression
+from inngest_temporal.errors import ExpressionError, FunctionConfigInvalidError
+from inngest_temporal.expressions import Expression, compile_expression
 from inngest_temporal.expressions.syntax import Call, Const, Node, const_path
 from inngest_temporal.models import TriggerEvent
 from inngest_temporal.temporal import names

@@ -2,12 +2,8 @@
 
 import pytest
 
-from inngest_temporal.expressions import (
-    ExpressionError,
-    check_condition,
-    check_expression,
-    split_condition,
-)
+from inngest_temporal.errors import ExpressionError
+from inngest_temporal.expressions import check_condition, check_expression, split_condition
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inngest_temporal.errors import ExpressionError
 from inngest_temporal.expressions import (
-    ExpressionError,
     WaitCondition,
     canonical_scalar,
     compile_expression,

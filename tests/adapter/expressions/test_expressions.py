@@ -11,13 +11,8 @@ from typing import Any
 
 import pytest
 
-from inngest_temporal.expressions import (
-    MAX_LENGTH,
-    EvaluationError,
-    Expression,
-    ExpressionError,
-    compile_expression,
-)
+from inngest_temporal.errors import EvaluationError, ExpressionError
+from inngest_temporal.expressions import MAX_LENGTH, Expression, compile_expression
 from inngest_temporal.expressions.evaluator import CACHE_SIZE
 
 # The table of what Inngest's own engine answers.

@@ -21,11 +21,11 @@ from inngest_temporal.drivers.local import Call, Pass
 from inngest_temporal.drivers.protocol import ErrorInfo, Failed, Memo, Ops, Outcome, Returned
 from inngest_temporal.errors import (
     BodyInvalidError,
+    ExpressionError,
     NonRetriableError,
     OutputTooLargeError,
     OutputUnserializableError,
 )
-from inngest_temporal.expressions import ExpressionError
 from inngest_temporal.functions import FunctionPart, part_of
 from inngest_temporal.routing import events, signals
 from inngest_temporal.routing.router import Router
