@@ -1,8 +1,11 @@
+import json
 import logging
+import re
+import sys
 
 import pytest
 
-from inngest_temporal.logger import FilteredLogger
+from inngest_temporal.logger import FilteredLogger, JsonFormatter, Logger, TextFormatter
 
 
 def test_lines_are_dropped_until_enabled(caplog: pytest.LogCaptureFixture) -> None:
@@ -53,3 +56,60 @@ def test_loggers_do_not_enable_each_other(caplog: pytest.LogCaptureFixture) -> N
     first.enable()
     second.warning("quiet")
     assert caplog.messages == []
+
+
+def lines(formatter: logging.Formatter, **extra: object) -> str:
+    """A record as the formatter writes it."""
+    record = logging.makeLogRecord(
+        {"name": "shop", "levelname": "INFO", "msg": "paid %d", "args": (3,), "created": 0.5}
+        | {"msecs": 500.0}
+        | extra
+    )
+    return formatter.format(record)
+
+
+RUN = {"function": "shop-fulfil", "run": "01KB", "step": "ship"}
+
+
+def test_a_line_of_text_has_its_date_and_where_it_comes_from() -> None:
+    line = lines(TextFormatter(), inngest=RUN)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.500 INFO shop \[shop-fulfil 01KB ship\]: paid 3", line
+    )
+    assert lines(TextFormatter()).endswith(" INFO shop: paid 3")
+    assert lines(TextFormatter(), inngest="something else").endswith(" INFO shop: paid 3")
+
+
+def test_a_line_of_json_is_one_object() -> None:
+    expected = {
+        "time": "1970-01-01T00:00:00.500Z",
+        "level": "INFO",
+        "logger": "shop",
+        "message": "paid 3",
+    }
+    assert json.loads(lines(JsonFormatter())) == expected
+    assert json.loads(lines(JsonFormatter(), inngest=RUN)) == expected | RUN
+    try:
+        raise ValueError("no\nluck")
+    except ValueError:
+        failed = lines(JsonFormatter(), exc_info=sys.exc_info())
+    assert "\n" not in failed
+    assert json.loads(failed)["exception"].endswith("ValueError: no\nluck")
+
+
+@pytest.mark.parametrize(
+    "wrapped", [logging.getLogger("app"), logging.LoggerAdapter(logging.getLogger("app"), {"t": 1})]
+)
+def test_a_line_carries_the_context_beside_its_extras(
+    wrapped: Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = FilteredLogger(wrapped, lambda: {"run": "01KB"})
+    logger.enable()
+    logger.warning("here", extra={"order": 7})
+    logger.fatal("there")
+    for record in caplog.records:
+        assert (record.filename, record.__dict__["inngest"]) == ("test_logger.py", {"run": "01KB"})
+    if isinstance(wrapped, logging.LoggerAdapter):
+        assert caplog.records[0].__dict__["t"] == 1
+    else:
+        assert caplog.records[0].__dict__["order"] == 7

@@ -176,11 +176,15 @@ class Pass:
 
         self._middleware: MiddlewareManager
         self._has_middleware = bool(function.client.middleware or function.middleware)
-        self._logger = FilteredLogger(function.client.logger)
+        self._logger = FilteredLogger(function.client.logger, self._log_context)
         """The built-in middleware takes it as it is; made here, it needs no round of hooks where
         there is no other."""
         self._context: Context | ContextSync | None = None
         self._task: asyncio.Task[None] | None = None
+
+    def _log_context(self) -> dict[str, str]:
+        step = self.target_name if _inside_step.get() else ""
+        return {"function": self.function_id, "run": self._call.run_id, "step": step}
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._run())

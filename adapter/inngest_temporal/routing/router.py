@@ -30,7 +30,7 @@ from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
 from inngest_temporal.temporal.runs import EVENT_IDS
 
-from . import events
+from . import events, reports
 from .events import Stamped
 from .gates import START, Gates
 from .locks import factor_of, needs_of, priority_of
@@ -47,9 +47,9 @@ ULID takes 29."""
 
 T = TypeVar("T")
 
-Deliver = Callable[[dict[str, Any], str], Awaitable[None]]
-"""Gives an event, with its internal id, to the waits that are registered for it (`Waits.deliver`).
-"""
+Deliver = Callable[[dict[str, Any], str], Awaitable[bool]]
+"""Gives an event, with its internal id, to the waits that are registered for it; False if there can
+be none (`Waits.deliver`)."""
 
 
 class SnapshotSource(Protocol):
@@ -81,6 +81,8 @@ class _Started:
     run: str | None
     """None: none was started; a gate may start one later."""
     refusal: str | None = None
+    delivered: bool = False
+    """There are waits for it."""
 
 
 class Router:
@@ -163,6 +165,8 @@ class Router:
         runs = tuple(
             result.run for result in results if result is not None and result.run is not None
         )
+        delivered = any(result is not None and result.delivered for result in results)
+        reports.routed(stamped, snapshot, runs, delivered)
         first = results[0] if target is not None else None
         return (
             Routed(runs, missing)
@@ -201,9 +205,9 @@ class Router:
             )
         return _Started(run_id)
 
-    async def _pass_on(self, deliver: Deliver, stamped: Stamped) -> None:
+    async def _pass_on(self, deliver: Deliver, stamped: Stamped) -> _Started:
         async with self._slots, asyncio.timeout(self._rpc_timeout.total_seconds()):
-            await deliver(stamped.event, stamped.internal_id)
+            return _Started(None, delivered=await deliver(stamped.event, stamped.internal_id))
 
 
 async def start_run(

@@ -174,9 +174,9 @@ class Waits:
             self._silent_until[event_name] = asked + SILENCE
         return heard
 
-    async def deliver(self, event: Mapping[str, Any], internal_id: str) -> None:
-        """Give an event to every wait that is registered for it. Raises `RPCError` if Temporal
-        can't be reached."""
+    async def deliver(self, event: Mapping[str, Any], internal_id: str) -> bool:
+        """Give an event to every wait that is registered for it; whether there is a mailbox for it.
+        Raises `RPCError` if Temporal can't be reached."""
         name = event["name"]
         mailboxes = set()
         for path in await self._hubs.paths(name):
@@ -184,8 +184,10 @@ class Waits:
             if usable:
                 mailboxes.add(names.mailbox_id(name, path, value))
         delivery = Delivery(internal_id, dict(event))
-        await asyncio.gather(
-            *(self._mailbox(mailbox).signal("deliver", delivery) for mailbox in mailboxes)
+        return any(
+            await asyncio.gather(
+                *(self._mailbox(mailbox).signal("deliver", delivery) for mailbox in mailboxes)
+            )
         )
 
     def _mailbox(self, mailbox: str) -> Entity:

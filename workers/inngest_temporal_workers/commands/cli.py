@@ -121,7 +121,7 @@ def dev(
                 log_format,
             )
         )
-        logs.configure(log_level, log_format)
+        logs.configure(log_level, log_format, events=True)
         run_until_stopped(server.run, server.kill)
 
 
@@ -196,7 +196,7 @@ def worker(
 
     with _plain_errors():
         functions = loading.load(loading.find(module))
-        logs.configure(log_level, log_format)
+        logs.configure(log_level, log_format, events=announce is not None)
         process = WorkerProcess(
             WorkerOptions(module, functions, task_queue, grace, retry_interval, try_at, announce)
         )

@@ -29,6 +29,7 @@ from inngest_temporal.temporal.connection import Settings, connect
 from . import embedded
 from .children import Children, in_background
 from .embedded import temporal_server
+from .ends import report_ends
 from .loading import Source
 from .logs import LogFormat, LogLevel
 from .processes import ProcessError, err, first, listen, out, serving, url_of
@@ -106,6 +107,7 @@ class DevServer:
             stack.push_async_callback(follower.stop)
             ingress = create_ingress(client, Settings(dev=True), follower=follower)
             parts.append(await stack.enter_async_context(serving(ingress, listener)))
+            parts.append(await stack.enter_async_context(in_background(report_ends(client))))
             self._print_places()
             if options.source is None:
                 await self._ready(follower)

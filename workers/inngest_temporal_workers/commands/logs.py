@@ -7,6 +7,7 @@ from enum import StrEnum
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
 
 from inngest_temporal.logger import JsonFormatter, TextFormatter
+from inngest_temporal.routing import reports
 
 
 class LogLevel(StrEnum):
@@ -25,14 +26,17 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def configure(level: LogLevel, form: LogFormat) -> None:
-    """Log to standard error from now on. Call it before any Temporal client is made."""
+def configure(level: LogLevel, form: LogFormat, *, events: bool = False) -> None:
+    """Log to standard error from now on. Call it before any Temporal client is made. `events`: a
+    line for each event, at level INFO."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level is not LogLevel.DEBUG:
         for name in ("httpx", "httpcore", "temporalio.worker", "watchfiles"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        if not events:
+            reports.logger.setLevel(logging.WARNING)
     core = LogForwardingConfig(
         logging.getLogger("temporalio.core"),
         append_target_to_name=False,

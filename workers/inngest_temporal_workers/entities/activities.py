@@ -8,7 +8,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from inngest_temporal.routing import signals
+from inngest_temporal.routing import reports, signals
 from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.gates import StartRequest
 from inngest_temporal.routing.router import refuses, start_run
@@ -41,6 +41,10 @@ class SystemActivities:
             )
 
         gone = await map_concurrently(matching, resume, CONCURRENCY)
+        for run, is_lost in zip(matching, gone, strict=True):
+            if not is_lost:
+                cancelled = any(wait.startswith(CANCEL) for wait in matching[run])
+                reports.resumed(delivery.event["name"], run, cancelled=cancelled)
         return [run for run, is_lost in zip(matching, gone, strict=True) if is_lost]
 
     @activity.defn(name="inngest.start")

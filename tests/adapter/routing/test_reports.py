@@ -1,0 +1,69 @@
+import logging
+
+import pytest
+
+import inngest_temporal as inngest
+from inngest_temporal.routing import events, reports
+from inngest_temporal.routing.registry import AppConfig, Snapshot
+from tests.harness import new_client
+
+
+def snapshot(**triggers: str) -> Snapshot:
+    """Functions of app `shop`: id and event name."""
+    client = new_client("shop")
+    configs = []
+    for fn_id, event in triggers.items():
+        create = client.create_function(fn_id=fn_id, trigger=inngest.TriggerEvent(event=event))
+
+        async def handler(ctx: inngest.Context) -> None:
+            pass
+
+        configs += [part.config for part in create(handler).parts()]
+    return Snapshot([AppConfig(app_id="shop", task_queue="q", functions=configs)])
+
+
+@pytest.fixture(autouse=True)
+def level(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "inngest_temporal.events")
+
+
+def test_an_event_is_said_to_start_be_held_and_be_given_to_waits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    order = events.stamp({"name": "order", "data": {}})
+    run = events.run_id("shop-a", order)
+    reports.routed(order, snapshot(a="order", b="order", c="other"), [run], True)
+    assert caplog.messages == [
+        f"order starts shop-a (run {run}), is held for shop-b, is given to the runs that wait for"
+        " it"
+    ]
+
+
+def test_an_event_that_nothing_listens_for_is_answered_with_the_known_ones(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    typo = events.stamp({"name": "odrer", "data": {}})
+    reports.routed(typo, snapshot(a="order", b="aorder", c="inngest/function.failed"), [], False)
+    reports.routed(typo, Snapshot(), [], False)
+    many = {f"f{n}": f"e{n:02}" for n in range(11)}
+    reports.routed(typo, snapshot(**many), [], False)
+    assert caplog.messages[:2] == [
+        "Nothing listens for odrer; known: aorder, order",
+        "Nothing listens for odrer; known: none",
+    ]
+    assert caplog.messages[2].endswith("e08, e09, ...")
+
+
+def test_nothing_is_said_of_the_systems_events_that_start_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    finished = events.Stamped({"name": events.FINISHED, "data": {}}, "01KB")
+    reports.routed(finished, snapshot(a="order"), [], False)
+    assert caplog.messages == []
+
+
+def test_an_invocation_is_said_to_start_its_function(caplog: pytest.LogCaptureFixture) -> None:
+    invocation = events.stamp_invocation({}, "shop-a", None)
+    run = events.run_id("shop-a", invocation)
+    reports.routed(invocation, snapshot(a="order"), [run], False)
+    assert caplog.messages == [f"inngest/function.invoked starts shop-a (run {run})"]

@@ -1,0 +1,63 @@
+"""Says in `dev` how each run ended, whatever ended it: one line in the log, a moment later."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime, timedelta
+
+from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
+from temporalio.service import RPCError
+
+from inngest_temporal.logger import CONTEXT
+from inngest_temporal.temporal import names
+
+logger = logging.getLogger("inngest_temporal.runs")
+
+INTERVAL = 0.5
+"""Seconds between two looks."""
+OVERLAP = timedelta(seconds=10)
+"""How long a run's end may take to be listed; each look goes back as far."""
+
+_ENDED = {
+    WorkflowExecutionStatus.COMPLETED: "completed",
+    WorkflowExecutionStatus.CANCELED: "was cancelled",
+    WorkflowExecutionStatus.FAILED: "failed",
+    WorkflowExecutionStatus.TERMINATED: "was terminated",
+    WorkflowExecutionStatus.TIMED_OUT: "timed out",
+}
+
+
+async def report_ends(client: Client) -> None:
+    """Until it is cancelled. What it can't see because Temporal is away it says nothing of."""
+    since = datetime.now(UTC)
+    told: dict[str, datetime] = {}
+    while True:
+        looked = datetime.now(UTC)
+        try:
+            ended = await _ended(client, since)
+        except (RPCError, RuntimeError, TimeoutError):
+            ended = []
+        for run in ended:
+            if run.id not in told:
+                _report(run)
+            told[run.id] = looked
+        told = {run: at for run, at in told.items() if at > looked - OVERLAP}
+        since = max(since, looked - OVERLAP)
+        await asyncio.sleep(INTERVAL)
+
+
+async def _ended(client: Client, since: datetime) -> list[WorkflowExecution]:
+    """Runs that ended since then, in order."""
+    query = f"CloseTime > '{since.isoformat()}' AND {names.EVENT_ID_ATTRIBUTE} IS NOT NULL"
+    found = [run async for run in client.list_workflows(query) if run.status in _ENDED]
+    return sorted(found, key=lambda run: run.close_time or since)
+
+
+def _report(run: WorkflowExecution) -> None:
+    assert run.status is not None
+    seconds = ((run.close_time or run.start_time) - run.start_time).total_seconds()
+    logger.info(
+        "The run %s after %.1f s",
+        _ENDED[run.status],
+        seconds,
+        extra={CONTEXT: {"function": run.workflow_type, "run": run.id}},
+    )
