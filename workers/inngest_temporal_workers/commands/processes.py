@@ -138,6 +138,8 @@ async def serving(app: Any, listener: socket.socket) -> AsyncIterator["asyncio.T
     """
     import uvicorn  # a tenth of a second that a worker need not spend
 
+    from inngest_temporal.http.server import config
+
     class Server(uvicorn.Server):
         # uvicorn would end the process by the signal that it caught, not with exit code 0.
         def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
@@ -148,13 +150,7 @@ async def serving(app: Any, listener: socket.socket) -> AsyncIterator["asyncio.T
             ready.set()
 
     ready = asyncio.Event()
-    config = uvicorn.Config(
-        app,
-        log_config=None,  # ours
-        log_level="warning",
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
-    server = Server(config)
+    server = Server(config(app, DRAIN_SECONDS))
     task = asyncio.create_task(server.serve([listener]), name="http")
     try:
         await first(task, ready)
