@@ -129,11 +129,6 @@ async def histories(client: Client) -> list[WorkflowHistory]:
     ]
 
 
-# Until entities decide by what history holds, they fail this, and should: see the module's text.
-UNCURED = pytest.mark.xfail(strict=False, reason="entities decide by the clock of the task")
-
-
-@UNCURED
 @pytest.mark.timeout(LONG_SECONDS + 300)
 async def test_every_history_replays_though_calls_are_slow_and_fail_and_caches_are_small(
     temporal_address: str, namespace: str, request: pytest.FixtureRequest
