@@ -1,5 +1,5 @@
-"""`python -m benchmarks [runs|waits|ingress|registry|flow_control|expressions|queue|scale|profile
-...]`: those named, or all but `queue`, `scale` and `profile`.
+"""`python -m benchmarks NAME ...`: those named (`runs`, `waits`, `ingress`, `registry`,
+`flow_control`, `expressions`, `queue`, `overload`, `scale`, `profile`), or all but the last four.
 
 Exits with 1 if a bar of ours is missed.
 """
@@ -9,7 +9,18 @@ import os
 import sys
 import time
 
-from . import expressions, flow_control, ingress, queue, registry, runs, scale, steps_profile, waits
+from . import (
+    expressions,
+    flow_control,
+    ingress,
+    overload,
+    queue,
+    registry,
+    runs,
+    scale,
+    steps_profile,
+    waits,
+)
 from .bench import Report
 
 SERVED = {
@@ -19,10 +30,11 @@ SERVED = {
     "registry": registry.main,
     "flow_control": flow_control.main,
     "queue": queue.main,
+    "overload": overload.main,
     "scale": scale.main,
     "profile": steps_profile.main,
 }
-LONG = {"queue", "scale", "profile"}
+LONG = {"queue", "overload", "scale", "profile"}
 """Only if named."""
 
 

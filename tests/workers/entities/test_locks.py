@@ -429,6 +429,49 @@ def test_the_intervals_find_a_lost_holder_within_30_seconds() -> None:
     assert 2 * locks.CHECK_MS < 30_000
 
 
+async def test_a_lock_that_can_not_be_replayed_is_healed_by_runs_that_wait_and_keeps_its_limit(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(admission, "FIRST_RETRY", 1.0)
+    monkeypatch.setattr(admission, "LONGEST_RETRY", 4.0)
+    monkeypatch.setattr("inngest_temporal.routing.locks.FRESH", 0.5)
+    meter = Meter()
+    release = asyncio.Event()
+
+    @new_client().create_function(
+        fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=1)]
+    )
+    async def fn(ctx: inngest.Context) -> int:
+        async def work() -> None:
+            async with meter.inside(), asyncio.timeout(60):
+                await release.wait()
+
+        await ctx.step.run("work", work)
+        return int(str(ctx.event.data["n"]))
+
+    # Code of another version: where this one has regular activities, ours has local ones.
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "LOCAL_SIZE", -1)
+        async with running(client, fn) as app:
+            sent = await send(app, {"n": 0})
+            await until(lambda: meter.now[""] == 1)
+            sent += await send(app, {"n": 1}, {"n": 2})
+            await until(lambda: _waiting(client, fn.id, 2))
+    lock = client.get_workflow_handle(names.lock_id("step", fn.id))
+    broken = (await lock.describe()).run_id
+    async with running(client, fn) as app:
+        sent += await send(app, {"n": 3})
+
+        async def is_healed() -> bool:
+            return (await lock.describe()).run_id != broken
+
+        await until(is_healed)
+        release.set()
+        assert await results(app, fn, sent) == [0, 1, 2, 3]
+    assert meter.most[""] == 1
+    assert caplog.text.count(f"{lock.id} could not be replayed") == 1
+
+
 async def test_a_run_that_waits_says_so_and_can_be_cancelled(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -875,6 +918,41 @@ async def test_a_singleton_that_cancels_hands_over_to_the_newest(client: Client)
         await until(lambda: len(cancelled) == 2)
     assert executed == [0, 1, 2]
     assert set(cancelled) == {app.run_of(fn, one).id for one in sent[:2]}
+
+
+@pytest.mark.parametrize("mode", ["cancel", "skip"])
+async def test_after_an_outage_a_singleton_goes_by_the_age_of_runs(
+    client: Client, monkeypatch: pytest.MonkeyPatch, mode: Any
+) -> None:
+    """Whoever reaches the lock first: with `cancel` the newest run wins, with `skip` the oldest."""
+    monkeypatch.setattr(admission, "LATE_MS", 0)
+    monkeypatch.setattr(locks, "GATHER_MS", 4_000)
+    keys, each = 4, 4
+    winner = each - 1 if mode == "cancel" else 0
+    release = asyncio.Event()
+
+    @new_client().create_function(
+        fn_id="fn",
+        trigger=TRIGGER,
+        singleton=inngest.Singleton(mode=mode, key="event.data.key"),
+    )
+    async def fn(ctx: inngest.Context) -> Any:
+        async with asyncio.timeout(60):
+            await release.wait()
+        return ctx.event.data["n"]
+
+    async with running(client, fn) as app:
+        pass
+    sent = []
+    for n in range(each):  # nobody works
+        sent += await send(app, *({"key": key, "n": n} for key in range(keys)))
+    winners = sent[winner * keys : (winner + 1) * keys]
+    async with running(client, fn) as app, asyncio.timeout(90):
+        others = [app.run_of(fn, one).result() for one in sent if one not in winners]
+        ended = await asyncio.gather(*others, return_exceptions=True)
+        release.set()
+        assert await results(app, fn, winners) == [winner] * keys
+    assert not any(isinstance(value, int) for value in ended)
 
 
 # Priority.

@@ -53,9 +53,9 @@ SLOW_CHECK_MS = 300_000
 """The interval while nobody waits: only so that a lock of lost runs ends at last."""
 MIN_TIMER_MS = 50
 """A throttle of many starts a second admits several at once rather than set a timer for each."""
-GATHER_MS = 1_000
-"""How long a free lock that matters so (`Machine.gathers`) waits for older runs when one asks that
-comes from a backlog."""
+GATHER_MS, LONGEST_GATHER_MS = 1_000, 10_000
+"""When a run from a backlog asks, a free lock for which age matters so (`Machine.gathers`) waits
+until no further one has asked for so long, but at most the second time."""
 LOCAL_SIZE = 50
 """Maximum number of runs that a local activity calls: it must be done within few seconds."""
 REQUESTS = pydantic.TypeAdapter(list[LockRequest])
@@ -77,24 +77,30 @@ class LockWorkflow(Entity):
         self._machine: Machine = self.machine.load(state.get("machine", {}))
         self._check_ms = NEVER_MS
         self._gathered: list[LockRequest] = REQUESTS.validate_python(state.get("gathered", []))
-        self._gather_ends_ms: int = state.get("gather_ends_ms", 0)
+        self._gather_began_ms: int = state.get("gather_began_ms", 0)
+        self._gather_ends_ms: int = self._gather_began_ms + GATHER_MS
 
     def dump(self) -> dict[str, Any]:
         return {
             "machine": self._machine.dump(),
             "gathered": [asdict(request) for request in self._gathered],
-            "gather_ends_ms": self._gather_ends_ms,
+            "gather_began_ms": self._gather_began_ms,
         }
 
     async def take(self, name: str, message: list[LockRequest]) -> None:
         for request in message:
-            if self._gathered:
-                self._gathered.append(request)
-            elif request.late and self.machine.gathers and self._machine.idle(self.now_ms):
-                self._gathered = [request]
-                self._gather_ends_ms = self.now_ms + GATHER_MS
-            else:
+            if not self._gathers(request):
                 self._machine.take(request, self.now_ms)
+                continue
+            if not self._gathered:
+                self._gather_began_ms = self.now_ms
+            self._gathered.append(request)
+            longest = self._gather_began_ms + LONGEST_GATHER_MS
+            self._gather_ends_ms = min(self.now_ms + GATHER_MS, longest)
+
+    def _gathers(self, request: LockRequest) -> bool:
+        begins = request.late and self.machine.gathers and self._machine.idle(self.now_ms)
+        return bool(self._gathered) or begins
 
     async def act(self) -> None:
         if self._gathered and self.now_ms < self._gather_ends_ms:
