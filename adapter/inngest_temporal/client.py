@@ -294,6 +294,8 @@ class Inngest:
         middleware = None
         if not skip_middleware:
             middleware = MiddlewareManager.for_client(self, is_async)
+            # What hooks change is sent, and is not to be seen in the caller's own objects.
+            batch = [_copied(event) for event in batch]
             await middleware.before_send_events(batch)
         if not batch:
             return []
@@ -407,6 +409,10 @@ class _HTTPClients:
 def _tls() -> ssl.SSLContext:
     """Shared: it takes some 10 ms to make."""
     return httpx.create_ssl_context()
+
+
+def _copied(event: Event) -> Event:
+    return event.model_copy(deep=True) if isinstance(event, Event) else event
 
 
 def _body(events: list[Event]) -> bytes:

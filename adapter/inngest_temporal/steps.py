@@ -127,7 +127,9 @@ class Step:
                 )
 
         async def body() -> list[str]:
-            return await self._runner.send_events(step_id, batch)
+            # Middleware changes them in place, in each attempt again.
+            copies = [event.model_copy(deep=True) for event in batch]
+            return await self._runner.send_events(step_id, copies)
 
         return cast(list[str], await self._runner.step(protocol.RUN, step_id, {}, body))
 

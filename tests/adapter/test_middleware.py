@@ -1,9 +1,11 @@
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from inngest_temporal.client import Inngest
@@ -20,8 +22,9 @@ from inngest_temporal.middleware import (
     TransformOutputResult,
     TransformOutputStepInfo,
 )
-from inngest_temporal.models import Event, SendEventsResult
+from inngest_temporal.models import Event, SendEventsResult, TriggerEvent
 from inngest_temporal.serialization import EmptySentinel
+from inngest_temporal.testing import trigger
 
 HOOKS = (
     "transform_input",
@@ -234,3 +237,44 @@ def test_memos_are_read_from_inngests_json() -> None:
 def test_an_output_of_none_is_an_output() -> None:
     assert TransformOutputResult(None, None, None).has_output()
     assert not TransformOutputResult(ValueError(), EmptySentinel, None).has_output()
+
+
+class Sealing(MiddlewareSync):
+    """Encrypts what is sent, in place."""
+
+    def before_send_events(self, events: list[Event]) -> None:
+        for event in events:
+            inner: Any = event.data["inner"]
+            inner["text"] = f"sealed {inner['text']}"
+
+
+def test_what_hooks_change_in_sent_events_stays_out_of_the_callers_objects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bodies = []
+
+    def post(url: str, *, content: bytes, headers: dict[str, str]) -> httpx.Response:
+        bodies.append(json.loads(content)[0]["data"])
+        return httpx.Response(200, json={"ids": ["1"]}, request=httpx.Request("POST", url))
+
+    client = Inngest(app_id="app", is_production=False, middleware=[Sealing])
+    monkeypatch.setattr(client._http.synchronous(), "post", post)
+    event = Event(name="a", data={"inner": {"text": "secret"}})
+    for _ in range(2):
+        client.send_sync(event)
+    assert bodies == [{"inner": {"text": "sealed secret"}}] * 2
+    assert event.data == {"inner": {"text": "secret"}}
+
+
+def test_what_hooks_change_in_a_steps_events_is_changed_once_in_each_attempt() -> None:
+    event = Event(name="b", data={"inner": {"text": "secret"}})
+    client = Inngest(app_id="app", is_production=False, middleware=[Sealing])
+
+    @client.create_function(fn_id="fn", trigger=TriggerEvent(event="a"))
+    async def fn(ctx: Context) -> None:
+        await ctx.step.send_event("x", event)
+        await ctx.step.send_event("y", event)
+
+    result = trigger(fn, Event(name="a"))
+    assert [sent.data for sent in result.sent] == [{"inner": {"text": "sealed secret"}}] * 2
+    assert event.data == {"inner": {"text": "secret"}}
