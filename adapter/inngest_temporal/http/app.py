@@ -10,7 +10,7 @@ Each resource has a file of its own here, with a class whose `routes` are put to
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -91,6 +91,7 @@ def _routes(
     return [
         *Events(router, keys, bodies).routes(),
         Route("/health", _health),
+        Route("/ready", _ready(follower)),
         Mount("/v1", routes=v1, middleware=[guard]),
     ]
 
@@ -124,6 +125,18 @@ class _RunApi:
 async def _health(_: Request) -> Response:
     """`GET /health`: the process answers."""
     return json_reply({"status": 200, "message": "OK"})
+
+
+def _ready(follower: Follower) -> Callable[[Request], Awaitable[Response]]:
+    """`GET /ready`: 503 until it is known which functions there are; events are taken from then
+    on."""
+
+    async def ready(_: Request) -> Response:
+        if follower.snapshot is None:
+            return error_reply(503, RegistryNotReadyError().message)
+        return json_reply({"status": 200, "message": "OK"})
+
+    return ready
 
 
 async def _prepare(client: Client) -> None:

@@ -585,12 +585,15 @@ async def test_it_starts_without_temporal_and_recovers_from_outages(
             assert (await api.get("/health")).status_code == 200
             return reply
 
+        assert (await api.get("/ready")).status_code == 503
+
         async def accepted() -> bool:
             return (await api.post("/e/key", json={"name": "x"})).status_code == 200
 
         await refused()
         await proxy.start()
         await until(accepted)
+        assert (await api.get("/ready")).status_code == 200
         await proxy.stop()
         await refused()
         await proxy.start()
