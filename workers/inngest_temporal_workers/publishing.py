@@ -15,20 +15,15 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from temporalio.client import (
-    Client,
-    WithStartWorkflowOperation,
-    WorkflowUpdateFailedError,
-    WorkflowUpdateRPCTimeoutOrCancelledError,
-)
-from temporalio.common import WorkflowIDConflictPolicy
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.service import RPCError
 from ulid import ULID
 
 from inngest_temporal.errors import FunctionConfigInvalidError
 from inngest_temporal.routing.registry import AppConfig, AppDocument, Follower, Release
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT, ensure_search_attribute, passes
+from inngest_temporal.temporal.entity import Entity
 
 from .entities.app import MAX_APP_BYTES, RENEW_SECONDS, Member, Publication, size
 from .entities.schedule import cron_triggers
@@ -73,7 +68,7 @@ async def publish(
     """
     config, key = app.to_json(), release_key(app, app_version)
     _check_size(app, config)
-    known = await _memo(client, names.app_id(app.app_id))
+    known = await _app(client, app.app_id).memo()
     listed = await _listed(client, app.app_id)
     # Schedules may have been deleted behind our back: with cron triggers each worker that starts
     # has them looked at.
@@ -81,16 +76,12 @@ async def publish(
     unchanged = document.release(key) is not None and not cron_triggers([config])
     version: int = known.get("version", 0)
     if not unchanged:
-        publication = Publication(key, config, max(version, listed))
-        version = int(
-            await _update(
-                client,
-                _with_start(names.APP_TYPE, names.app_id(app.app_id)),
-                "publish",
-                vars(publication),
-                timeout,
-                update_id=names.digest(key, version, int(time.time() // SHARED_SECONDS)),
-            )
+        version = await _update(
+            _app(client, app.app_id),
+            "publish",
+            Publication(key, config, max(version, listed)),
+            timeout,
+            names.digest(key, version, int(time.time() // SHARED_SECONDS)),
         )
     await _list(client, app.app_id, version, timeout)
     return version
@@ -101,14 +92,13 @@ async def remove(client: Client, app_id: str, timeout: timedelta = PUBLISH_TIMEO
 
     Raises `TimeoutError` if no worker answered in time.
     """
-    known = await _memo(client, names.app_id(app_id))
+    app = _app(client, app_id)
+    known = await app.memo()
     if not known:
         return False
     listed = await _listed(client, app_id)
-    app = _with_start(names.APP_TYPE, names.app_id(app_id))
-    version = await _update(client, app, "remove", listed, timeout)
-    registry = _with_start(names.REGISTRY_TYPE, names.REGISTRY_ID)
-    await _update(client, registry, "drop", [app_id, version], timeout)
+    version = await _update(app, "remove", listed, timeout)
+    await _update(_registry(client), "drop", [app_id, version], timeout)
     return listed > 0 or known.get("app") is not None
 
 
@@ -119,6 +109,7 @@ class Publisher:
         self._client = client
         self._app = app
         self._app_version = app_version
+        self._entity = _app(client, app.app_id)
         self._member = Member(release_key(app, app_version), str(ULID()))
         self._log = _Log(app.app_id, self._member.key)
 
@@ -129,10 +120,10 @@ class Publisher:
         while True:
             try:
                 await ensure_search_attribute(self._client)
-                before = _document(await self._memo())
+                before = _document(await self._entity.memo())
                 await self._join()
                 await publish(self._client, self._app, app_version=self._app_version)
-                self._log.published(before, _document(await self._memo()))
+                self._log.published(before, _document(await self._entity.memo()))
                 await follower.refresh()
                 return
             except (RPCError, RuntimeError, TimeoutError) as error:
@@ -166,19 +157,17 @@ class Publisher:
         """The worker has stopped. Nothing happens if Temporal can't be reached: it will be
         missed."""
         with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
-            await self._client.get_workflow_handle(names.app_id(self._app.app_id)).signal(
-                "leave", args=[vars(self._member), _now_ms()], rpc_timeout=RPC_TIMEOUT
-            )
+            await self._entity.signal("leave", self._member)
 
     async def _look(self) -> None:
-        memo = await self._memo()
+        memo = await self._entity.memo()
         app = _document(memo)
         if memo and memo.get("app") is None:
             return  # removed by an operator: a worker that starts brings it back
         if app.release(self._member.key) is None:
             await self._join()
             await publish(self._client, self._app, app_version=self._app_version)
-            app = _document(await self._memo())
+            app = _document(await self._entity.memo())
         else:
             await _list(self._client, self._app.app_id, memo["version"], PUBLISH_TIMEOUT)
             if len(app.releases) > 1:
@@ -186,18 +175,7 @@ class Publisher:
         self._log.seen(app)
 
     async def _join(self) -> None:
-        await self._client.start_workflow(
-            names.APP_TYPE,
-            id=names.app_id(self._app.app_id),
-            task_queue=names.SYSTEM_TASK_QUEUE,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-            start_signal="join",
-            start_signal_args=[vars(self._member), _now_ms()],
-            rpc_timeout=RPC_TIMEOUT,
-        )
-
-    async def _memo(self) -> Mapping[str, Any]:
-        return await _memo(self._client, names.app_id(self._app.app_id))
+        await self._entity.signal_with_start("join", self._member)
 
 
 class _Log:
@@ -313,60 +291,33 @@ def _document(memo: Mapping[str, Any]) -> AppDocument:
     return AppDocument([], {}) if app is None else AppDocument.from_json(app)
 
 
+def _app(client: Client, app_id: str) -> Entity:
+    return Entity(client, names.APP_TYPE, names.app_id(app_id), RPC_TIMEOUT)
+
+
+def _registry(client: Client) -> Entity:
+    return Entity(client, names.REGISTRY_TYPE, names.REGISTRY_ID, RPC_TIMEOUT)
+
+
 async def _listed(client: Client, app_id: str) -> int:
-    version: int = (await _memo(client, names.REGISTRY_ID)).get("apps", {}).get(app_id, 0)
+    version: int = (await _registry(client).memo()).get("apps", {}).get(app_id, 0)
     return version
 
 
 async def _list(client: Client, app_id: str, version: int, timeout: timedelta) -> None:
     """Make readers look at an app's version, unless they know it."""
     if await _listed(client, app_id) < version:
-        registry = _with_start(names.REGISTRY_TYPE, names.REGISTRY_ID)
         update_id = names.digest(app_id, version, int(time.time() // SHARED_SECONDS))
-        await _update(client, registry, "put", [app_id, version], timeout, update_id=update_id)
-
-
-def _with_start(workflow_type: str, workflow_id: str) -> WithStartWorkflowOperation[Any, Any]:
-    return WithStartWorkflowOperation(
-        workflow_type,
-        id=workflow_id,
-        task_queue=names.SYSTEM_TASK_QUEUE,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-    )
+        await _update(_registry(client), "put", [app_id, version], timeout, update_id)
 
 
 async def _update(
-    client: Client,
-    start: WithStartWorkflowOperation[Any, Any],
-    update: str,
-    message: object,
-    timeout: timedelta,
-    *,
-    update_id: str | None = None,
-) -> Any:
-    """Update an entity. Those who do so with one id share one update."""
+    entity: Entity, update: str, message: object, timeout: timedelta, update_id: str | None = None
+) -> int:
+    """Those who update with one id share one update."""
     try:
-        async with asyncio.timeout(timeout.total_seconds()):
-            return await client.execute_update_with_start_workflow(
-                update, args=[message, _now_ms()], id=update_id, start_workflow_operation=start
-            )
-    except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
-        raise TimeoutError(
-            f"The registry did not answer within {timeout.total_seconds():g} s: a worker must poll"
-            f" task queue {names.SYSTEM_TASK_QUEUE!r} of namespace {client.namespace!r}."
-        ) from None
+        return await entity.update_with_start(
+            update, message, int, timeout=timeout, update_id=update_id
+        )
     except WorkflowUpdateFailedError as error:
         raise FunctionConfigInvalidError(f"The registry refused: {error.cause}") from error
-
-
-async def _memo(client: Client, workflow_id: str) -> Mapping[str, Any]:
-    try:
-        return await (await client.get_workflow_handle(workflow_id).describe()).memo()
-    except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
-            raise
-        return {}
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -10,7 +10,6 @@ memo holds them all, and events trigger the functions of all (`AppDocument`).
 """
 
 import asyncio
-import dataclasses
 import itertools
 import logging
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -83,10 +82,6 @@ class AppDocument:
     def from_json(cls, value: object) -> "AppDocument":
         """Read a memo. Raises pydantic's `ValidationError`."""
         return _DOCUMENT.validate_python(value)
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is kept in a memo."""
-        return dataclasses.asdict(self)
 
     def release(self, key: str) -> Release | None:
         """The release of a key, if it is up."""

@@ -25,7 +25,7 @@ from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
 from inngest_temporal.temporal import connection as settings
 from inngest_temporal.temporal import names
 from inngest_temporal_workers import publishing
-from inngest_temporal_workers.entities import registry
+from inngest_temporal_workers.entities import entity
 from inngest_temporal_workers.entities.app import App
 from inngest_temporal_workers.entities.registry import Registry
 from inngest_temporal_workers.entities.schedule import ScheduleActivities
@@ -241,7 +241,7 @@ async def test_apps_published_at_once_are_all_there(client: Client) -> None:
 async def test_entities_continue_as_new_with_their_state(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "MAX_MESSAGES", 3)
+    monkeypatch.setattr(entity, "MAX_COST", 12)
     handle = client.get_workflow_handle(names.REGISTRY_ID)
     await publishing.publish(client, app("first", function("first-f", "x")))
     begun = (await handle.describe()).run_id

@@ -13,12 +13,14 @@ events are accepted while no worker is up.
 """
 
 import asyncio
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+import pydantic
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, FailureError
 
@@ -28,15 +30,12 @@ from inngest_temporal.routing.locks import Change, changes
 from inngest_temporal.routing.registry import AppDocument
 from inngest_temporal.temporal import names
 
-from .entity import is_long
+from .entity import NEVER_MS, Entity, entity
 from .lock import announce
 from .schedule import Schedules, cron_triggers
 
 MAX_APP_BYTES = 1_600_000
 """Maximum size of an app's document: a memo is limited to 2 MiB, and so is what is carried over."""
-MAX_MESSAGES = 1_000
-"""Updates and signals before an entity continues as new: Temporal allows 2,000 updates in one
-execution."""
 RENEW_SECONDS = 60
 """How often a worker renews while workers of several releases are up. While there is one release,
 nothing depends on who is up, and nobody renews."""
@@ -74,8 +73,7 @@ class Member:
 class AppState:
     """What an app's entity carries over when it continues as new."""
 
-    app: dict[str, Any] | None = None
-    """`AppDocument` JSON."""
+    app: AppDocument | None = None
     version: int = 0
     schedules: list[str] = field(default_factory=list)
     """Ids of those that the entity made for cron triggers: `Schedules.remembered`."""
@@ -87,50 +85,56 @@ class AppState:
     round: int = 0
 
 
-@workflow.defn(name=names.APP_TYPE, sandboxed=False)
-class App:
+_STATE = pydantic.TypeAdapter(AppState)
+
+
+@entity(names.APP_TYPE)
+class App(Entity):
     """One app's configuration."""
 
-    @workflow.init
-    def __init__(self, state: AppState | None = None) -> None:
-        self._state = state or AppState()
-        self._app = AppDocument.from_json(self._state.app) if self._state.app else None
-        self._schedules = Schedules(self._state.schedules)
+    messages: ClassVar = {
+        "join": pydantic.TypeAdapter(Member),
+        "leave": pydantic.TypeAdapter(Member),
+    }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self._state = _STATE.validate_python(state)
+        self._schedules = Schedules(self._state.schedules, self.call)
         self._turn = asyncio.Lock()
         self._announcing: set[asyncio.Task[None]] = set()
-        self._messages = 0
-        self._has_left = False
+        self._round_ends_ms: int | None = None
 
-    @workflow.run
-    async def run(self, state: AppState | None = None) -> None:
-        rounds = asyncio.create_task(self._count_rounds())
-        while not self._is_full():
-            await workflow.wait_condition(lambda: self._has_left or self._is_full())
-            self._has_left = False
-            async with self._turn:
-                if self._app is not None:
-                    await self._replace(self._living(self._app), 0)
-        rounds.cancel()
-        self._state.app = self._memo()["app"]
+    def dump(self) -> dict[str, Any]:
         self._state.schedules = self._schedules.remembered
-        workflow.continue_as_new(self._state, memo=self._memo())
+        return dataclasses.asdict(self._state)
 
-    @workflow.signal
-    def join(self, member: Member, at_ms: int) -> None:
-        """A worker of a release is up, or is still up."""
-        self._messages += 1
-        workers = self._state.workers.setdefault(member.key, {})
-        workers.pop("", None)
-        workers.pop(member.worker, None)
-        workers[member.worker] = self._state.round
-        if len(workers) > MAX_WORKERS:
-            del workers[next(iter(workers))]
+    def memo(self) -> dict[str, Any]:
+        app = self._state.app
+        return {"app": app and dataclasses.asdict(app), "version": self._state.version}
 
-    @workflow.signal
-    def leave(self, member: Member, at_ms: int) -> None:
-        """A worker of a release has stopped."""
-        self._messages += 1
-        self._forget([(member.key, member.worker)])
+    async def take(self, name: str, message: Any) -> None:
+        if name == "join":
+            self._join(message)
+        else:
+            self._forget([(message.key, message.worker)])
+
+    async def act(self) -> None:
+        """Count the rounds in which workers renew, and drop what nobody has any more."""
+        if self._round_ends_ms is not None and self.now_ms >= self._round_ends_ms:
+            self._next_round()
+            self._round_ends_ms = None
+        app = self._state.app
+        if app is not None and self._living(app) != app:
+            async with self._turn:
+                if self._state.app is not None:
+                    await self._replace(self._living(self._state.app), 0)
+        if not self._is_contested():
+            self._round_ends_ms = None
+        elif self._round_ends_ms is None:
+            self._round_ends_ms = self.now_ms + round(RENEW_SECONDS * 1000)
+
+    def due_ms(self) -> int:
+        return NEVER_MS if self._round_ends_ms is None else self._round_ends_ms
 
     @workflow.update
     async def publish(self, publication: Publication, at_ms: int) -> int:
@@ -140,11 +144,11 @@ class App:
         Returns when the app's schedules are exactly those of its cron triggers. If Temporal refuses
         one, the update fails and all is as before.
         """
-        self._messages += 1
+        self.asked(at_ms)
         async with self._turn:
             if not self._state.version:
                 await self._schedules.adopt(_app_id())
-            app = (self._app or AppDocument([], {})).with_release(
+            app = (self._state.app or AppDocument([], {})).with_release(
                 publication.app, publication.key, self._order(publication.key), at_ms
             )
             self._let_go(publication.key)
@@ -167,10 +171,18 @@ class App:
     async def remove(self, after: int, at_ms: int) -> int:
         """Forget the configuration; the version of its absence. `after`: the last one that the
         registry knows of."""
-        self._messages += 1
+        self.asked(at_ms)
         async with self._turn:
             await self._replace(None, max(after + 1, at_ms))
             return self._state.version
+
+    def _join(self, member: Member) -> None:
+        workers = self._state.workers.setdefault(member.key, {})
+        workers.pop("", None)
+        workers.pop(member.worker, None)
+        workers[member.worker] = self._state.round
+        if len(workers) > MAX_WORKERS:
+            del workers[next(iter(workers))]
 
     def _order(self, key: str) -> int:
         orders = self._state.orders
@@ -206,17 +218,17 @@ class App:
     async def _replace(self, app: AppDocument | None, least: int) -> str | None:
         """Make a configuration the app's, with a version of at least `least`; why not, if Temporal
         refuses a schedule of it."""
-        before = [] if self._app is None else self._app.merged()
+        before = [] if self._state.app is None else self._state.app.merged()
         after = [] if app is None else app.merged()
         refusal = await self._schedules.sync(cron_triggers(after))
         if refusal is not None:
             await self._schedules.sync(cron_triggers(before))
             return refusal
-        if app != self._app or not self._state.version:
-            self._app = app
+        if app != self._state.app or not self._state.version:
+            self._state.app = app
             self._state.version = max(self._state.version + 1, least)
             self._announce([*_changes(before, after, self._state.version)])
-            workflow.upsert_memo(self._memo())
+            workflow.upsert_memo(self.memo())
             await self._tell_registry()
         return None
 
@@ -224,31 +236,27 @@ class App:
         """Let it know the version. Who publishes does so too: this is for what happens later."""
         registry = workflow.get_external_workflow_handle(names.REGISTRY_ID)
         try:
-            await registry.signal("changed", args=[[_app_id(), self._state.version], 0])
+            await registry.signal("changed", args=[[_app_id(), self._state.version], self.now_ms])
         except FailureError:
             workflow.logger.debug("there is no registry yet")
 
-    async def _count_rounds(self) -> None:
-        while True:
-            await workflow.wait_condition(self._is_contested)
-            await workflow.sleep(RENEW_SECONDS, summary="the time to renew for workers")
-            if self._is_contested():
-                self._state.round += 1
-                self._forget(
-                    (key, worker)
-                    for key, workers in self._state.workers.items()
-                    for worker, renewed in workers.items()
-                    if worker and self._state.round - renewed > MAX_MISSED
-                )
-
     def _is_contested(self) -> bool:
         """Whether it matters who is up."""
-        return self._app is not None and len(self._app.releases) > 1
+        return self._state.app is not None and len(self._state.app.releases) > 1
+
+    def _next_round(self) -> None:
+        self._state.round += 1
+        self._forget(
+            (key, worker)
+            for key, workers in self._state.workers.items()
+            for worker, renewed in workers.items()
+            if worker and self._state.round - renewed > MAX_MISSED
+        )
 
     def _forget(self, gone: Iterable[tuple[str, str]]) -> None:
         for key, worker in [*gone]:
             workers = self._state.workers.get(key, {})
-            self._has_left |= workers.pop(worker, None) is not None
+            workers.pop(worker, None)
             if not workers:
                 self._state.workers.pop(key, None)
 
@@ -258,21 +266,14 @@ class App:
             self._announcing.add(task)
             task.add_done_callback(self._announcing.discard)
 
-    def _is_full(self) -> bool:
-        return (
-            (self._messages >= MAX_MESSAGES or is_long())
-            and workflow.all_handlers_finished()
-            and not self._announcing
-        )
-
-    def _memo(self) -> dict[str, Any]:
-        app = None if self._app is None else self._app.to_json()
-        return {"app": app, "version": self._state.version}
+    @property
+    def is_long(self) -> bool:
+        return super().is_long and not self._announcing
 
 
 def size(app: AppDocument) -> int:
     """Bytes of a document's JSON."""
-    return len(json.dumps(app.to_json(), separators=(",", ":")))
+    return len(json.dumps(dataclasses.asdict(app), separators=(",", ":")))
 
 
 def _app_id() -> str:

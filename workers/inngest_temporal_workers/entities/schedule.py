@@ -8,7 +8,7 @@ tick does not wait for the run before. Source: Inngest's semantics, §4.12.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -101,14 +101,15 @@ def _list(value: object) -> list[Any]:
 class Schedules:
     """Part of an app's entity (workflow code): the schedules that it made."""
 
-    def __init__(self, remembered: Iterable[str]) -> None:
+    def __init__(self, remembered: Iterable[str], call: Callable[..., Awaitable[Any]]) -> None:
+        """`call`: the entity's."""
         self.remembered = [*remembered]
         """Ids of all that it may have made."""
-        self._calls = Calls()
+        self._call = call
 
     async def adopt(self, app_id: str) -> None:
         """Find schedules of an entity that was terminated, so that they are not left behind."""
-        self._remember(await self._calls.call("inngest.find_schedules", [app_id], list[str]))
+        self._remember(await self._call("inngest.find_schedules", [app_id], list[str]))
 
     async def sync(self, wanted: Mapping[str, CronTrigger]) -> str | None:
         """Make the schedules those that are wanted; why not, if Temporal refuses one."""
@@ -127,7 +128,7 @@ class Schedules:
         self.remembered = [*dict.fromkeys([*self.remembered, *ids])]
 
     async def _change(self, changes: ScheduleChanges) -> str | None:
-        refusals = await self._calls.call("inngest.sync_schedules", [changes], list[str])
+        refusals = await self._call("inngest.sync_schedules", [changes], list[str])
         return refusals[0] if refusals else None
 
 
