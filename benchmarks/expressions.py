@@ -1,12 +1,16 @@
-"""What expressions cost: `python -m benchmarks.expressions` prints medians in microseconds.
+"""The cost of expressions: `python -m benchmarks.expressions` prints medians in microseconds.
 
-For comparison, the same trigger is compiled and evaluated by the library alone, which has an error,
-not Inngest's answer, for a missing key.
+For comparison, the library alone compiles and evaluates the same trigger; for a missing key it has
+an error, not Inngest's answer.
+
+The second table is the measure by which the evaluator is ours: 10,000 waits in one mailbox must be
+checked in a second, half of what a workflow task may compute.
 """
 
 import statistics
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +33,15 @@ EVENT: dict[str, Any] = {
         "address": {"street": "1 Main St", "city": "Ghent", "country": "BE"},
     },
 }
+WAITS = [
+    "event.data.orderId == async.data.orderId && async.data.amount > 10",
+    r"async.user.email.matches('^[^@\\s]{1,64}@[a-z0-9.-]{1,255}$')",
+    r"async.data.address.city.matches('^[\\pL ]{1,50}$')",
+    "async.data.items.exists(i, i.sku == event.data.sku && i.qty > 5)",
+    "async.data.orderId in event.data.orders",
+    "async.data.items.all(i, async.data.items.all(j, i.sku != j.sku || i.qty == j.qty))",
+]
+TRIGGERING = {"data": {"orderId": "o-1", "sku": "sku-9", "orders": [f"o-{n}" for n in range(1000)]}}
 CANDIDATE = {**EVENT, "name": "shop/payment.success", "data": {**EVENT["data"], "amount": 13}}
 
 
@@ -71,6 +84,14 @@ def main() -> None:
     ]
     for name, call in rows:
         print(f"{name:36}{median_us(call):10.2f} us")
+    print("\n10,000 waits of one mailbox: ours, the library alone")
+    for source in WAITS:
+        mine, other = compile_expression(source), library.compile(source, disable_check=True)
+        data = {"event": TRIGGERING, "async": CANDIDATE}
+        now = datetime.now(UTC)
+        ours = median_us(lambda e=mine: e.measured_match(TRIGGERING, CANDIDATE, now), 2_000)
+        theirs = median_us(lambda e=other, d=data: e.eval(data=d).value(), 50)
+        print(f"{ours * 10:10.0f} ms{theirs * 10:12.0f} ms   {source}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What is refused before an expression is used: unknown variables, and what a cancellation may not
-contain.
+"""Checks before an expression is used: they refuse unknown variables, and what the condition of a
+cancellation may not contain.
 
 Inngest's engine takes an unknown variable for a missing value, so that a slip like `evnt.data.x`
 never matches and nobody is told.

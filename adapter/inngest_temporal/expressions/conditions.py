@@ -169,11 +169,11 @@ def _parsed_path(path: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Paths:
-    """What an expression needs of `event`."""
+    """The paths of `event` that an expression needs."""
 
     read: frozenset[tuple[str, ...]]
     tested: frozenset[tuple[str, ...]]
-    """By has()."""
+    """Paths in `has()`."""
 
 
 def _paths(node: Node) -> _Paths:
@@ -258,7 +258,7 @@ def _reduced(paths: _Paths, event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outline(value: Any) -> Any:
-    """As little of a value as tells its type."""
+    """The smallest value of the same type."""
     return type(value)() if isinstance(value, (dict, list)) else value
 
 
@@ -283,7 +283,7 @@ class _Condition:
 
 @lru_cache(maxsize=CACHE_SIZE)
 def _split(source: str) -> _Condition:
-    """What of the split is the same for all runs of a function."""
+    """The part of the split that is the same for all runs of a function."""
     node = check_condition(source).node
     conjuncts = [node]
     if isinstance(node, Call) and node.function == "_&&_":

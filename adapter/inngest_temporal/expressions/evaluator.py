@@ -1,11 +1,11 @@
 """Inngest's expression language: CEL in which a missing key is null instead of an error.
 
-The syntax tree (`cel_syntax`) is compiled once to Python closures over values (`cel_values`) and
-functions (`cel_functions`): no library can be given Inngest's missing keys, `&&` and `||`. Medians
-for `event.data.plan == 'enterprise' && event.data.amount > 10.0` on the fixture's event, two cores:
-the closures 0.8 us (75 us to compile, then cached); evaluated by the libraries themselves 9 us
-(`cel-expr-python`) and 52 us (`common-expression-language`); `cel-python` took 150 us on a tiny
-event.
+The library, `cel-expr-python`, parses; the tree is compiled once to Python closures over `values`
+and `functions`. A rewrite of Inngest's null rules to plain CEL, evaluated by the library, was tried
+and measured (`python -m benchmarks.expressions` shows it). It can't serve a mailbox: the library
+compiles the pattern of `matches` in each evaluation, 0.1 s for `^[\\pL ]{1,50}$`; and it bounds the
+iterations of macros, not what one iteration takes, reports no work, and holds the interpreter's
+lock, so that nothing else in the worker goes on meanwhile.
 
 An `Expression` is immutable and evaluation keeps its state in one local list, so any number of
 threads may share one. It is deterministic given `now`, and bounded: length, nesting and work
@@ -436,13 +436,18 @@ class Expression:
     ) -> bool:
         """Whether the expression is true for these events. Any other value, and any error, is no
         match."""
-        return self.measured_match(event, async_event, now)[0]
+        return self._match(self._env(event, async_event, now))[0]
 
     def measured_match(
-        self, event: Mapping[str, Any], async_event: Mapping[str, Any] | None, now: datetime | None
+        self, event: Mapping[str, Any], async_event: Mapping[str, Any] | None, now: datetime
     ) -> tuple[bool, int]:
-        """Like `matches`, and the work it took, as `MAX_WORK` counts it: the same each time."""
-        env = self._env(event, async_event, now)
+        """Like `matches`, and the work it took, as `MAX_WORK` counts it.
+
+        Both are the same each time, as workflow code needs: nothing depends on a clock.
+        """
+        return self._match(self._env(event, async_event, now))
+
+    def _match(self, env: Env) -> tuple[bool, int]:
         try:
             matched = self._run(env) is True
         except Exception:  # one run's event must never stop a mailbox that serves others

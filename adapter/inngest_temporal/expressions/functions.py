@@ -263,8 +263,8 @@ _MAX_PATTERN_WORK = 180_000
 
 @lru_cache(maxsize=1_024)
 def _pattern_work(pattern: str) -> int:
-    """What compiling a pattern takes, which RE2 does each time: it unrolls `\\pL{1,50}`, and that
-    takes 50 ms."""
+    """The work of compiling a pattern, which the library does in each search: RE2 unrolls
+    `\\pL{1,50}`, and that takes 50 ms."""
     groups, last = [0], 0
     for part in _PATTERN_PART.finditer(pattern):
         if part["open"]:
@@ -352,7 +352,7 @@ class Function:
     call: Callable[..., Any]
     """Takes the `Env`, the target if it is a method, and the arguments."""
     arguments: tuple[int, ...]
-    """How many, the target of a method included."""
+    """Numbers of arguments that it takes, the target of a method included."""
     plain: bool = True
     method: bool = False
     takes_missing: bool = False

@@ -22,8 +22,14 @@ MAX_DEPTH = 32
 limit."""
 
 
+class _CelType(Protocol):
+    def name(self) -> str: ...
+
+
 class _CelValue(Protocol):
+    def type(self) -> _CelType: ...
     def value(self) -> object: ...
+    def plain_value(self) -> object: ...
 
 
 class _CelExpression(Protocol):
@@ -130,7 +136,7 @@ def children(node: Node) -> Iterator[Node]:
 
 
 def operands(function: str, node: Call) -> Iterator[Node]:
-    """Of a chain of one operator: a, b and c of `a && b && c`, however grouped."""
+    """The operands of a chain of one operator: a, b and c of `a && b && c`, however grouped."""
     for arg in node.args:
         if isinstance(arg, Call) and arg.function == function:
             yield from operands(function, arg)

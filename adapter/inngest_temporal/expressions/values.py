@@ -17,10 +17,10 @@ from inngest_temporal.errors import EvaluationError, LimitError
 from .syntax import UInt
 
 MAX_WORK = 500_000
-"""Of one evaluation: nodes its macros visit, and what text, lists, dates and patterns take (0.6 us
-each; ~0.5 s)."""
+"""Maximum work of one evaluation: nodes that its macros visit, and what text, lists, dates and
+patterns take (0.6 us each; ~0.5 s)."""
 MAX_SIZE = 1_000_000
-"""Characters of text, or elements of a list, that `+` may build."""
+"""Maximum size of what `+` builds: characters of a text, or elements of a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ Env: TypeAlias = list[Any]
 
 _EVENT, _ASYNC, _VARS, NOW, WORK, SLOTS = range(6)
 ROOTS = {"event": _EVENT, "async": _ASYNC, "vars": _VARS}
-"""Name -> place in an `Env`."""
+"""Place of each variable in an `Env`."""
 _TIMESTAMP, _DURATION = "google.protobuf.Timestamp", "google.protobuf.Duration"
 TYPES = {
     name: Type(name)
@@ -73,12 +73,12 @@ def spend(env: Env, work: int) -> None:
 
 
 def spend_text(env: Env, text: str | bytes) -> None:
-    """For reading or copying a text."""
+    """Spend the work of reading or copying a text."""
     spend(env, len(text) >> 5)
 
 
 def _spend_comparison(env: Env, text: str | bytes) -> None:
-    """For comparing a text, which is a hundred times as fast."""
+    """Spend the work of comparing a text, which is a hundred times as fast."""
     if len(text) > 4_096:
         spend(env, len(text) >> 12)
 
@@ -327,7 +327,7 @@ def _number_text(value: float) -> str:
     if isinstance(value, int):
         return int.__repr__(value)
     if value == value and abs(value) < 1e21 and value == int(value):
-        return str(int(value))
+        return f"{value:.0f}"  # -0.0 is "-0"
     return {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}.get(text := repr(value), text)
 
 
