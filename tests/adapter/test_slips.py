@@ -96,6 +96,11 @@ STEPS: list[tuple[Callable[[Any], Any], str]] = [
         "if_exp is not a valid expression: ",
     ),
     (
+        lambda ctx: ctx.step.wait_for_event("x", event="a", if_exp="a.k == evnt.k", timeout=1),
+        "if_exp is not a valid expression: unknown variable 'a'; a path must begin with event. or"
+        " async., and a text needs quotes (at column 1 of expression",
+    ),
+    (
         lambda ctx: ctx.step.wait_for_signal("x", signal=5),
         "the name of a signal is text of 1 to ",
     ),

@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from inngest_temporal.expressions import EvaluationError, compile_expression
+from inngest_temporal.errors import EvaluationError
+from inngest_temporal.expressions import compile_expression
 from inngest_temporal.expressions.syntax import LIBRARY
 
 EVENT: dict[str, Any] = {

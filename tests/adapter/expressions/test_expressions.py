@@ -286,6 +286,17 @@ def test_now_is_the_time_of_the_call_by_default() -> None:
     assert compile_expression("now() == now()").matches({})
 
 
+def test_a_measured_match_is_the_same_each_time() -> None:
+    """Workflow code decides by the answer and by the work, so a replay must find both again."""
+    expression = compile_expression("event.data.xs.exists(x, x == async.data.x) && now() > date(1)")
+    two, ten = ({"data": {"xs": list(range(n))}} for n in (2, 10))
+    candidate = {"data": {"x": 1}}
+    assert expression.measured_match(two, candidate, NOW) == (True, 26)
+    assert expression.measured_match(two, candidate, NOW) == (True, 26)
+    assert expression.measured_match(ten, {"data": {"x": -1}}, NOW)[1] > 26
+    assert not expression.matches(two, candidate, datetime(1969, 1, 1, tzinfo=UTC))
+
+
 def test_a_naive_now_is_utc() -> None:
     assert (
         compile_expression("now()").evaluate({}, now=NOW.replace(tzinfo=None))

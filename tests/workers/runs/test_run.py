@@ -253,15 +253,25 @@ async def test_a_wait_that_times_out_returns_none(client: Client) -> None:
         assert await app.run(fn) is None
 
 
-async def test_a_wait_whose_condition_does_not_compile_fails_the_run(client: Client) -> None:
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("event.data.", "the expression ends too early; complete it"),
+        ("async.data.k == evnt.k", "unknown variable 'evnt'; a path must begin with event. or"),
+    ],
+)
+async def test_a_wait_whose_condition_is_wrong_fails_the_run(
+    client: Client, condition: str, message: str
+) -> None:
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> Any:
-        await ctx.step.wait_for_event("bad", event="x", if_exp="event.data.", timeout=1_000)
+        await ctx.step.wait_for_event("bad", event="x", if_exp=condition, timeout=1_000)
 
     async with running(client, fn) as app:
         with pytest.raises(WorkflowFailureError) as raised:
             await app.run(fn)
-    assert failure_of(raised.value).type == "InvalidExpression"
+    assert failure_of(raised.value).type == "StepInvalidError"
+    assert message in str(failure_of(raised.value))
 
 
 async def test_invoke_returns_the_result_or_raises_the_error(client: Client) -> None:
