@@ -317,6 +317,8 @@ def _fields(raw: object) -> dict[str, Any]:
         if value is not None and not isinstance(value, str):
             raise BodyInvalidError(f"{field} must be a string")
         fields[field] = value or None
+    for field in ("app_id", "function_id"):
+        events.check_id(field, fields[field], names.MAX_FUNCTION_ID_BYTES)
     for field in ("started_before", "started_after"):
         fields[field] = None if raw.get(field) is None else _milliseconds(raw[field], field)
     if fields["started_before"] > fields["now"] + SKEW_MS:

@@ -34,6 +34,7 @@ class Signals:
                 "Request body must be an object whose signal has 1 to"
                 f" {names.MAX_SIGNAL_BYTES} bytes"
             )
+        events.check_id("signal", name, names.MAX_SIGNAL_BYTES)
         run_id = await signals.send(self._client, name, body.get("data"))
         if run_id is None:
             raise ReplyError(v1_error(404, "No signal found"))

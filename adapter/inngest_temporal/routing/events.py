@@ -120,6 +120,17 @@ def parse(body: bytes) -> Any:
     return value
 
 
+def check_id(field: str, text: str, max_bytes: int) -> None:
+    """Refuse a text that can't be part of an id or a query of Temporal, where it would be an error
+    of the database for ever. Raises `BodyInvalidError`, which names the field."""
+    if "\0" in text:
+        raise BodyInvalidError(f"{field} must not contain a NUL character")
+    if (size := len(text.encode("utf-8", "replace"))) > max_bytes:
+        raise BodyInvalidError(
+            f"{field} is over the max length: Max {max_bytes} bytes / Size {size} bytes"
+        )
+
+
 def stamp(raw: object, internal_id: str | None = None) -> Stamped:
     """Validate and normalise one event that a sender posted (decoded JSON). Raises
     `BodyInvalidError`."""
@@ -343,11 +354,7 @@ def _fields(raw: object) -> dict[str, Any]:
     name = _typed(raw, "name", str, "a string") or ""
     if not name:
         raise BodyInvalidError("event name is empty")
-    if (size := len(name.encode("utf-8", "replace"))) > names.MAX_EVENT_NAME_BYTES:
-        raise BodyInvalidError(
-            f"event name is over the max length: Max {names.MAX_EVENT_NAME_BYTES} bytes / Size"
-            f" {size} bytes"
-        )
+    check_id("event name", name, names.MAX_EVENT_NAME_BYTES)
     data: dict[str, Any] = dict(_typed(raw, "data", dict, "an object") or {})
     data.pop("_inngest", None)
     ts = (

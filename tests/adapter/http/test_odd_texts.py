@@ -1,0 +1,87 @@
+"""Whatever a sender writes into a field, the answer is its own mistake or none: never a 5xx while
+Temporal is there."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from temporalio.client import Client
+
+from tests.adapter.http.test_cancellations import http
+
+PAST = "2026-01-01T00:00:00Z"
+ODD = st.text(
+    st.one_of(
+        st.sampled_from(list("\0\x01\n\r\t\x7f\x85\u2028'\"\\%`;:/.*()=<>$ \ud800\udfff\ufeff💥é")),
+        st.characters(),
+    ),
+    max_size=60,
+) | st.integers(1, 1200).map(lambda size: "é" * size)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/e/key", {"name": "a\0b"}, "event name"),
+        ("/v1/signals", {"signal": "a\0b"}, "signal"),
+        (
+            "/v1/cancellations",
+            {"app_id": "app", "function_id": "f\0", "started_before": PAST},
+            "function_id",
+        ),
+        (
+            "/v1/cancellations",
+            {"app_id": "a\0", "function_id": "f", "started_before": PAST},
+            "app_id",
+        ),
+    ],
+)
+async def test_a_nul_is_refused_with_the_name_of_the_field(
+    client: Client, path: str, body: dict[str, Any], field: str
+) -> None:
+    async with http(client) as api:
+        reply = await api.post(path, json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"] == f"{field} must not contain a NUL character"
+
+
+async def test_an_id_that_is_too_long_is_refused(client: Client) -> None:
+    body = {"app_id": "app", "function_id": "f" * 901, "started_before": PAST}
+    async with http(client) as api:
+        reply = await api.post("/v1/cancellations", json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"].startswith("function_id is over the max length: Max 900 bytes")
+
+
+@given(text=ODD)
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+async def test_no_text_is_an_error_of_ours(client: Client, text: str) -> None:
+    in_path = quote(text, safe="", errors="replace")
+    cancellation = {"app_id": "app", "function_id": "fn", "started_before": PAST}
+    requests: list[tuple[str, str, Any]] = [
+        ("POST", "/e/key", {"name": text}),
+        ("POST", "/e/key", {"name": "x", "id": text, "v": text, "data": {text: text}}),
+        ("POST", "/e/key", {"name": "x", "meta": {"sessions": {text: text}}}),
+        ("POST", f"/e/{in_path}", {"name": "x"}),
+        ("POST", f"/invoke/{in_path}", {"data": {"x": text}}),
+        ("GET", f"/v1/runs/{in_path}", None),
+        ("DELETE", f"/v1/runs/{in_path}", None),
+        ("GET", f"/v1/events/{in_path}/runs", None),
+        ("GET", f"/v1/cancellations/{in_path}", None),
+        ("DELETE", f"/v1/cancellations/{in_path}", None),
+        ("POST", "/v1/cancellations", cancellation | {"app_id": text}),
+        ("POST", "/v1/cancellations", cancellation | {"function_id": text}),
+        ("POST", "/v1/cancellations", cancellation | {"started_before": text}),
+        ("POST", "/v1/cancellations", cancellation | {"if": text}),
+        ("POST", "/v1/signals", {"signal": text, "data": text}),
+    ]
+    async with http(client) as api:
+        for method, path, body in requests:
+            content = None if body is None else json.dumps(body).encode()
+            reply = await api.request(method, path, content=content)
+            assert reply.status_code < 500, (method, path, body, reply.text)
