@@ -36,6 +36,8 @@ LONGEST_RETRY = 1_800.0
 at 50,000, and a run may wait for months."""
 LATE_MS = 2_000
 """A run that enters so long after its creation comes from a backlog."""
+REMEMBERED = 10_000
+"""Maximum number of locks and functions of which a process remembers what it told."""
 WHOLE = 0
 """Number of the ticket for the run as a whole."""
 
@@ -372,6 +374,9 @@ class AdmissionActivities:
     locks: Locks
     parts: Mapping[str, FunctionPart]
     registry: SnapshotSource
+    _told: dict[tuple[str, str], int] = field(default_factory=dict, init=False)
+    """Lock and function -> version of the settings that this process told the lock; the last ones.
+    """
 
     def all(self) -> list[Callable[..., Any]]:
         return [self.ask]
@@ -409,8 +414,23 @@ class AdmissionActivities:
         }
 
     async def _ask(self, asked: AskedLock, request: LockRequest) -> str:
-        if asked.again and not await self.locks.knows(asked.need.lock, asked.asked):
+        lock = asked.need.lock
+        if asked.again and not await self.locks.knows(lock, asked.asked):
             request = replace(request, acquire=[*request.acquire, *asked.again])
-        if not request.acquire and not request.release:
-            return asked.asked
-        return await self.locks.ask(asked.need, request)
+        is_news = self._is_news(lock, request)
+        if request.acquire or request.release:
+            return await self.locks.ask(asked.need, request)
+        if is_news:
+            # An announcement does not find a lock that visibility does not list yet.
+            settings = LockRequest("", request.function, settings=request.settings)
+            await self.locks.ask(asked.need, settings)
+        return asked.asked
+
+    def _is_news(self, lock: str, request: LockRequest) -> bool:
+        """Whether this process has not told the lock of these settings yet."""
+        key, version = (lock, request.function), request.settings.version if request.settings else 0
+        is_news = self._told.pop(key, 0) < version
+        self._told[key] = version
+        if len(self._told) > REMEMBERED:
+            del self._told[next(iter(self._told))]
+        return is_news
