@@ -13,7 +13,6 @@ MAX_LINES = 40
 """Maximum lines of a function's body, its signature and docstring aside."""
 
 TOO_LONG = {
-    "inngest_temporal.config._check_flow_control",
     "inngest_temporal.drivers.local.Pass.__init__",
     "inngest_temporal.drivers.local.Pass._execute",
     "inngest_temporal.http.app.create_ingress",

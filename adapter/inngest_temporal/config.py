@@ -137,6 +137,9 @@ def check(config: FunctionConfig, app_id: str) -> None:
     problems = [
         *_check_ids(config, app_id),
         *_check_triggers(config),
+        *_check_batches(config),
+        *_check_cancels(config),
+        *_check_concurrency(config),
         *_check_flow_control(config),
         *_check_combinations(config),
     ]
@@ -233,7 +236,7 @@ def _check_least(number: int | None, least: int, field: str, remedy: str) -> Ite
         yield field, f"{number} is below {least}; {remedy}"
 
 
-def _check_flow_control(config: FunctionConfig) -> Iterator[_Problem]:
+def _check_batches(config: FunctionConfig) -> Iterator[_Problem]:
     if (batch := config.batch_events) is not None:
         yield from _check_least(
             batch.max_size, 2, "batch_events.max_size", "leave batch_events out for one run each"
@@ -241,10 +244,16 @@ def _check_flow_control(config: FunctionConfig) -> Iterator[_Problem]:
         yield from _check_duration(batch.timeout, "batch_events.timeout")
         yield from _check_expression(batch.key, "batch_events.key")
         yield from _check_expression(batch.if_exp, "batch_events.if_exp")
+
+
+def _check_cancels(config: FunctionConfig) -> Iterator[_Problem]:
     if len(cancel := config.cancel or []) > MAX_CANCEL:
         yield "cancel", f"{len(cancel)} entries are too many; use at most {MAX_CANCEL}"
     for index, each in enumerate(cancel):
         yield from _check_cancel(each, f"cancel[{index}]")
+
+
+def _check_concurrency(config: FunctionConfig) -> Iterator[_Problem]:
     concurrency = config.concurrency or []
     whole = [limit for limit in concurrency if limit.level == "fn"]
     if (count := len(concurrency) - len(whole)) > MAX_CONCURRENCY:
@@ -265,6 +274,9 @@ def _check_flow_control(config: FunctionConfig) -> Iterator[_Problem]:
                 f"{field}.key",
                 f"scope {limit.scope!r} needs one; say with a key which functions share the limit",
             )
+
+
+def _check_flow_control(config: FunctionConfig) -> Iterator[_Problem]:
     if (debounce := config.debounce) is not None:
         yield from _check_duration(debounce.period, "debounce.period", 7 * _DAY)
         yield from _check_duration(debounce.timeout, "debounce.timeout")

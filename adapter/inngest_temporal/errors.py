@@ -19,6 +19,7 @@
     ├── OutputUnserializableError    a step or handler returned what JSON can't hold
     ├── OutputTooLargeError          a step or handler returned more than a Temporal payload holds
     ├── StepInvalidError             a handler called a step in a way that can't work
+    │   └── StepNestedError          ... inside the body of another step
     ├── StepUnexpectedError          a handler asked for a step that it can't have now
     └── UnstubbedStepError           in a test: a step without a stub
 
@@ -283,6 +284,21 @@ class StepInvalidError(Error):
     def __init__(self, function_id: str, step_id: object, problem: str) -> None:
         """`problem`: a sentence that says what is wrong, and one that says what to do."""
         super().__init__(f'Function {function_id}, step "{step_id}": {problem}')
+
+
+class StepNestedError(StepInvalidError):
+    """A step was called inside the body of another step."""
+
+    code = ErrorCode.STEP_NESTED
+    include_stack = False
+
+    def __init__(self, function_id: str, step_id: str, inner: object) -> None:
+        """`step_id` is the outer step's, `inner` that of the step in its body."""
+        problem = (
+            f'its body calls step "{inner}", and a step can\'t be inside another one. Call it in'
+            f' the handler, before or after "{step_id}".'
+        )
+        super().__init__(function_id, step_id, problem)
 
 
 class StepUnexpectedError(Error):

@@ -615,9 +615,9 @@ def test_cron_is_five_fields_or_a_word_with_or_without_time_zone(cron: str) -> N
         ("@every soon", "'soon' is not a duration"),
         (
             "TZ=Mars/Olympus 0 9 * * *",
-            "'Mars/Olympus' is no time zone; use a name such as Europe/Paris",
+            "'Mars/Olympus' is not a time zone; use a name such as Europe/Paris",
         ),
-        ("TZ=../passwd 0 9 * * *", "'../passwd' is no time zone"),
+        ("TZ=../passwd 0 9 * * *", "'../passwd' is not a time zone"),
         ("* * * * *" + " " * 250, "has 259 characters; use at most 255"),
     ],
 )

@@ -16,16 +16,15 @@ import contextvars
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from inngest_temporal.context import Context, ContextSync
 from inngest_temporal.errors import (
-    CodedError,
     Error,
-    ErrorCode,
     Interrupt,
     OutputUnserializableError,
+    StepNestedError,
 )
 from inngest_temporal.functions import App, FunctionPart
 from inngest_temporal.logger import FilteredLogger
@@ -354,14 +353,20 @@ class Pass:
     async def _conclude(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Ops):
             await self._middleware.after_execution()
-            if len(outcome.ops) == 1 and outcome.ops[0].kind != RUN:
-                [op] = outcome.ops
-                info = TransformOutputStepInfo(id=op.name, op=_OPCODES[op.kind], opts=op.options)
-                await self._middleware.transform_output(
-                    TransformOutputResult(error=None, output=EmptySentinel, step=info)
-                )
+            outcome = Ops([await self._shown(op) for op in outcome.ops])
         await self._middleware.before_response()
         return outcome
+
+    async def _shown(self, op: Op) -> Op:
+        """A step that begins elsewhere, after `transform_output`: middleware may seal what an
+        invocation carries."""
+        if op.kind == RUN or op.id in self._call.pending:
+            return op
+        info = TransformOutputStepInfo(id=op.name, op=_OPCODES[op.kind], opts=op.options)
+        await self._middleware.transform_output(
+            TransformOutputResult(error=None, output=EmptySentinel, step=info)
+        )
+        return replace(op, options=info.opts or {})
 
     async def _settle(self, user: "asyncio.Task[Outcome]") -> Ops | None:
         """Let an async handler go on until it has ended (None) or waits only for steps that have no
@@ -412,7 +417,7 @@ class Pass:
         """The result of a step: its memo, or the body's if this pass is for it; otherwise the
         handler stops here."""
         if _inside_step.get():
-            raise _NestedStep
+            raise _NestedStep(step_id)
         if self.ended or self.unwinding:
             raise Interrupt
         if not isinstance(step_id, str):
@@ -511,10 +516,8 @@ class Pass:
         try:
             await self._reach_new_code()
             value = self._encode(await body(), output_type, op.name)
-        except _NestedStep:
-            error = CodedError(
-                ErrorCode.STEP_NESTED, "Nested steps are not supported.", is_retriable=False
-            )
+        except _NestedStep as nested:
+            error = StepNestedError(self.function_id, op.name, nested.step_id)
         except asyncio.CancelledError as raised:
             task = asyncio.current_task()
             if self.ended or (task is not None and task.cancelling()):
@@ -591,6 +594,10 @@ class Pass:
 
 class _NestedStep(Interrupt):
     """A step was called inside the body of a step."""
+
+    def __init__(self, step_id: object) -> None:
+        super().__init__()
+        self.step_id = step_id
 
 
 def hashed(step_id: str, count: int = 0) -> str:

@@ -282,7 +282,10 @@ async def test_a_step_inside_a_step_is_refused() -> None:
     result = await run(handler, target="outer")
     assert result.executed is not None
     assert result.executed.error is not None
-    assert result.executed.error.message == "Nested steps are not supported."
+    assert result.executed.error.message == (
+        'Function app-fn, step "outer": its body calls step "inner", and a step can\'t be inside'
+        ' another one. Call it in the handler, before or after "outer".'
+    )
     assert not result.executed.error.retriable
 
 
@@ -584,3 +587,31 @@ async def test_a_group_of_errors_is_retriable_only_if_all_of_them_are() -> None:
     ).outcome
     assert isinstance(outcome, Failed)
     assert not outcome.error.retriable
+
+
+async def test_steps_that_are_found_side_by_side_all_pass_through_transform_output() -> None:
+    class Seal(inngest.Middleware):
+        async def transform_output(self, result: inngest.TransformOutputResult) -> None:
+            if result.step is not None and result.step.op is inngest.Opcode.INVOKE:
+                assert result.step.opts is not None
+                options: Any = result.step.opts
+                secret = options["payload"]["data"]["secret"]
+                result.step.opts = options | {"payload": {"data": {"secret": f"sealed {secret}"}}}
+
+    async def handler(ctx: inngest.Context) -> None:
+        await asyncio.gather(
+            *(
+                ctx.step.invoke_by_id(f"i{n}", function_id="other", data={"secret": n})
+                for n in range(3)
+            )
+        )
+
+    for count, pending in ((3, []), (2, ["i0"])):
+        outcome = (await run(handler, pending=pending, middleware=[Seal])).outcome
+        assert isinstance(outcome, Ops)
+        sealed = [
+            op.options["payload"]["data"]["secret"]
+            for op in outcome.ops
+            if op.id not in {hashed(step) for step in pending}
+        ]
+        assert sealed == [f"sealed {n}" for n in range(3)][-count:]
