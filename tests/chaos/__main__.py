@@ -22,8 +22,15 @@ if TYPE_CHECKING:
     from .verify import Journal
     from .world import World
 
-STAYS = ["InngestRegistry", "InngestApp", "InngestHub", "InngestRateLimit"]
-"""Workflow types that may be open when all is quiet: the last one until it has forgotten."""
+STAYS = [
+    "InngestRegistry",
+    "InngestApp",
+    "InngestHub",
+    "InngestRateLimit",
+    "InngestDebounce",
+    "InngestBatch",
+]
+"""Workflow types that may be open when all is quiet: gates remember events for 24 hours."""
 ALSO_STAYS = {"chaos-cron"}
 """A run of it may begin at any moment."""
 SHOWN = 10
