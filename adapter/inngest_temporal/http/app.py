@@ -10,7 +10,7 @@ Each resource has a file of its own here, with a class whose `routes` are put to
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -21,13 +21,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError, RegistryNotReadyError
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
-from inngest_temporal.temporal.connection import Settings, ensure_search_attribute
+from inngest_temporal.temporal.connection import RPC_TIMEOUT, Settings, ensure_search_attribute
 
 from .auth import Keys
 from .bodies import Bodies
@@ -91,7 +93,7 @@ def _routes(
     return [
         *Events(router, keys, bodies).routes(),
         Route("/health", _health),
-        Route("/ready", _ready(follower)),
+        Route("/ready", _Ready(client, follower).get),
         Mount("/v1", routes=v1, middleware=[guard]),
     ]
 
@@ -122,21 +124,31 @@ class _RunApi:
             await v1_error(*failure)(scope, receive, send)
 
 
+class _Ready:
+    """Whether this process can accept events now. It logs nothing, since anyone may ask."""
+
+    def __init__(self, client: Client, follower: Follower) -> None:
+        self._client = client
+        self._follower = follower
+
+    async def get(self, _: Request) -> Response:
+        """`GET /ready`: the registry was read, and Temporal answers; otherwise 503 with the
+        reason."""
+        if self._follower.snapshot is None:
+            reason = str(RegistryNotReadyError())
+            return json_reply({"status": 503, "message": reason}, 503)
+        try:
+            await self._client.workflow_service.get_system_info(
+                GetSystemInfoRequest(), timeout=RPC_TIMEOUT
+            )
+        except (RPCError, RuntimeError, TimeoutError):
+            return json_reply({"status": 503, "message": "Temporal can't be reached."}, 503)
+        return json_reply({"status": 200, "message": "OK"})
+
+
 async def _health(_: Request) -> Response:
     """`GET /health`: the process answers."""
     return json_reply({"status": 200, "message": "OK"})
-
-
-def _ready(follower: Follower) -> Callable[[Request], Awaitable[Response]]:
-    """`GET /ready`: 503 until it is known which functions there are; events are taken from then
-    on."""
-
-    async def ready(_: Request) -> Response:
-        if follower.snapshot is None:
-            return error_reply(503, RegistryNotReadyError().message)
-        return json_reply({"status": 200, "message": "OK"})
-
-    return ready
 
 
 async def _prepare(client: Client) -> None:

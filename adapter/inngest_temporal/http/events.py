@@ -4,8 +4,10 @@ This is the hot path, so bodies are checked by hand (`inngest_temporal.routing.e
 models.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,11 +16,14 @@ from starlette.routing import Route
 from inngest_temporal.errors import BodyInvalidError
 from inngest_temporal.routing import events
 from inngest_temporal.routing.events import Seed, Stamped
-from inngest_temporal.routing.router import Router
+from inngest_temporal.routing.router import Routed, Router
 
 from .auth import Keys
 from .bodies import Bodies, OverloadedError
 from .replies import error_reply, json_reply, unavailable
+
+MAX_UNMATCHED = 10
+"""Maximum number of event names in one header."""
 
 
 class Events:
@@ -55,13 +60,15 @@ class Events:
         except BodyInvalidError as error:
             problem = error
         # As in Inngest, what stands before a bad event is accepted all the same.
-        failure = await self._route(accepted)
-        if failure is not None:
-            return _failed(failure)
+        routed = await self._route(accepted)
+        if isinstance(routed, tuple):
+            return _failed(routed)
+        headers = _unmatched_header(accepted, routed)
         ids = [stamped.internal_id for stamped in accepted]
         if problem is not None:
-            return json_reply({"ids": ids or [""], "status": 400, "error": problem.message}, 400)
-        return json_reply({"ids": ids, "status": 200})
+            refused = {"ids": ids or [""], "status": 400, "error": problem.message}
+            return json_reply(refused, 400, headers)
+        return json_reply({"ids": ids, "status": 200}, headers=headers)
 
     async def invoke(self, request: Request) -> Response:
         """`POST /invoke/{slug}`: start a function by its full id; `{"id": "...", "status": 200}`.
@@ -76,32 +83,47 @@ class Events:
                 stamped = events.stamp_invocation(
                     events.parse(body), slug, seed.internal_id(0) if seed else None
                 )
-                failure = await self._route([stamped])
+                routed = await self._route([stamped])
         except BodyInvalidError as error:
             return error_reply(400, error.message)
         except OverloadedError as error:
-            failure = unavailable(error)
-        if failure is not None:
-            return error_reply(*failure)
+            routed = unavailable(error) or (503, "")
+        if isinstance(routed, tuple):
+            return error_reply(*routed)
         return json_reply({"id": stamped.internal_id, "status": 200})
 
-    async def _route(self, stamped: Sequence[Stamped]) -> tuple[int, str] | None:
-        """Status and message if something failed."""
+    async def _route(self, stamped: Sequence[Stamped]) -> list[Routed] | tuple[int, str]:
+        """What became of the events, or status and message if something failed."""
         if not stamped:
-            return None
+            return []
         try:
-            await self._router.route(stamped)
+            return await self._router.route(stamped)
         except Exception as error:
             failure = unavailable(error)
             if failure is None:
                 raise
             return failure
-        return None
 
 
 def _failed(failure: tuple[int, str]) -> Response:
     status, message = failure
     return json_reply({"ids": [], "status": status, "error": message}, status)
+
+
+def _unmatched_header(
+    accepted: Sequence[Stamped], routed: Sequence[Routed]
+) -> dict[str, str] | None:
+    """Names of events that nothing listens to, percent-encoded, so that none of them vanishes in
+    silence."""
+    names = {
+        one.event["name"]: None
+        for one, result in zip(accepted, routed, strict=True)
+        if result.unmatched
+    }
+    if not names:
+        return None
+    shown = [quote(name, safe="/:") for name in itertools.islice(names, MAX_UNMATCHED)]
+    return {"X-Inngest-Unmatched": ", ".join(shown)}
 
 
 def _batch(decoded: object) -> list[Any]:

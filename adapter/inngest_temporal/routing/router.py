@@ -38,7 +38,8 @@ from .registry import RegisteredFunction, Snapshot
 from .waits import Waits
 
 MAX_CONCURRENT = 200
-"""Runs to start, and events to deliver, that one router has in hand at once; further ones queue."""
+"""Maximum number of runs to start and events to deliver that one router works on at once, and of
+events that it asks gates about; the rest wait."""
 MAX_EVENTS = 100
 """Events of one request that are in hand at once."""
 MAX_FINDABLE = 70
@@ -72,6 +73,8 @@ class Routed:
     """For an invocation: why the function does not run."""
     invoked: str | None = None
     """For an invocation: the run of that function; None if a gate may start one later."""
+    unmatched: bool = False
+    """No function is triggered by it, and no run waits for it."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class Router:
         self._deliver = deliver
         self._rpc_timeout = rpc_timeout
         self._slots = asyncio.Semaphore(concurrency)
+        # A gate may take seconds to answer, for which no other function's events shall wait.
+        self._gate_slots = asyncio.Semaphore(concurrency)
         self._gates = Gates(client, rpc_timeout)
 
     @property
@@ -167,9 +172,10 @@ class Router:
         )
         delivered = any(result is not None and result.delivered for result in results)
         reports.routed(stamped, snapshot, runs, delivered)
+        unmatched = not functions and target is None and not delivered
         first = results[0] if target is not None else None
         return (
-            Routed(runs, missing)
+            Routed(runs, missing, unmatched=unmatched)
             if first is None
             else Routed(runs, missing, first.refusal, first.run)
         )
@@ -190,11 +196,12 @@ class Router:
     ) -> _Started:
         run_id = run_id or events.run_id(function.id, stamped)
         invokers = [] if invoker is None else [invoker]
-        async with self._slots:
-            if Gates.guard(function.config):
+        if Gates.guard(function.config):
+            async with self._gate_slots:
                 verdict = await self._gates.ask(function, stamped, run_id, invoker)
-                if verdict != START:
-                    return _Started(None, verdict.refusal)
+            if verdict != START:
+                return _Started(None, verdict.refusal)
+        async with self._slots:
             await start_run(
                 self._client,
                 function,

@@ -284,6 +284,16 @@ async def test_the_largest_request_of_events_is_accepted(client: Client) -> None
     assert len(set(reply.json()["ids"])) == events.MAX_EVENTS
 
 
+async def test_events_that_nothing_listens_to_are_named_in_a_header(
+    api: httpx.AsyncClient,
+) -> None:
+    batch = [{"name": name} for name in ("shop/ok", "näbody", "x", "x")]
+    reply = await api.post("/e/key", json=batch)
+    assert reply.headers["x-inngest-unmatched"] == "n%C3%A4body, x"
+    reply = await api.post("/e/key", json={"name": "shop/ok"})
+    assert "x-inngest-unmatched" not in reply.headers
+
+
 # Keys
 
 
@@ -596,6 +606,7 @@ async def test_it_starts_without_temporal_and_recovers_from_outages(
         assert (await api.get("/ready")).status_code == 200
         await proxy.stop()
         await refused()
+        assert (await api.get("/ready")).status_code == 503
         await proxy.start()
         await until(accepted)
 

@@ -11,7 +11,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import RegistryNotReadyError
-from inngest_temporal.models import Timeouts, TriggerEvent
+from inngest_temporal.models import RateLimit, Timeouts, TriggerEvent
 from inngest_temporal.routing import events
 from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.registry import AppConfig, RegisteredFunction, Snapshot
@@ -105,7 +105,7 @@ async def test_an_event_starts_each_function_that_it_triggers(client: Client) ->
 async def test_an_event_that_triggers_nothing_is_still_delivered(client: Client) -> None:
     delivered = Delivered()
     assert await Router(client, functions("shop"), delivered.deliver).route([order()]) == [
-        Routed(())
+        Routed((), unmatched=True)
     ]
     assert len(delivered.ids) == 1
 
@@ -138,7 +138,7 @@ async def test_events_of_one_request_are_answered_in_order(client: Client) -> No
     assert [one.runs for one in routed[:-1]] == [
         (events.run_id("shop-a", event),) for event in batch[:-1]
     ]
-    assert routed[-1] == Routed(())
+    assert routed[-1] == Routed((), unmatched=True)
 
 
 async def test_no_more_than_the_limit_is_in_hand_at_once(client: Client) -> None:
@@ -212,6 +212,37 @@ async def test_the_largest_event_fits_together_with_its_failure(client: Client) 
     )
     (routed,) = await router.route([failed])
     assert not await missing(client, routed.runs[0])
+
+
+async def test_gates_that_nobody_answers_hold_up_no_other_function(client: Client) -> None:
+    """A rate limit waits for a worker of the system queue, and here is none."""
+    source = functions("shop", plain="shop/order")
+    limited = FunctionConfig(
+        id="shop-limited",
+        name="limited",
+        triggers=[TriggerEvent(event="shop/limited")],
+        rate_limit=RateLimit(limit=5, period=60_000, key="event.data.n"),
+    )
+    assert source.snapshot is not None
+    [app] = source.snapshot.apps
+    apps = [AppConfig(app_id="shop", task_queue="q", functions=[*app.functions, limited])]
+    router = Router(
+        client, Source(Snapshot(apps)), concurrency=3, rpc_timeout=timedelta(seconds=60)
+    )
+    held = [
+        asyncio.create_task(
+            router.route([events.stamp({"name": "shop/limited", "data": {"n": n}})])
+        )
+        for n in range(20)
+    ]
+    await asyncio.sleep(0)  # they are at their gates
+    async with asyncio.timeout(30):
+        [routed] = await router.route([order()])
+    assert routed.runs
+    assert not any(task.done() for task in held)
+    for task in held:
+        task.cancel()
+    await asyncio.gather(*held, return_exceptions=True)
 
 
 # Invoking
