@@ -6,6 +6,7 @@ A record that belongs to a run has an attribute `inngest`, a mapping with some o
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 CONTEXT = "inngest"
 """Name of the records' attribute."""
+
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+"""Control characters besides the tabulator, and what else ends a line."""
 
 _METHODS = frozenset(
     {"critical", "debug", "error", "exception", "fatal", "info", "log", "warn", "warning"}
@@ -97,6 +101,10 @@ class TextFormatter(logging.Formatter):
         words = " ".join(_context(record).values())
         record.where = f" [{words}]" if words else ""
         return super().format(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Without control characters: what a stranger sent must not forge lines or colours."""
+        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().formatMessage(record))
 
 
 class JsonFormatter(logging.Formatter):

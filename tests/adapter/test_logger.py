@@ -113,3 +113,11 @@ def test_a_line_carries_the_context_beside_its_extras(
         assert caplog.records[0].__dict__["t"] == 1
     else:
         assert caplog.records[0].__dict__["order"] == 7
+
+
+def test_control_characters_are_escaped_and_a_message_is_one_line() -> None:
+    text = "a\nb\rc\x1b[31md\x00\x85\u2028\té"
+    record = logging.LogRecord("app", logging.INFO, "f.py", 1, "got %s", (text,), None)
+    line = TextFormatter().format(record)
+    assert line.endswith("got a\\nb\\rc\\x1b[31md\\x00\\x85\\u2028\té")
+    assert len(line.splitlines()) == 1
