@@ -45,6 +45,11 @@ class GuardedProtocol(HttpToolsProtocol):
     """Bytes since the parser last reported anything: an endless header, trailer or chunk
     extension."""
     _reported = False
+    _allowed: float | None = None
+    """How many seconds the current part of a request may take; None: there is no request."""
+    _armed: float | None = None
+    """For how many seconds the deadline was set. It is set when data ends within a request: most
+    requests come in one piece, and cost no timer."""
     _deadline: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -53,17 +58,17 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(503)
             return
         super().connection_made(transport)
-        self._expect(HEAD_SECONDS)
+        self._allowed = HEAD_SECONDS
+        self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._expect(None)
+        self._allowed = None
+        self._expect()
         if self.flow is not None:  # None: it was refused
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        if self._deadline is None:
-            self._expect(HEAD_SECONDS)
         self._reported = False
         try:
             self.parser.feed_data(data)
@@ -75,10 +80,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._silent_bytes = 0 if self._reported else self._silent_bytes + len(data)
         if self._silent_bytes > MAX_HEAD_BYTES:
             self._refuse(431)
+        elif self._allowed is None and not self._reported:
+            self._allowed = HEAD_SECONDS  # empty lines, which uvicorn would wait behind for ever
+        self._expect()
 
     def on_message_begin(self) -> None:
-        if self._deadline is None:  # it came with the end of the one before
-            self._expect(HEAD_SECONDS)
+        self._allowed = HEAD_SECONDS
         self._head_bytes = 0
         self._reported = True
         super().on_message_begin()
@@ -92,7 +99,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._expect(BODY_SECONDS)
+        self._allowed = BODY_SECONDS
         super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
@@ -104,7 +111,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         # If it was answered before its end, uvicorn waits for the next one without a limit.
-        self._expect(HEAD_SECONDS if self.cycle.response_complete else None)
+        self._allowed = HEAD_SECONDS if self.cycle.response_complete else None
         super().on_message_complete()
 
     def _count(self, size: int) -> None:
@@ -113,13 +120,16 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             raise ValueError  # makes the parser stop
 
-    def _expect(self, seconds: float | None) -> None:
-        """Close the connection unless it goes on within that time; None: it has done so."""
+    def _expect(self) -> None:
+        """Close the connection unless it goes on within the time that is allowed."""
+        if self._allowed == self._armed:
+            return
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        if seconds is not None:
-            self._deadline = self.loop.call_later(seconds, self._close)
+        if self._allowed is not None:
+            self._deadline = self.loop.call_later(self._allowed, self._close)
+        self._armed = self._allowed
 
     def _close(self) -> None:
         self.transport.close()
