@@ -1,6 +1,7 @@
 """The command line, as real processes: started, spoken to over HTTP, changed under their feet, and
 stopped."""
 
+import json
 import os
 import re
 import signal
@@ -232,6 +233,12 @@ def test_dev_runs_a_function_and_its_printed_curl_works_and_sigterm_leaves_nothi
     reply = httpx.post(match.group(1), content=match.group(2))
     assert Http(dev.port).result(reply.json()["ids"][0]) == "Hello 1"
 
+    dev.says("inngest_temporal.events: app/greet starts app-greet (run ")
+    dev.says("The run completed after ")
+    assert httpx.post(match.group(1), json={"name": "app/typo"}).status_code == 200
+    dev.says("Nothing listens for app/typo; known: app/greet")
+    assert "\x1b" not in dev.command.output  # no escape codes outside terminals
+
     assert dev.command.left()
     assert dev.command.stop() == 0
     assert dev.command.left() == []
@@ -338,6 +345,26 @@ def test_dev_ends_with_the_reason_when_its_server_is_lost(start: Callable[..., C
     assert dev.command.ends() == 1
     assert "The embedded Temporal server ended." in dev.command.output
     assert dev.command.left() == []
+
+
+def test_lines_of_json_are_objects_that_name_the_run(
+    start: Callable[..., Command], project: Path, temporal_address: str, namespace: str
+) -> None:
+    (project / "app.py").write_text(
+        APP.replace("    name =", "    ctx.logger.warning('told %s', 'you')\n    name =")
+    )
+    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
+    port = free_port()
+    start("ingress", "--port", str(port), INNGEST_DEV="1", **place).says("Temporal")
+    worker = start("worker", "app.py", "--log-format", "json", **place)
+    worker.says(READY)
+    send_until_ready(Http(port), "app/greet", name="Ann")
+    worker.says("told you")
+    [line] = [line for line in worker.output.splitlines() if "told you" in line]
+    entry = json.loads(line)
+    assert (entry["level"], entry["message"]) == ("WARNING", "told you")
+    assert entry["function"] == "app-greet"
+    assert len(entry["run"]) == 26
 
 
 def test_dev_sends_no_event_to_the_ingress_that_the_environment_names(
