@@ -34,7 +34,7 @@ from inngest_temporal_workers.plugin import InngestPlugin
 from tests.apps import recorded
 from tests.harness import App, running, until
 
-SECONDS = 45
+SECONDS = 35
 LONG_SECONDS = 600
 DELAYS = (0, 0, 0, 0, 4, 9.5, 12)
 """Seconds that a local activity takes: mostly none, sometimes more than the worker's patience."""
