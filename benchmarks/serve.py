@@ -6,13 +6,15 @@ import sys
 
 import uvloop
 
+from inngest_temporal.http.app import create_ingress
 from inngest_temporal.temporal.connection import Settings, connect
 from inngest_temporal_workers.commands.processes import listen, serving
 
 
 async def main(address: str) -> None:
     listener = listen("127.0.0.1", 0, "--port")
-    async with serving(await connect(target_host=address), Settings(dev=True), listener):
+    app = create_ingress(await connect(target_host=address), Settings(dev=True))
+    async with serving(app, listener):
         print("ready", listener.getsockname()[1], flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
