@@ -13,6 +13,7 @@ strongly consistent, so no event that is sent after a registration returned can 
 
 import asyncio
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,12 +31,8 @@ from inngest_temporal.models import Cancel, milliseconds
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.entity import Entity
 
-from .events import is_internal
-
 CANCEL: Final = "cancel:"
 """Begins the id of a wait that cancels its run."""
-SILENCE = 0.5
-"""Seconds for which a process goes by what it found of who waits for the ends of runs."""
 NO_CONDITION = WaitCondition("", None, None, {})
 KNOWN_SECONDS = 60.0
 """How long a process believes that a path is in its hub: an operator may terminate a hub, and the
@@ -89,7 +86,6 @@ class Waits:
         self._known: dict[tuple[str, str], float] = {}
         self._adding: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._hubs = _HubReader(self._hub)
-        self._silent_until: dict[str, float] = {}
 
     @staticmethod
     @functools.lru_cache(maxsize=16)
@@ -160,19 +156,8 @@ class Waits:
         await self._mailbox(mailbox).signal("deregister", Deregistration(run, wait))
 
     async def heard(self, event_name: str) -> bool:
-        """Whether anybody ever waited for one of Inngest's own events. Raises `RPCError`.
-
-        That nobody did is good for `SILENCE` seconds, so that not every run has to ask Temporal at
-        its end; and a wait for such an event counts as begun only when what processes believe has
-        run out.
-        """
-        asked = time.monotonic()
-        if asked < self._silent_until.get(event_name, 0):
-            return False
-        heard = bool(await self._hubs.paths(event_name))
-        if not heard:
-            self._silent_until[event_name] = asked + SILENCE
-        return heard
+        """True: whether anybody waits for the end of a run is known only when that is delivered."""
+        return True
 
     async def deliver(self, event: Mapping[str, Any], internal_id: str) -> bool:
         """Give an event to every wait that is registered for it; whether there is a mailbox for it.
@@ -203,10 +188,10 @@ class Waits:
         workflow at a time: they share one.
         """
         key = (event_name, path)
-        if time.monotonic() < self._known.get(key, 0) + KNOWN_SECONDS:
+        if time.monotonic() < self._known.get(key, -math.inf) + KNOWN_SECONDS:
             return
         if path in await self._hubs.paths(event_name):  # which needs no worker, as an update does
-            await self._know(event_name, path)
+            self._known[key] = time.monotonic()
             return
         adding = self._adding.get(key)
         if adding is None:
@@ -216,11 +201,6 @@ class Waits:
 
     async def _update_hub(self, event_name: str, path: str) -> None:
         await self._hub(event_name).update_with_start("add_path", path, type(None))
-        await self._know(event_name, path)
-
-    async def _know(self, event_name: str, path: str) -> None:
-        if is_internal(event_name):
-            await asyncio.sleep(2 * SILENCE)  # twice: clocks differ in speed
         self._known[event_name, path] = time.monotonic()
 
 

@@ -13,6 +13,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from ulid import ULID
 
 import inngest_temporal as inngest
+import inngest_temporal.routing.waits
 import inngest_temporal_workers.entities.entity
 import inngest_temporal_workers.entities.hub
 import inngest_temporal_workers.entities.mailbox
@@ -196,10 +197,24 @@ async def test_a_known_path_needs_no_worker_and_a_new_one_is_an_error_soon(clien
         await start_run(fresh, other, [one], "unknown", rpc_timeout=timedelta(seconds=1))
 
 
+async def test_a_hub_that_was_terminated_is_there_again_with_the_next_registration(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process believes for a minute what it knows of a hub; here for no time."""
+    monkeypatch.setattr(inngest_temporal.routing.waits, "KNOWN_SECONDS", 0)
+    fn = waiter()
+    async with running(client, fn) as app:
+        await start(app, fn, 1)
+        await client.get_workflow_handle(names.hub_id("go")).terminate()
+        runs = [await start(app, fn, number) for number in (1, 2)]
+        for number, run in enumerate(runs, 1):
+            await app.send("go", {"id": number, "n": 0})
+            assert await run.result() == [number, number, 0]
+
+
 async def test_a_wait_for_the_end_of_a_run_is_found_though_nobody_waited_a_moment_ago(
     client: Client,
 ) -> None:
-    """Which is good for half a second; such a wait begins only afterwards."""
     inngest_client = new_client()
 
     @inngest_client.create_function(fn_id="short", trigger=inngest.TriggerEvent(event="short"))

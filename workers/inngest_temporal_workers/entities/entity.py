@@ -286,28 +286,3 @@ def entity(name: str) -> Callable[[type[E]], type[E]]:
         return workflow.defn(name=name, sandboxed=False)(cls)
 
     return define
-
-
-# For entities that are not subclasses yet.
-
-
-def is_long() -> bool:
-    """Whether history is so long that the workflow should continue as new."""
-    return workflow.info().is_continue_as_new_suggested()
-
-
-class Renewal:
-    """Continuing as new, unless that would carry over too much."""
-
-    def __init__(self) -> None:
-        self._at = 0
-
-    def is_due(self) -> bool:
-        return workflow.info().get_current_history_length() >= self._at
-
-    def attempt(self, state: Any, size: int) -> None:
-        """Continue as new with a state of so many bytes; returns if they are too many."""
-        if size <= MAX_STATE:
-            workflow.continue_as_new(state)
-        self._at = workflow.info().get_current_history_length() + RETRY_COST
-        workflow.logger.warning("%d bytes are too many for this workflow to continue as new", size)
