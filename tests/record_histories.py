@@ -92,7 +92,7 @@ async def record() -> None:
         async with running(env.client, *recorded.FUNCTIONS) as app:
             await play(app, env.client)
         async with running(env.client, *recorded.DEPLOYED):
-            await until(lambda: only_entities_run(env.client), 60)
+            await until(lambda: only_entities_run(env.client), 180)
         await write(env.client, target)
 
 
@@ -104,11 +104,14 @@ async def write(client: Client, target: Path) -> None:
         print(label, len(history.events))
 
 
+STAY = ("registry", "app", "hub", "batch", "debounce", "ratelimit")
+"""Entities that stay open: gates remember events for 24 hours."""
+
+
 async def only_entities_run(client: Client) -> Any:
     running_now = [run.id async for run in client.list_workflows("ExecutionStatus = 'Running'")]
     return all(
-        run_id.startswith(("inngest:registry", "inngest:app", "inngest:hub"))
-        for run_id in running_now
+        run_id.startswith(tuple(f"inngest:{each}" for each in STAY)) for run_id in running_now
     )
 
 
