@@ -26,6 +26,7 @@ from .middleware import MiddlewareManager, UninitializedMiddleware
 from .models import (
     Batch,
     Cancel,
+    Checkpointing,
     Concurrency,
     Debounce,
     Event,
@@ -74,6 +75,7 @@ class Inngest:
         api_base_url: str | None = None,
         app_id: str,
         app_version: str | None = None,
+        checkpointing: bool | Checkpointing = True,
         env: str | None = None,
         event_api_base_url: str | None = None,
         event_key: str | None = None,
@@ -92,6 +94,9 @@ class Inngest:
                 otherwise.
             app_id: Id of the app; part of its functions' ids, so it must not change.
             app_version: Free text, such as a Git hash.
+            checkpointing: For functions that have no setting of their own. True: steps that follow
+                each other are executed together, and each result is durable before the next step
+                begins. False: each step has an execution of its own.
             env: Name of the branch environment. Else `INNGEST_ENV` or the hosting platform's branch
                 variable.
             event_api_base_url: Where events are sent: the ingress. Else
@@ -118,6 +123,7 @@ class Inngest:
         self.is_production = is_production
         self.middleware: list[UninitializedMiddleware] = middleware or []
         self._app_version = app_version
+        self._checkpointing = checkpointing
         self._env = env or next(filter(None, map(_variable, _BRANCH_VARIABLES)), None)
         self._event_key = event_key or _variable("INNGEST_EVENT_KEY")
         self._signing_key = signing_key or _variable("INNGEST_SIGNING_KEY")
@@ -180,6 +186,7 @@ class Inngest:
         *,
         batch_events: Batch | None = None,
         cancel: list[Cancel] | None = None,
+        checkpointing: bool | Checkpointing | None = None,
         concurrency: list[Concurrency] | None = None,
         debounce: Debounce | None = None,
         fn_id: str,
@@ -205,6 +212,8 @@ class Inngest:
         Args:
             batch_events: Start one run for several events.
             cancel: Events that cancel a run; at most five.
+            checkpointing: Whether steps that follow each other share an execution, and how often
+                their results are made durable; default: the client's.
             concurrency: Limits of how many steps execute at once; at most two.
             debounce: Start a run only after a while without another event.
             fn_id: Id within the app; must not change.
@@ -253,6 +262,9 @@ class Inngest:
                 on_failure=on_failure,
                 output_type=output_type,
                 middleware=middleware or [],
+                checkpointing=_checkpointing(
+                    self._checkpointing if checkpointing is None else checkpointing
+                ),
                 config=config,
             )
 
@@ -455,6 +467,12 @@ def _result(response: httpx.Response) -> SendEventsResult:
             error=f"{answer} without a reason; is it the ingress?", ids=result.ids
         )
     return result
+
+
+def _checkpointing(given: bool | Checkpointing) -> Checkpointing | None:
+    if isinstance(given, Checkpointing):
+        return given
+    return Checkpointing() if given else None
 
 
 def _url(text: str, source: str, is_production: bool) -> str:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import pydantic
@@ -12,11 +12,10 @@ from .config import FunctionConfig, check
 from .context import Context, ContextSync
 from .errors import (
     FunctionConfigInvalidError,
-    FunctionNotFoundError,
     OutputUnserializableError,
 )
 from .logger import Logger
-from .models import Event, TriggerEvent, describe
+from .models import Checkpointing, Event, TriggerEvent, describe
 from .serialization import Serializer
 from .steps import Invocable
 
@@ -81,44 +80,9 @@ class FunctionPart:
     client: App
     middleware: Sequence[MiddlewareFactory]
     """The function's own; the client's comes before it."""
+    checkpointing: Checkpointing | None
+    """None: each step has an execution of its own."""
     function: "Function[Any]"
-
-
-MISSING_RETRIES = 4
-"""For some minutes, in which a deploy that was a mistake can be taken back."""
-
-
-def part_of(function_id: str, parts: Mapping[str, FunctionPart]) -> FunctionPart:
-    """One of an app's parts; or, for a function that is not in the app any more, what stands for
-    it."""
-    part = parts.get(function_id)
-    if part is not None:
-        return part
-    other = next(iter(parts.values()))
-    app_id = other.client.app_id
-
-    async def missing(ctx: Any) -> None:
-        raise FunctionNotFoundError(
-            f"Function {function_id} is not in app {app_id} any more: this worker can't go on with"
-            " its runs."
-        )
-
-    update = {
-        "id": function_id,
-        "concurrency": None,
-        "throttle": None,
-        "singleton": None,
-        "retries": MISSING_RETRIES,
-    }
-    return replace(
-        other,
-        id=function_id,
-        handler=missing,
-        is_async=True,
-        retries=MISSING_RETRIES,
-        config=other.config.model_copy(update=update),
-        middleware=(),
-    )
 
 
 class Function(Invocable[T]):
@@ -134,6 +98,7 @@ class Function(Invocable[T]):
         on_failure: FunctionHandlerAsync[Any] | FunctionHandlerSync[Any] | None,
         output_type: object,
         middleware: Sequence[MiddlewareFactory],
+        checkpointing: Checkpointing | None,
         config: Mapping[str, Any],
     ) -> None:
         """`config`: the other fields of `FunctionConfig`, as the user gave them.
@@ -148,6 +113,7 @@ class Function(Invocable[T]):
         self.client = client
         self.output_type = output_type
         self.middleware = middleware
+        self.checkpointing = checkpointing
         self._local_id = fn_id
         self._name = name or fn_id
         self._handler = handler
@@ -243,6 +209,7 @@ class Function(Invocable[T]):
                 output_type,
                 self.client,
                 self.middleware,
+                self.checkpointing,
                 self,
             )
 

@@ -283,6 +283,29 @@ class Throttle(ConfigModel):
     """Starts allowed at once beyond the even spacing."""
 
 
+class Checkpointing(ConfigModel):
+    """How far one execution of a handler goes from step to step, and how often it makes the results
+    durable.
+
+    A crash repeats at most the steps whose results were not durable yet.
+    """
+
+    buffered_steps: Annotated[int, Field(ge=1)] = 1
+    """Steps after which their results are made durable. 1: each before the next one begins."""
+    max_interval: Duration = 0
+    """Time after which results are made durable, however few they are; 0: by their number alone."""
+    max_runtime: Duration = 60_000
+    """Time after which no further step begins in the same execution; 0: no limit."""
+
+    @property
+    def max_interval_ms(self) -> int:
+        return milliseconds(self.max_interval)
+
+    @property
+    def max_runtime_ms(self) -> int:
+        return milliseconds(self.max_runtime)
+
+
 class Timeouts(ConfigModel):
     """Cancel a run that takes too long."""
 

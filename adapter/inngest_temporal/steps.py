@@ -35,6 +35,8 @@ class StepRunner(Protocol):
     """The execution is over: the handler must stop at its next step."""
     unwinding: bool
     """A handler that is not async is on its way out of a step."""
+    side_by_side: bool
+    """A handler that is not async collects steps that are to be executed in parallel."""
 
     async def step(
         self,
@@ -419,6 +421,7 @@ class GroupSync:
         at once."""
         results: list[T] = []
         interrupt: Interrupt | None = None
+        before, self._runner.side_by_side = self._runner.side_by_side, True
         for function in callables:
             self._runner.unwinding = False
             try:
@@ -427,6 +430,7 @@ class GroupSync:
                 if self._runner.ended:
                     raise
                 interrupt = raised
+        self._runner.side_by_side = before
         if interrupt is not None:
             self._runner.unwinding = True
             raise interrupt

@@ -22,7 +22,7 @@ from ulid import ULID
 
 from inngest_temporal.drivers import protocol
 from inngest_temporal.drivers.failures import error_info
-from inngest_temporal.drivers.local import Call, Pass
+from inngest_temporal.drivers.local import Execution, Given
 from inngest_temporal.drivers.protocol import ErrorInfo, Failed, Memo, Op, Outcome, Returned
 from inngest_temporal.routing.events import stamp
 
@@ -145,7 +145,7 @@ class _Run:
     async def _discover(self) -> Outcome:
         attempt = 0
         while True:
-            _, outcome = await self._pass(attempt)
+            outcome, _ = await self._execute(attempt)
             assert outcome is not None
             if (
                 not isinstance(outcome, Failed)
@@ -172,7 +172,7 @@ class _Run:
             return Memo()
         if op.kind == protocol.RUN:
             for attempt in range(self._part.retries + 1):
-                executed, _ = await self._pass(attempt, op.id)
+                _, executed = await self._execute(attempt, op.id)
                 if executed is None or executed.error is None or not executed.error.retriable:
                     break
             return executed
@@ -181,19 +181,21 @@ class _Run:
             " step_stubs: its result, or Timeout."
         )
 
-    async def _pass(
+    async def _execute(
         self, attempt: int, target: str | None = None
-    ) -> tuple[Memo | None, Outcome | None]:
-        call = Call(self._id, self._events, attempt, list(self._memos), target)
-        pass_ = Pass(self._part, call, outside=self)
-        pass_.start()
+    ) -> tuple[Outcome | None, Memo | None]:
+        """What the handler needs next, and what the target's attempt came to."""
+        given = Given(self._id, self._events, attempt, list(self._memos), target)
+        execution = Execution(self._part, given, outside=self)
+        execution.start()
         try:
-            if target is None:
-                return None, await pass_.outcome
-            await pass_.answered()
-            return pass_.executed.result() if pass_.executed.done() else None, None
+            outcome = await execution.outcome
         finally:
-            pass_.close()
+            execution.close()
+        if not execution.done:
+            return outcome, None
+        [done] = execution.done
+        return outcome, Memo(done.data, done.error)
 
     async def send_events(self, seed: str, events: list[dict[str, Any]]) -> list[str]:
         """What the driver calls for `step.send_event`."""

@@ -25,7 +25,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from inngest_temporal.drivers.failures import RunFailure
 from inngest_temporal.errors import Error, FunctionConfigInvalidError
-from inngest_temporal.functions import Function, FunctionPart, part_of
+from inngest_temporal.functions import Function, FunctionPart
 from inngest_temporal.routing.locks import Locks
 from inngest_temporal.routing.registry import AppConfig, Follower
 from inngest_temporal.routing.router import Router
@@ -45,15 +45,12 @@ from inngest_temporal_workers.entities.schedule import CronTick, ScheduleActivit
 from inngest_temporal_workers.entities.signal import Signal
 from inngest_temporal_workers.healing import healing
 from inngest_temporal_workers.publishing import Publisher
+from inngest_temporal_workers.runs.activities import RunActivities
 from inngest_temporal_workers.runs.admission import AdmissionActivities
+from inngest_temporal_workers.runs.executions import ExecutionActivities, RunSettings
 from inngest_temporal_workers.runs.heartbeats import Heartbeats
 from inngest_temporal_workers.runs.memory import MemoCache
-from inngest_temporal_workers.runs.steps import RunActivities
-from inngest_temporal_workers.runs.workflow import (
-    RunSettings,
-    leftover_workflow,
-    workflow_for,
-)
+from inngest_temporal_workers.runs.workflow import dynamic_run_workflow, run_workflows
 
 
 class InngestPlugin(SimplePlugin):
@@ -79,7 +76,7 @@ class InngestPlugin(SimplePlugin):
         self.app_id = functions[0].client.app_id
         self._app_version = functions[0].client.app_version
         self._settings = RunSettings(MemoCache(), retry_interval)
-        self._workflows = [workflow_for(part, self._settings) for part in self._parts.values()]
+        self._workflows = run_workflows(list(self._parts), self._settings)
         self._max_threads = max_threads
         self._heartbeats = Heartbeats()
         self.published = asyncio.Event()
@@ -95,16 +92,22 @@ class InngestPlugin(SimplePlugin):
         self._follower = Follower(client)
         waits = Waits.of(client)
         router = Router(client, self._follower, waits.deliver)
-        activities = RunActivities(
-            client, self._parts, self._settings, router, waits, self._executor, self._heartbeats
+        executions = ExecutionActivities(
+            client, self._parts, self._settings, router, self._executor, self._heartbeats
         )
+        activities = RunActivities(client, self.app_id, router, waits)
         admission = AdmissionActivities(Locks(client), self._parts, self._follower)
         workflows = [*config.get("workflows", []), *self._workflows]
         if not any(_is_dynamic(each) for each in workflows):  # a worker can have one
-            workflows.append(leftover_workflow(self._settings, self._missing))
+            workflows.append(dynamic_run_workflow(self._settings, self._belongs_elsewhere))
         config["workflows"] = workflows
         logging.getLogger("temporalio.activity").addFilter(_is_shown)
-        config["activities"] = [*config.get("activities", []), *activities.all(), *admission.all()]
+        config["activities"] = [
+            *config.get("activities", []),
+            *executions.all(),
+            *activities.all(),
+            *admission.all(),
+        ]
         runner = config.get("workflow_runner")
         if isinstance(runner, SandboxedWorkflowRunner):
             # The team's own workflows may stand in modules that import ours.
@@ -112,21 +115,17 @@ class InngestPlugin(SimplePlugin):
                 "inngest_temporal", "inngest_temporal_workers"
             )
             config["workflow_runner"] = dataclasses.replace(runner, restrictions=restrictions)
-        # A killed worker must be noticed within the heartbeat timeout: send most of the heartbeats.
-        config["max_heartbeat_throttle_interval"] = timedelta(seconds=5)
+        # The SDK's heartbeats must leave at once: a later one of ours is to arrive after them.
+        config["max_heartbeat_throttle_interval"] = timedelta(seconds=1)
         return config
 
-    def _missing(self, function_id: str) -> FunctionPart:
-        """For the workflow of runs whose function is gone. It may also be one that another version
-        of the app has."""
+    def _belongs_elsewhere(self, function_id: str) -> bool:
         snapshot = self._follower.snapshot
-        if (
+        return (
             not function_id.startswith(f"{self.app_id}-")
             or snapshot is None
-            or snapshot.function(function_id)
-        ):
-            raise RuntimeError(f"Workflow class {function_id} is not registered on this worker.")
-        return part_of(function_id, self._parts)
+            or snapshot.function(function_id) is not None
+        )
 
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
         """Let a replayer know the functions' workflows."""

@@ -1,9 +1,10 @@
-"""The driver for handlers in this process: it executes a handler again with the memos of its
+"""The driver for handlers in this process: it executes a handler again, with the memos of its
 finished steps.
 
-One execution is a *pass*. A pass ends when the handler returns, raises, or waits only for steps
-that have no memo. A pass with a target also executes the body of that one step, publishes its
-result, and then looks ahead: the handler goes on with the result to whatever it needs next.
+An `Execution` ends when the handler returns, raises, or waits for steps that it may not execute
+itself. It executes the body of its *target*, and, where a `Ledger` allows it, of each further step
+that is all the handler waits for: a *chain*. The ledger makes a result durable before the handler
+goes on with it.
 
 Async handlers run as tasks of the worker's event loop; a step that must wait suspends, so
 `asyncio.gather` and `TaskGroup` over steps work. Other handlers run in a thread, where such a step
@@ -15,6 +16,7 @@ import concurrent.futures
 import contextvars
 import hashlib
 import json
+import time
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -23,17 +25,13 @@ from inngest_temporal.context import Context, ContextSync
 from inngest_temporal.errors import (
     Error,
     Interrupt,
+    OutputTooLargeError,
     OutputUnserializableError,
     StepNestedError,
 )
 from inngest_temporal.functions import App, FunctionPart
-from inngest_temporal.logger import FilteredLogger
 from inngest_temporal.middleware import (
-    MiddlewareManager,
     Opcode,
-    Output,
-    StepMemos,
-    TransformOutputResult,
     TransformOutputStepInfo,
 )
 from inngest_temporal.models import Event, SendEventsResult
@@ -47,13 +45,16 @@ from inngest_temporal.serialization import (
 from inngest_temporal.steps import Group, GroupSync, Step, StepSync
 from inngest_temporal.sync import drive
 
-from .failures import as_exception, as_raised, error_info
+from .failures import as_raised, error_info
+from .hooks import Hooks
 from .protocol import (
     INVOKE,
+    MAX_OUTPUT_BYTES,
     RUN,
     SLEEP,
     WAIT_FOR_EVENT,
     WAIT_FOR_SIGNAL,
+    Done,
     ErrorInfo,
     Failed,
     Memo,
@@ -62,10 +63,14 @@ from .protocol import (
     Ops,
     Outcome,
     Returned,
+    json_size,
     memo_from_json,
 )
+from .replay import Replay
 
 T = TypeVar("T")
+
+Body = Callable[[], Awaitable[object]]
 
 
 class Outside(Protocol):
@@ -81,6 +86,23 @@ class Outside(Protocol):
         ...
 
 
+class Ledger(Protocol):
+    """Decides how far an execution goes, and keeps what it has done."""
+
+    async def may_execute(self, op: Op) -> bool:
+        """Whether the body of a step may be executed now. It may not once the chain is long
+        enough, or the worker stops."""
+        ...
+
+    async def begin(self, op: Op) -> None:
+        """The body of a step is about to be executed."""
+        ...
+
+    async def record(self, done: Done) -> None:
+        """Keep the result of a step; durable when this returns."""
+        ...
+
+
 _THREADS = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="inngest-handler")
 
 SETTLE_TICKS = 6
@@ -89,7 +111,7 @@ for a result to go through a task, a gather and a nested gather."""
 KNOWN_GRACE = 0.01
 """Seconds to wait for more when all that was found is pending already."""
 VANISHED_GRACE = 10.0
-"""Seconds to wait for a step that must be executed, while the handler waits for other steps."""
+"""Seconds to wait for the target while some branch of the handler waits at another step."""
 
 _OPCODES = {
     RUN: Opcode.STEP_RUN,
@@ -105,15 +127,14 @@ _inside_step: contextvars.ContextVar[bool] = contextvars.ContextVar(
 
 
 @dataclass(frozen=True)
-class Call:
-    """What one pass is about."""
+class Given:
+    """What an execution starts from."""
 
     run_id: str
     events: Sequence[Mapping[str, Any]]
     attempt: int = 0
     memos: Sequence[tuple[str, str]] = ()
-    """Hashed step id and JSON text of the memo (`{"data": ...}` or `{"error": ...}`), in order of
-    completion."""
+    """Hashed step id and JSON text of the memo, in order of completion."""
     target: str | None = None
     """Hashed id of the step to execute."""
     pending: Container[str] = frozenset()
@@ -121,72 +142,75 @@ class Call:
     request_id: str | None = None
 
 
-class Pass:
-    """One execution of a handler. `start` it; then await `executed` (with a target) and `outcome`;
-    at last, `close`."""
+class _Branches:
+    """Where the tasks of a handler are."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """All of them, as far as they have called a step."""
+        self.waiting: set[asyncio.Task[Any]] = set()
+        """Those of them that are at a step without a memo."""
+        self.blocked: dict[str, Op] = {}
+        """The steps at which they are."""
+        self.turns: dict[str, asyncio.Future[None]] = {}
+        """What steps with a body wait for: to be executed here after all."""
+        self.changed = asyncio.Event()
+
+
+class Execution:
+    """One execution of a handler. `start` it, await `outcome`, and at last `close` it."""
 
     def __init__(
         self,
         function: FunctionPart,
-        call: Call,
+        given: Given,
         *,
         outside: Outside,
+        ledger: Ledger | None = None,
         executor: concurrent.futures.Executor | None = None,
     ) -> None:
+        """`ledger`: None executes the target alone, and keeps nothing."""
         self.client: App = function.client
         self.app_id = function.client.app_id
         self.function_id = function.id
         self.is_async = function.is_async
         self.ended = False
         self.unwinding = False
-        """A handler that is not async is on its way out of a step; a step in a `finally` is not for
-        now."""
+        """A handler that is not async is on its way out of a step; a step that it reaches in a
+        `finally` is not executed in this execution."""
+        self.side_by_side = False
+        """A handler that is not async collects parallel steps."""
+        self.done: list[Done] = []
+        """The steps that were executed, in order."""
+        self._loop = asyncio.get_running_loop()
+        self.outcome: asyncio.Future[Outcome | None] = self._loop.create_future()
+        """What the handler needs next; None if its last step failed, so that this is not known."""
+
         self._function = function
-        self._call = call
+        self._given = given
         self._outside = outside
+        self._ledger = ledger
         self._executor = executor or _THREADS
         self._thread: concurrent.futures.Future[Outcome | None] | None = None
-        """Of a handler that is not async."""
-        self._loop = asyncio.get_running_loop()
-        self.executed: asyncio.Future[Memo] = self._loop.create_future()
-        """The target's result."""
-        self.outcome: asyncio.Future[Outcome] = self._loop.create_future()
-        """What the handler needs next. Cancelled if the target failed: then there is nothing to
-        look ahead to."""
+        """The thread's work, of a handler that is not async."""
+        self._variables = contextvars.copy_context()
+        self._hooks = Hooks(function, self._variables, self._log_context)
 
-        self._positions = {step: position for position, (step, _) in enumerate(call.memos)}
+        self._replay = Replay([step for step, _ in given.memos])
         self._changed_memos: dict[str, Memo] = {}
         self._counts: dict[str, int] = {}
-        self._released: set[int] = set()
-        self._next_release = 0
-        self._held: dict[int, asyncio.Future[None]] = {}
-        self._going_on: asyncio.Task[Any] | None = None
-        self._blocked: dict[str, Op] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        """The handler's, as far as they have called a step."""
-        self._waiting: set[asyncio.Task[Any]] = set()
-        """Those of them that are at a step without a memo."""
-        self._changed = asyncio.Event()
-        self._executing = False
+        self._branches = _Branches()
+        self._executing: Op | None = None
         self._target_begun = False
-        self.target_name = ""
-        """The id of the target, as the user wrote it, once it is executed."""
-        self._reached_new_code = False
-
-        self._middleware: MiddlewareManager
-        self._has_middleware = bool(function.client.middleware or function.middleware)
-        self._logger = FilteredLogger(function.client.logger, self._log_context)
-        """The built-in middleware takes it as it is; made here, it needs no round of hooks where
-        there is no other."""
         self._context: Context | ContextSync | None = None
         self._task: asyncio.Task[None] | None = None
 
     def _log_context(self) -> dict[str, str]:
-        step = self.target_name if _inside_step.get() else ""
-        return {"function": self.function_id, "run": self._call.run_id, "step": step}
+        step = self._executing.name if self._executing is not None and _inside_step.get() else ""
+        return {"function": self.function_id, "run": self._given.run_id, "step": step}
 
     def start(self) -> None:
-        self._task = self._loop.create_task(self._run())
+        self._task = self._loop.create_task(self._run(), context=self._variables)
         self._task.add_done_callback(_retrieve)
 
     def close(self) -> None:
@@ -194,39 +218,32 @@ class Pass:
         self.ended = True
         if self._task is not None:
             self._task.cancel()
-        for task in self._tasks:
+        for task in self._branches.tasks:
             task.cancel()
 
     async def over(self) -> None:
-        """Until a closed pass executes nothing any more: a thread goes on to its next step, and
-        async code may catch its cancellation."""
-        tasks: list[asyncio.Future[Any]] = [*self._tasks]
+        """Wait until a closed execution has stopped executing: a thread goes on to its next step,
+        and async code may catch its cancellation."""
+        tasks: list[asyncio.Future[Any]] = [*self._branches.tasks]
         if self._thread is not None and not self._thread.cancel():
             tasks.append(asyncio.wrap_future(self._thread))
         if tasks:
             await asyncio.wait(tasks)
-
-    async def answered(self) -> None:
-        """Until the target was executed, or the pass ended without it."""
-        either: list[asyncio.Future[Any]] = [self.executed, self.outcome]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
 
     # The handler, from its beginning to where it ends or waits.
 
     async def _run(self) -> None:
         try:
             function = self._function
-            self._middleware = MiddlewareManager.for_function(
-                self.client, function.middleware, None, function.is_async
-            )
+            self._hooks.open()
             self._context = self._new_context()
             if function.is_async:
                 outcome = await self._run_async(self._context)
             else:
-                context = contextvars.copy_context()
-                self._thread = self._executor.submit(context.run, self._run_sync)
+                self._thread = self._executor.submit(contextvars.copy_context().run, self._run_sync)
                 outcome = await asyncio.wrap_future(self._thread)
         except asyncio.CancelledError:
+            self.outcome.cancel()
             raise
         except Interrupt:
             outcome = None
@@ -234,24 +251,24 @@ class Pass:
             outcome = Failed(error_info(error))
         finally:
             self.ended = True
-            for task in self._tasks:
+            for task in self._branches.tasks:
                 task.cancel()
-        if outcome is None:
-            self.outcome.cancel()
-        elif not self.outcome.done():
+        if not self.outcome.done():
             self.outcome.set_result(outcome)
 
     def _new_context(self) -> Context | ContextSync:
-        call = self._call
-        events = [Event.model_validate(event) for event in call.events]
+        given = self._given
+        # What the handler changes in its input must not be seen by anybody else.
+        copies = json.loads(json.dumps(list(given.events)))
+        events = [Event.model_validate(event) for event in copies]
         shared: dict[str, Any] = {
-            "attempt": call.attempt,
+            "attempt": given.attempt,
             "event": events[0],
             "events": events,
             "job_id": None,
-            "logger": self._logger,
-            "request_id": call.request_id,
-            "run_id": call.run_id,
+            "logger": self._hooks.logger,
+            "request_id": given.request_id,
+            "run_id": given.run_id,
         }
         if self._function.is_async:
             return Context(group=Group(), step=Step(self), **shared)
@@ -259,17 +276,16 @@ class Pass:
 
     async def _run_async(self, context: Context | ContextSync) -> Outcome | None:
         await self._prepare(context)
-        user = self._loop.create_task(self._call_handler(context))
-        self._tasks.add(user)
-        user.add_done_callback(lambda _: self._changed.set())
+        user = self._loop.create_task(self._call_handler(context), context=self._variables)
+        self._branches.tasks.add(user)
+        user.add_done_callback(lambda _: self._branches.changed.set())
         user.add_done_callback(_retrieve)
         ops = await self._settle(user)
         if ops is not None:
             return await self._conclude(ops)
         if user.cancelled():
-            return await self._conclude(
-                Failed(ErrorInfo("CancelledError", "The handler cancelled itself."))
-            )
+            error = ErrorInfo("CancelledError", "The handler cancelled itself.")
+            return await self._conclude(Failed(error))
         if isinstance(user.exception(), Interrupt):
             return None
         return await self._conclude(user.result())
@@ -289,38 +305,27 @@ class Pass:
         context = self._context
         assert context is not None
         drive(self._prepare(context))
+        value: object = None
+        error: BaseException | None = None
         try:
             value = self._function.handler(context)
-        except Interrupt:
-            if self.ended:
-                return None
-            return drive(self._conclude(Ops(list(self._blocked.values()))))
-        except BaseException as error:
-            return drive(self._conclude(drive(self._outcome_of(None, error))))
-        return drive(self._conclude(drive(self._outcome_of(value, None))))
+        except BaseException as raised:
+            error = raised
+        if self.ended:
+            return None
+        if self.unwinding:
+            # However the handler came to its end (a bare `except:` may have swallowed the
+            # interrupt, or made another error of it): it is at a step that has no result.
+            return drive(self._conclude(Ops(list(self._branches.blocked.values()))))
+        return drive(self._conclude(drive(self._outcome_of(value, error))))
 
     async def _prepare(self, context: Context | ContextSync) -> None:
-        if self._has_middleware:
-            memos = {step: memo_from_json(json.loads(text)) for step, text in self._call.memos}
-            outputs = {step: Output(memo.data, memo.error) for step, memo in memos.items()}
-            await self._middleware.transform_input(
-                context, self._function.function, StepMemos(outputs)
-            )
-            self._changed_memos = {
-                step: Memo(output.data, output.error) for step, output in outputs.items()
-            }
-        if not self._call.memos and self._call.target is None:
-            await self._reach_new_code()
-
-    async def _reach_new_code(self) -> None:
-        """Code that no earlier pass has executed begins here."""
-        if not self._reached_new_code:
-            self._reached_new_code = True
-            self._logger.enable()
-            await self._middleware.before_execution()
+        self._changed_memos = await self._hooks.transform_input(context, self._given.memos)
+        if not self._given.memos and self._given.target is None:
+            await self._hooks.reach_new_code()
 
     async def _outcome_of(self, value: object, error: BaseException | None) -> Outcome:
-        await self._reach_new_code()
+        await self._hooks.reach_new_code()
         output: Any = EmptySentinel
         if error is None:
             try:
@@ -328,81 +333,82 @@ class Pass:
             except Exception as raised:
                 error = raised
             else:
-                await self._middleware.after_execution()
-        output, error = await self._transformed(output, error, None)
+                await self._hooks.after_execution()
+        output, error = await self._hooks.transform_output(output, error, None)
         return Returned(output) if error is None else Failed(error_info(error))
-
-    async def _transformed(
-        self, output: Any, error: BaseException | None, step: TransformOutputStepInfo | None
-    ) -> tuple[Any, BaseException | None]:
-        """An output, as JSON, or an error after the middleware's `transform_output`."""
-        shown = as_exception(error)
-        result = TransformOutputResult(error=shown, output=output, step=step)
-        await self._middleware.transform_output(result)
-        if result.error is not None:
-            return None, error if result.error is shown else result.error
-        if not result.has_output():
-            return None, None
-        if not self._has_middleware:
-            return result.output, None
-        try:
-            return to_json(result.output, self._function.id if step is None else step.id), None
-        except OutputUnserializableError as raised:
-            return None, raised
 
     async def _conclude(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, Ops):
-            await self._middleware.after_execution()
+            await self._hooks.after_execution()
             outcome = Ops([await self._shown(op) for op in outcome.ops])
-        await self._middleware.before_response()
+        await self._hooks.before_response()
         return outcome
 
     async def _shown(self, op: Op) -> Op:
         """A step that begins elsewhere, after `transform_output`: middleware may seal what an
         invocation carries."""
-        if op.kind == RUN or op.id in self._call.pending:
+        if op.kind == RUN or op.id in self._given.pending:
             return op
         info = TransformOutputStepInfo(id=op.name, op=_OPCODES[op.kind], opts=op.options)
-        await self._middleware.transform_output(
-            TransformOutputResult(error=None, output=EmptySentinel, step=info)
-        )
+        await self._hooks.planned(info)
         return replace(op, options=info.opts or {})
 
     async def _settle(self, user: "asyncio.Task[Outcome]") -> Ops | None:
-        """Let an async handler go on until it has ended (None) or waits only for steps that have no
-        memo."""
+        """Let an async handler go on until it has ended (None) or waits for steps that are not to
+        be executed here."""
         while True:
-            await self._changed.wait()
+            await self._branches.changed.wait()
             quiet = 0
             while quiet < SETTLE_TICKS and not user.done():
-                self._changed.clear()
+                self._branches.changed.clear()
                 await asyncio.sleep(0)
-                quiet = 0 if self._changed.is_set() else quiet + 1
+                quiet = 0 if self._branches.changed.is_set() else quiet + 1
             if user.done():
                 return None
-            if self._held:
-                # In order of completion, one at a time: then a race between steps has the same
-                # winner in every pass.
-                self._going_on = None
-                self._release(min(self._held))
-                self._changed.set()
-            elif self._executing:
-                continue
-            elif self._call.target is not None and not self._target_begun:
-                if user in self._waiting or not await self._changes_within(VANISHED_GRACE):
-                    return Ops(list(self._blocked.values()))
-            elif any(op not in self._call.pending for op in self._blocked) or (
-                self._blocked and not await self._changes_within(KNOWN_GRACE)
+            if self._replay.holds:
+                self._replay.release_next()
+                self._branches.changed.set()
+            elif (
+                self._executing is None
+                and self._branches.blocked
+                and await self._is_at_rest(user)
+                and not await self._execute_next()
             ):
-                return Ops(list(self._blocked.values()))
+                return Ops(list(self._branches.blocked.values()))
+
+    async def _is_at_rest(self, user: "asyncio.Task[Outcome]") -> bool:
+        """Whether a handler that waits at steps is to be asked nothing more."""
+        if self._given.target is not None and not self._target_begun:
+            # Another branch may still be on its way to the target; the handler's own task is not.
+            return user in self._branches.waiting or not await self._changes_within(VANISHED_GRACE)
+        if any(op not in self._given.pending for op in self._branches.blocked):
+            return True
+        return not await self._changes_within(KNOWN_GRACE)
 
     async def _changes_within(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
-                await self._changed.wait()
+                await self._branches.changed.wait()
         except TimeoutError:
             return False
         return True
+
+    async def _execute_next(self) -> bool:
+        """Go on with the chain: let the one step for which the handler waits be executed here."""
+        if len(self._branches.blocked) != 1:
+            return False
+        [op] = self._branches.blocked.values()
+        turn = self._branches.turns.get(op.id)
+        if turn is None or not await self._may_execute(op):
+            return False
+        if not turn.done():
+            turn.set_result(None)
+        return True
+
+    async def _may_execute(self, op: Op) -> bool:
+        if self._ledger is None or (self._given.target is not None and not self._target_begun):
+            return False
+        return await self._ledger.may_execute(op)
 
     # One step, as the handler calls it.
 
@@ -411,11 +417,11 @@ class Pass:
         kind: OpKind,
         step_id: str,
         options: dict[str, Any],
-        body: Callable[[], Awaitable[object]] | None = None,
+        body: Body | None = None,
         output_type: object = EmptySentinel,
     ) -> Any:
-        """The result of a step: its memo, or the body's if this pass is for it; otherwise the
-        handler stops here."""
+        """The result of a step: its memo, or the body's if it is executed here; otherwise the
+        handler stops at it."""
         if _inside_step.get():
             raise _NestedStep(step_id)
         if self.ended or self.unwinding:
@@ -425,28 +431,39 @@ class Pass:
                 f"A step id must be a string, not {type(step_id).__name__} (function"
                 f" {self._function.id})."
             )
-        self._changed.set()
+        self._branches.changed.set()
         op = Op(kind, self._hashed(step_id), step_id, options)
-        position = self._positions.get(op.id)
+        position = self._replay.position(op.id)
         if position is not None:
             return await self._recall(op, position, output_type)
-        if op.id == self._call.target and not self._target_begun and body is not None:
+        if body is not None and await self._is_executed_here(op):
             return await self._execute(op, body, output_type)
-        if self._call.target is None or self._target_begun:
-            await self._reach_new_code()
-        return await self._block(op)
+        if self._given.target is None or self._target_begun:
+            await self._hooks.reach_new_code()
+        await self._block(op, body)
+        assert body is not None
+        return await self._execute(op, body, output_type)
+
+    async def _is_executed_here(self, op: Op) -> bool:
+        """Whether a step's body is executed at once: the target's, and the next one of a chain in a
+        handler that is not async, which does one thing at a time."""
+        if op.id == self._given.target:
+            return not self._target_begun
+        if self._function.is_async or self.side_by_side:
+            return False
+        return await self._from_anywhere(self._may_execute(op))
 
     async def send_events(self, step_id: str, events: list[Event]) -> list[str]:
         """What the body of `step.send_event` does: middleware around a durable send."""
-        await self._middleware.before_send_events(events)
+        await self._hooks.before_send_events(events)
         wire = [event_to_json(event, f'Step "{step_id}"') for event in events]
         try:
             ids = await self._from_anywhere(self._outside.send_events(self._seed, wire))
         except Exception as error:
-            await self._middleware.after_send_events(SendEventsResult(error=str(error)))
+            await self._hooks.after_send_events(SendEventsResult(error=str(error)))
             raise
         result = SendEventsResult(ids=ids)
-        await self._middleware.after_send_events(result)
+        await self._hooks.after_send_events(result)
         return result.ids
 
     async def send_signal(self, signal: str, data: Any) -> str | None:
@@ -455,7 +472,8 @@ class Pass:
 
     @property
     def _seed(self) -> str:
-        return f"{self._call.run_id}:{self._call.target}"
+        assert self._executing is not None
+        return f"{self._given.run_id}:{self._executing.id}"
 
     async def _from_anywhere(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Await it in the event loop, also from the thread of a handler that is not async."""
@@ -469,80 +487,38 @@ class Pass:
         return hashed(step_id, count)
 
     async def _recall(self, op: Op, position: int, output_type: object) -> Any:
-        if self._function.is_async and not self._may_go_on(position):
-            turn = self._held[position] = self._loop.create_future()
+        if self._function.is_async:
             self._watch_current_task()
-            try:
-                await turn
-            finally:
-                self._held.pop(position, None)
+            await self._replay.turn(position)
         else:
-            self._release(position)
-        if len(self._released) == len(self._positions) and self._call.target is None:
-            await self._reach_new_code()
+            self._replay.release(position)
+        if self._replay.is_complete and self._given.target is None:
+            await self._hooks.reach_new_code()
         memo = self._changed_memos.get(op.id)
         if memo is None:
-            memo = memo_from_json(json.loads(self._call.memos[position][1]))
+            memo = memo_from_json(json.loads(self._given.memos[position][1]))
         if memo.error is not None:
             raise as_raised(memo.error)
         return self._decode(memo.data, output_type)
 
-    def _may_go_on(self, position: int) -> bool:
-        """Whether a finished step returns at once: it is the next one to have ended, and no other
-        task of the handler got a result since things were quiet. Otherwise it is released in its
-        turn, when they are quiet again."""
-        task = asyncio.current_task()
-        if position > self._next_release or self._going_on not in (None, task):
-            return False
-        self._going_on = task
-        return True
-
-    def _release(self, position: int) -> None:
-        self._released.add(position)
-        while self._next_release in self._released:
-            self._next_release += 1
-        turn = self._held.pop(position, None)
-        if turn is not None and not turn.done():
-            turn.set_result(None)
-
-    async def _execute(
-        self, op: Op, body: Callable[[], Awaitable[object]], output_type: object
-    ) -> Any:
-        self._target_begun = self._executing = True
-        self.target_name = op.name
-        error: BaseException | None = None
-        value: Any = EmptySentinel
-        inside = _inside_step.set(True)
+    async def _execute(self, op: Op, body: Body, output_type: object) -> Any:
+        if op.id == self._given.target:
+            self._target_begun = True
+        elif self._context is not None:
+            self._context.attempt = 0
+        self._executing = op
+        began_ms = _now_ms()
         try:
-            await self._reach_new_code()
-            value = self._encode(await body(), output_type, op.name)
-        except _NestedStep as nested:
-            error = StepNestedError(self.function_id, op.name, nested.step_id)
-        except asyncio.CancelledError as raised:
-            task = asyncio.current_task()
-            if self.ended or (task is not None and task.cancelling()):
-                raise
-            error = raised
-        except BaseException as raised:
-            error = raised
+            value, error = await self._call_body(op, body, output_type)
+            output, error = await self._settled(op, value, error)
+            info = None if error is None else error_info(error)
+            await self._record(Done(op, output, info, None, began_ms, _now_ms()))
         finally:
-            _inside_step.reset(inside)
-            self._executing = False
-            self._changed.set()
-        info = TransformOutputStepInfo(id=op.name, op=Opcode.STEP_RUN, opts=op.options)
-        try:
-            if error is not None:
-                await self._middleware.after_execution()
-            output, error = await self._transformed(value, error, info)
-            if error is not None:
-                await self._middleware.before_response()
-        except Exception as raised:
-            error = raised
+            self._executing = None
+            self._branches.changed.set()
         if error is not None:
-            self._publish(Memo(error=error_info(error)))
             self.ended = True
             raise Interrupt
-        self._publish(Memo(data=output))
         try:
             value = output if value is EmptySentinel else to_json(value)
         except OutputUnserializableError:
@@ -553,40 +529,86 @@ class Pass:
             self._context.attempt = 0
         return self._decode(value, output_type)
 
-    def _publish(self, memo: Memo) -> None:
-        def publish() -> None:
-            if not self.executed.done():
-                self.executed.set_result(memo)
+    async def _call_body(
+        self, op: Op, body: Body, output_type: object
+    ) -> tuple[Any, BaseException | None]:
+        """What a step's body returned, encoded, or what it raised."""
+        inside = _inside_step.set(True)
+        try:
+            await self._hooks.reach_new_code()
+            if self._ledger is not None:
+                await self._from_anywhere(self._ledger.begin(op))
+            return self._encode(await body(), output_type, op.name), None
+        except _NestedStep as nested:
+            return None, StepNestedError(self.function_id, op.name, nested.step_id)
+        except asyncio.CancelledError as raised:
+            task = asyncio.current_task()
+            if self.ended or (task is not None and task.cancelling()):
+                raise
+            return None, raised
+        except BaseException as raised:
+            if self.ended:
+                raise
+            return None, raised
+        finally:
+            _inside_step.reset(inside)
 
-        if self._function.is_async:
-            publish()
-        else:
-            self._loop.call_soon_threadsafe(publish)
+    async def _settled(
+        self, op: Op, value: Any, error: BaseException | None
+    ) -> tuple[Any, BaseException | None]:
+        """A step's output or error after the middleware's hooks."""
+        info = TransformOutputStepInfo(id=op.name, op=Opcode.STEP_RUN, opts=op.options)
+        try:
+            if error is not None:
+                await self._hooks.after_execution()
+            output, error = await self._hooks.transform_output(value, error, info)
+            if error is not None:
+                await self._hooks.before_response()
+        except Exception as raised:
+            return None, raised
+        size = 0 if error is not None else json_size(output)
+        if size > MAX_OUTPUT_BYTES:
+            return None, OutputTooLargeError("The step's output", size, MAX_OUTPUT_BYTES)
+        return output, error
 
-    async def _block(self, op: Op) -> Any:
-        self._blocked[op.id] = op
+    async def _record(self, done: Done) -> None:
+        if self.ended:
+            raise Interrupt
+        self.done.append(done)
+        if self._ledger is not None:
+            await self._from_anywhere(self._ledger.record(done))
+
+    async def _block(self, op: Op, body: Body | None) -> None:
+        """Wait at a step without a memo; returns if its body is to be executed here after all."""
+        self._branches.blocked[op.id] = op
         if not self._function.is_async:
             self.unwinding = True
             raise Interrupt
         task = self._watch_current_task()
-        self._waiting.add(task)
+        self._branches.waiting.add(task)
+        turn: asyncio.Future[None] = self._loop.create_future()
+        if body is not None:
+            self._branches.turns[op.id] = turn
         try:
-            await self._loop.create_future()
+            await turn
         finally:
             if not self.ended:
-                self._blocked.pop(op.id, None)
-                self._waiting.discard(task)
+                self._branches.blocked.pop(op.id, None)
+                self._branches.turns.pop(op.id, None)
+                self._branches.waiting.discard(task)
 
     def _watch_current_task(self) -> "asyncio.Task[Any]":
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self._branches.tasks.add(task)
         return task
 
     def _encode(self, value: object, output_type: object, what: str) -> Any:
         """As JSON; or, for middleware, which may make JSON of anything, as the serializer leaves
         it."""
-        return serialize(self.client.serializer, value, output_type, what, raw=self._has_middleware)
+        return serialize(
+            self.client.serializer, value, output_type, what, raw=not self._hooks.is_empty
+        )
 
     def _decode(self, value: Any, output_type: object) -> Any:
         return deserialize(self.client.serializer, value, output_type)
@@ -600,6 +622,10 @@ class _NestedStep(Interrupt):
         self.step_id = step_id
 
 
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 def hashed(step_id: str, count: int = 0) -> str:
     """Inngest's id of a step: SHA-1 of the user's id, or of `id:count` when it was used before."""
     text = step_id if count == 0 else f"{step_id}:{count}"
@@ -607,6 +633,6 @@ def hashed(step_id: str, count: int = 0) -> str:
 
 
 def _retrieve(task: "asyncio.Task[Any]") -> None:
-    """Mark a task's exception as seen: a pass that ended does not care."""
+    """Mark a task's exception as seen: an execution that ended does not care."""
     if not task.cancelled():
         task.exception()

@@ -1,18 +1,21 @@
-"""What a driver and the run workflow say to each other: needs (ops) one way, results (memos) the
-other.
+"""What a driver and the run workflow say to each other.
 
-A *driver* re-executes a handler with the memos of its finished steps and answers with what the
-handler needs next. The one in `inngest_temporal.drivers.local` calls a Python function in this
-process; another could call an app over HTTP. The run workflow knows only this module.
+A *driver* advances a handler once; that is an *execution*. It is asked with an `ExecutionRequest`
+and answers with `Progress`: the steps that it executed, in order, and what the handler needs next.
+One shape serves every kind of execution: looking for the first step, one planned step, a chain of
+steps. The driver in `local.py` calls a Python function in this process; another one can call an app
+over HTTP.
 
-These types cross to Temporal, so their fields are only ever added, never renamed or removed: old
-histories must replay.
+These types cross to Temporal through `inngest_temporal.wire`.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
+
+from inngest_temporal.wire import from_wire, to_wire
 
 RUN: Final = "run"
 SLEEP: Final = "sleep"
@@ -21,8 +24,12 @@ WAIT_FOR_SIGNAL: Final = "wait_for_signal"
 INVOKE: Final = "invoke"
 
 MAX_STEPS = 1_000
+"""Inngest's limit of the steps of a run."""
 MAX_WAIT = timedelta(days=366)
-"""Inngest's limits of a run's steps, and of a sleep or a wait."""
+"""Inngest's limit of a sleep or a wait."""
+MAX_OUTPUT_BYTES = 1_800_000
+"""Maximum size of the output of a step, and of a function: a Temporal payload is limited to 2
+MB."""
 INVALID_EXPRESSION = "InvalidExpression"
 INVOKE_TIMEOUT_NAME = "InngestInvokeTimeoutError"
 INVOKE_TIMEOUT_MESSAGE = "Timed out waiting for invoked function to complete"
@@ -41,8 +48,8 @@ class Op:
     """The user's step id, for people."""
     options: dict[str, Any] = field(default_factory=dict)
     """By kind. sleep: `{duration_ms}` or `{until_ms}`. wait_for_event: `{events, if, timeout_ms}`.
-    wait_for_signal: `{signal, timeout_ms?, replace}`. invoke: `{function_id, data, timeout_ms, v}`.
-    """
+    wait_for_signal: `{signal, timeout_ms?, replace}`. invoke: `{function_id, payload,
+    timeout_ms?}`."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,8 @@ STEPS_EXCEEDED = ErrorInfo(
 """Ends a run that asks for one step more."""
 
 
-def too_long(op: "Op", ms: float) -> ErrorInfo | None:
-    """Ends a run that asks for a sleep or a wait of more than `MAX_WAIT`; None if it is not."""
+def too_long(op: Op, ms: float) -> ErrorInfo | None:
+    """Ends a run that asks for a sleep or a wait of more than `MAX_WAIT`; None if it is shorter."""
     if ms <= MAX_WAIT / timedelta(milliseconds=1):
         return None
     message = f'Step "{op.name}" waits longer than the limit of {MAX_WAIT.days} days.'
@@ -87,6 +94,25 @@ class Memo:
 
 
 @dataclass(frozen=True)
+class Done:
+    """One attempt of a step that an execution has made."""
+
+    op: Op
+    data: Any = None
+    error: ErrorInfo | None = None
+    retry_ms: int | None = None
+    """With an error: when the step is to be tried again; None: never. The driver decides, so that
+    history says it: a deploy may change a function's retries."""
+    began_ms: int = 0
+    ended_ms: int = 0
+
+    @property
+    def memo(self) -> Memo | None:
+        """What the handler will be given; None if the step is to be tried again."""
+        return None if self.retry_ms is not None else Memo(self.data, self.error)
+
+
+@dataclass(frozen=True)
 class Ops:
     """The handler waits for these; one that is already pending may be named again."""
 
@@ -98,8 +124,6 @@ class Returned:
     """The handler returned."""
 
     value: Any = None
-    unheard: bool = False
-    """Nobody listens for the end of runs: no function, no wait. Then there is nothing to report."""
 
 
 @dataclass(frozen=True)
@@ -108,58 +132,88 @@ class Failed:
 
     error: ErrorInfo
     retry_ms: int | None = None
-    """When it is to be tried again; None: never. Decided where it was executed, so that history
-    says it: a deploy may change a function's retries."""
+    """When it is to be tried again; None: never."""
 
 
 Outcome: TypeAlias = Ops | Returned | Failed
 
 
+@dataclass(frozen=True)
+class ExecutionRequest:
+    """What an execution is to do."""
+
+    base: int = 0
+    """Number of memos that the run's history holds."""
+    target: str | None = None
+    """Hashed id of the step to execute; None: only find out what the handler needs next."""
+    attempt: int = 0
+    """Zero-based; of the target or, without one, of the handler."""
+    retries: int = 0
+    started_ms: int = 0
+    """When the run was created. Ids of what its steps send derive from it."""
+    alone: bool = True
+    """Whether nothing else of the run is under way: then a chain of steps may be executed."""
+    until_over: bool = False
+    """Whether a cancelled execution ends only once user code has, as permits are held for it."""
+    events: list[dict[str, Any]] | None = None
+    memos: list[tuple[str, str]] = field(default_factory=list)
+    """With `events`: all memos, for a worker that could not get them otherwise."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an execution has done, and what is needed next: at most one of `ops`, `returned` and
+    `failed`. None of them: that is not known."""
+
+    base: int = 0
+    """Number of memos on which it built."""
+    done: list[Done] = field(default_factory=list)
+    """The steps that were executed, in order."""
+    ops: list[Op] | None = None
+    returned: Returned | None = None
+    failed: Failed | None = None
+    unstarted: str | None = None
+    """Why no user code was executed at all; the execution counts nothing and is repeated."""
+    forgotten: bool = False
+    """With `unstarted`: whether the request must carry the run's events and memos."""
+    missing: bool = False
+    """With `unstarted`: whether the worker lacks the function."""
+    lost: str | None = None
+    """Why the execution ended in the middle of user code, through no fault of that code."""
+    begun: Op | None = None
+    """With `lost`: the step whose body was under way, if that is known."""
+
+    @property
+    def next(self) -> Outcome | None:
+        return Ops(self.ops) if self.ops is not None else self.returned or self.failed
+
+    @staticmethod
+    def of(base: int, done: list[Done], outcome: Outcome | None) -> "Progress":
+        """Progress with what is needed next."""
+        return Progress(
+            base,
+            done,
+            ops=outcome.ops if isinstance(outcome, Ops) else None,
+            returned=outcome if isinstance(outcome, Returned) else None,
+            failed=outcome if isinstance(outcome, Failed) else None,
+        )
+
+
+def json_size(value: Any) -> int:
+    """Bytes of a value as Temporal's JSON converter writes it."""
+    return len(json.dumps(value, separators=(",", ":")))
+
+
 def memo_to_json(memo: Memo) -> dict[str, Any]:
-    """`{"data": ...}`, or `{"error": {name, message, stack?, retriable?}}`."""
-    if memo.error is None:
-        return {"data": memo.data}
-    error: dict[str, Any] = {"name": memo.error.name, "message": memo.error.message}
-    if memo.error.stack is not None:
-        error["stack"] = memo.error.stack
-    if not memo.error.retriable:
-        error["retriable"] = False
-    return {"error": error}
+    """`{"data"?: ...}`, or `{"error": {name, message, stack?, retriable?}}`."""
+    wire: dict[str, Any] = to_wire(memo)
+    if memo.error is not None:
+        wire["error"].pop("retry_after_ms", None)
+        wire["error"].pop("quiet", None)
+    return wire
 
 
 def memo_from_json(memo: Mapping[str, Any]) -> Memo:
+    """The inverse of `memo_to_json`."""
     error = memo.get("error")
-    if error is None:
-        return Memo(data=memo.get("data"))
-    return Memo(
-        error=ErrorInfo(
-            error["name"],
-            error["message"],
-            error.get("stack"),
-            retriable=error.get("retriable", True),
-        )
-    )
-
-
-def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
-    """`{"ops": [...]}`, `{"returned": value, "unheard"?}` or `{"failed": {...}, "retry_ms"}`."""
-    if isinstance(outcome, Ops):
-        return {
-            "ops": [
-                {"kind": op.kind, "id": op.id, "name": op.name, "options": op.options}
-                for op in outcome.ops
-            ]
-        }
-    if isinstance(outcome, Returned):
-        return {"returned": outcome.value} | ({"unheard": True} if outcome.unheard else {})
-    return {"failed": asdict(outcome.error), "retry_ms": outcome.retry_ms}
-
-
-def outcome_from_json(outcome: Mapping[str, Any]) -> Outcome:
-    if "ops" in outcome:
-        return Ops(
-            [Op(op["kind"], op["id"], op["name"], op.get("options", {})) for op in outcome["ops"]]
-        )
-    if "returned" in outcome:
-        return Returned(outcome["returned"], outcome.get("unheard", False))
-    return Failed(ErrorInfo(**outcome["failed"]), outcome["retry_ms"])
+    return Memo(memo.get("data"), None if error is None else from_wire(ErrorInfo, error))

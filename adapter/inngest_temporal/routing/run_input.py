@@ -46,7 +46,9 @@ class RunInput:
     """Inngest's `timeouts`, milliseconds: `{start?, finish?}`. With the run, because a deploy may
     change them."""
     retries: int = 0
-    """Of a run with `needs`: how often it gives a step whose worker was lost to another one."""
+    """Attempts after the first, of each step and of the handler between steps."""
+    not_before_ms: int = 0
+    """When the run was to begin, if its event was to take effect later than it was sent."""
     cancels: dict[str, str] = field(default_factory=dict)
     """Wait id -> mailbox of the function's `cancel` entries, registered before the run was started.
     """

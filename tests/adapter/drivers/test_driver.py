@@ -1,4 +1,4 @@
-"""The driver: one pass over a handler, with memos, a target and a look ahead. No server."""
+"""The driver: one execution of a handler, with memos, a target, and a chain. No server."""
 
 import asyncio
 import json
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import inngest_temporal as inngest
-from inngest_temporal.drivers.local import Call, Pass, hashed
-from inngest_temporal.drivers.protocol import Failed, Memo, Ops, Outcome, Returned
+from inngest_temporal.drivers.local import Execution, Given, Ledger, hashed
+from inngest_temporal.drivers.protocol import Done, Failed, Memo, Ops, Outcome, Returned
 
 EVENT = {"id": "e1", "name": "test/event", "data": {"n": 1}, "ts": 1_700_000_000_000, "user": {}}
 
@@ -34,9 +34,17 @@ class Outside:
 
 
 class Result:
-    def __init__(self, executed: Memo | None, outcome: Outcome | None) -> None:
-        self.executed = executed
+    def __init__(self, done: list[Done], outcome: Outcome | None) -> None:
+        self.done = done
         self.outcome = outcome
+
+    @property
+    def executed(self) -> Memo | None:
+        """The result of the only step that was executed."""
+        if not self.done:
+            return None
+        [done] = self.done
+        return Memo(done.data, done.error)
 
     @property
     def names(self) -> list[str]:
@@ -53,6 +61,7 @@ async def run(
     attempt: int = 0,
     pending: Iterable[str] = (),
     outside: Outside | None = None,
+    ledger: Ledger | None = None,
     **options: Any,
 ) -> Result:
     decorate = (on or client()).create_function(
@@ -60,7 +69,7 @@ async def run(
     )
     part = decorate(handler).parts()[0]
 
-    call = Call(
+    given = Given(
         run_id="run",
         events=[EVENT],
         attempt=attempt,
@@ -68,13 +77,12 @@ async def run(
         target=hashed(target) if target else None,
         pending={hashed(step) for step in pending},
     )
-    pass_ = Pass(part, call, outside=outside or Outside())
-    pass_.start()
-    await asyncio.wait([pass_.outcome], timeout=15)
-    assert pass_.outcome.done(), "the pass did not end"
-    pass_.close()
-    executed = pass_.executed.result() if pass_.executed.done() else None
-    return Result(executed, None if pass_.outcome.cancelled() else pass_.outcome.result())
+    execution = Execution(part, given, outside=outside or Outside(), ledger=ledger)
+    execution.start()
+    await asyncio.wait([execution.outcome], timeout=15)
+    assert execution.outcome.done(), "the execution did not end"
+    execution.close()
+    return Result(execution.done, execution.outcome.result())
 
 
 async def test_a_handler_without_steps_returns() -> None:

@@ -126,8 +126,10 @@ async def test_a_function_that_is_no_longer_in_the_app_is_not_triggered(client: 
 
 
 async def test_a_run_whose_function_is_gone_fails_with_that_message_and_can_be_cancelled(
-    client: Client,
+    client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("inngest_temporal_workers.runs.workflow.MISSING_SECONDS", 2)
+
     def app_with(*ids: str) -> list[inngest.Function[Any]]:
         inngest_client = new_client()
 
@@ -155,7 +157,7 @@ async def test_a_run_whose_function_is_gone_fails_with_that_message_and_can_be_c
     assert isinstance(cancelled.value.cause, CancelledError)
     assert failure_of(failed.value).type == "FunctionNotFoundError"
     assert failure_of(failed.value).message.startswith(
-        "Function app-gone is not in app app any more"
+        "Function app-gone is not in its app any more"
     )
 
 

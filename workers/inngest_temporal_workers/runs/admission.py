@@ -23,7 +23,7 @@ from typing import Any
 from temporalio import activity, workflow
 from temporalio.exceptions import FailureError
 
-from inngest_temporal.functions import FunctionPart, part_of
+from inngest_temporal.functions import FunctionPart
 from inngest_temporal.routing.locks import GRANTED, SKIPPED, LockRequest, Locks, settings_of
 from inngest_temporal.routing.router import SnapshotSource
 from inngest_temporal.routing.run_input import LockNeed
@@ -391,7 +391,7 @@ class AdmissionActivities:
         # forth.
         snapshot = self.registry.snapshot
         published = snapshot.function(info.workflow_type) if snapshot is not None else None
-        config = (published or part_of(info.workflow_type, self.parts)).config
+        function = published or self.parts.get(info.workflow_type)
         version = published.version if published else 0
         is_late = asking.is_entering and time.time_ns() // 1_000_000 - asking.created_ms > LATE_MS
         work = []
@@ -404,7 +404,7 @@ class AdmissionActivities:
                 asking.score,
                 asking.created_ms,
                 is_late,
-                settings_of(config, each.need, version),
+                None if function is None else settings_of(function.config, each.need, version),
             )
             work.append(self._ask(each, request))
         executions = await asyncio.gather(*work)

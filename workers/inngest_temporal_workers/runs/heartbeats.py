@@ -1,8 +1,8 @@
 """Heartbeats of the activities that execute user code.
 
 The worker's event loop sends them. A blocking call in an async handler stops that loop; then a
-thread sends them, so that a step which takes long that way does not count as lost, and is not
-executed a second time beside itself.
+thread sends them, so that a step that blocks for long is not considered lost and executed
+concurrently with itself.
 """
 
 import asyncio
@@ -12,30 +12,34 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from temporalio import activity
 
+from .checkpoints import Checkpoints
+
 INTERVAL = 5.0
-"""Seconds between two of one activity. The thread begins when a second one is late."""
+"""Seconds between two heartbeats of one activity. The thread begins when a second one is late."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Beat:
+    """An activity under way."""
+
     at: float
+    """When the event loop was last seen at work."""
     context: contextvars.Context
-    """Of its activity."""
-    next: asyncio.TimerHandle
+    checkpoints: Checkpoints
 
 
 class Heartbeats:
-    """Those of one worker. As a context manager, it runs the thread for the event loop that enters
-    it."""
+    """The heartbeats of one worker. As a context manager, it runs the thread for the event loop
+    that enters it."""
 
     def __init__(self) -> None:
-        self._last: dict[bytes, _Beat] = {}
-        """By task token: the last one that the event loop sent."""
+        self._beats: dict[bytes, _Beat] = {}
+        """By task token."""
         self._stopped = threading.Event()
         self._loop_thread = 0
 
@@ -46,37 +50,35 @@ class Heartbeats:
     async def __aexit__(self, *_: object) -> None:
         self._stopped.set()
 
-    @contextlib.contextmanager
-    def sent(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def sent(self, checkpoints: Checkpoints) -> AsyncIterator[None]:
         """Heartbeat for the current activity while the block runs."""
-        loop, token, context = (
-            asyncio.get_running_loop(),
-            activity.info().task_token,
-            contextvars.copy_context(),
-        )
+        token = activity.info().task_token
+        beat = _Beat(time.monotonic(), contextvars.copy_context(), checkpoints)
+        self._beats[token] = beat
 
-        def wait() -> None:
-            self._last[token] = _Beat(time.monotonic(), context, loop.call_later(INTERVAL, beat))
+        async def send() -> None:
+            while True:
+                await asyncio.sleep(INTERVAL)
+                await checkpoints.keep_alive()
+                beat.at = time.monotonic()
 
-        def beat() -> None:
-            activity.heartbeat()
-            wait()
-
-        wait()
+        sending = asyncio.create_task(send())
         try:
             yield
         finally:
-            self._last.pop(token).next.cancel()
+            sending.cancel()
+            del self._beats[token]
 
     def _stand_in(self) -> None:
         blocked = False
         while not self._stopped.wait(INTERVAL):
             late = time.monotonic() - 2 * INTERVAL
-            silent = [beat.context for beat in self._last.copy().values() if beat.at < late]
+            silent = [beat for beat in self._beats.copy().values() if beat.at < late]
             if silent:
-                asyncio.run(_beat(silent))
+                asyncio.run(_send(silent))
                 if not blocked:
-                    self._warn(silent[0])
+                    self._warn(silent[0].context)
             blocked = bool(silent)
 
     def _warn(self, context: contextvars.Context) -> None:
@@ -91,8 +93,8 @@ class Heartbeats:
         )
 
 
-async def _beat(contexts: list[contextvars.Context]) -> None:
-    for context in contexts:
-        context.run(activity.heartbeat)
+async def _send(beats: list[_Beat]) -> None:
+    for beat in beats:
+        beat.context.run(activity.heartbeat, *beat.checkpoints.details)
     # The SDK gives them to a task of the running loop.
     await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)

@@ -11,13 +11,18 @@ that follow."""
 JITTER = 30.0
 """Seconds; a uniform share of it is added."""
 
+_CHANCE = random.Random()
+
 
 def next_delay(
-    error: ErrorInfo, attempt: int, interval: timedelta | None = None
+    error: ErrorInfo,
+    attempt: int,
+    interval: timedelta | None = None,
+    chance: random.Random | None = None,
 ) -> timedelta | None:
     """How long to wait after attempt number `attempt` (zero-based) failed; None: not retriable.
 
-    `interval` replaces the table, in development.
+    `interval` replaces the table, in development. `chance`: the randomness of a workflow.
     """
     if not error.retriable:
         return None
@@ -25,4 +30,6 @@ def next_delay(
         return timedelta(milliseconds=error.retry_after_ms)
     if interval is not None:
         return interval
-    return timedelta(seconds=TABLE[min(attempt, len(TABLE) - 1)] + random.uniform(0, JITTER))
+    return timedelta(
+        seconds=TABLE[min(attempt, len(TABLE) - 1)] + (chance or _CHANCE).uniform(0, JITTER)
+    )

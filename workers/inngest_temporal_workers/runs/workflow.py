@@ -1,16 +1,19 @@
 """The run: one generic workflow that interprets what a handler needs.
 
-It discovers (a local activity executes the handler to where it waits), starts what was found, and
-stores each result as a memo. A step's activity answers with its result and with what the handler
-needs next, so n sequential steps cost n activities. Only what was not looked ahead to is discovered
-again.
+It has the handler executed, stores what was done as memos, starts what is needed next, and waits
+for the first of that. The first execution is a local activity where it can be, and only looks for
+what is needed; all others are regular activities, which execute steps: a planned one, or a chain.
+
+Attempts are counted here alone. An execution that never began user code counts nothing. One that
+was lost with its worker counts, and is repeated for at least `LOST_SECONDS`, whatever the
+function's `retries` say; but without retries no step that has begun is executed again.
 """
 
 import asyncio
 import builtins
 import json
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -19,65 +22,85 @@ from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import (
     ActivityError,
-    ApplicationError,
+    TimeoutError,
+    TimeoutType,
     is_cancelled_exception,
 )
 
 from inngest_temporal.drivers import protocol
-from inngest_temporal.drivers.failures import RunFailure, error_of
-from inngest_temporal.drivers.protocol import ErrorInfo, Failed, Memo, Op, Ops, Outcome, Returned
-from inngest_temporal.functions import FunctionPart
+from inngest_temporal.drivers.failures import RunFailure
+from inngest_temporal.drivers.protocol import (
+    Done,
+    ErrorInfo,
+    ExecutionRequest,
+    Failed,
+    Memo,
+    Op,
+    Ops,
+    Outcome,
+    Progress,
+    Returned,
+)
 from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.routing.waits import Delivery
 from inngest_temporal.temporal import names
+from inngest_temporal.wire import from_wire, to_wire
 from inngest_temporal_workers.calls import Calls
 
 from .admission import Admission
-from .memory import MemoCache, RunMemory, page
+from .executions import RunSettings, memo_text
+from .memory import RunMemory, page
+from .retries import next_delay
 
 MAX_VANISHED = 10
 """How often a step may be asked for and then not be there."""
 MAX_STATE_BYTES = 32 * 1024 * 1024
+"""Maximum size of a run's memos."""
+MAX_CARRIED_BYTES = 1_500_000
+"""Maximum size of events and memos that travel in the input of an execution."""
 DEFAULT_TIMEOUT = timedelta(days=365)
-"""Inngest's default, of invocations and waits for signals."""
+"""Inngest's default timeout of invocations and waits for signals."""
 
 STEP_TIMEOUT = timedelta(hours=2)
-"""Inngest's limit of one call to an app."""
+"""Inngest's limit of one call to an app; here, of one execution."""
 HEARTBEAT_TIMEOUT = timedelta(seconds=30)
-"""How soon a killed worker is noticed. Steps heartbeat by themselves."""
-LOST_RETRY = timedelta(seconds=1)
-"""After which a step of a lost worker is given to another one."""
-LOCAL_TIMEOUT = timedelta(seconds=30)
-FIRST_LOOK, LONGEST_LOOK = timedelta(minutes=1), timedelta(days=1)
-"""After which a run that was invoked is looked after, and how seldom at last: a look is six events
-of history."""
+"""How soon a killed worker is noticed. Executions heartbeat by themselves."""
+LOCAL_TIMEOUT = timedelta(seconds=3)
+"""Limit of the first execution, in which the handler may block the worker's event loop."""
+LOST_SECONDS = 600
+"""Time for which an execution that is lost with its worker is repeated, at least."""
+MISSING_SECONDS = 300
+"""Time for which a function that no worker has is waited for: a deploy may be taken back."""
+LONGEST_BACKOFF = 60
+"""Seconds; the first one is 1, and each further one twice as long."""
+FIRST_TASK_LENGTH = 3
+"""Length of history in the first workflow task, unless an earlier try of that task was lost."""
+FIRST_CHECK, LONGEST_CHECK = timedelta(minutes=1), timedelta(days=1)
+"""Delay before first checking that an invoked run is alive, and the longest interval between
+checks: a check is six events of history."""
 LAST_ANSWER = timedelta(seconds=10)
-"""In which the answer of a run that has ended arrives, if there is one."""
+"""How long to wait for the answer of a run that has ended."""
 REGISTRATION_TIME = timedelta(minutes=1)
-"""What the registration of a wait may take, and is added to how long it is kept."""
+"""Time that the registration of a wait may take; it is added to how long the wait is kept."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Ended:
-    """An op that ended: with a memo, or (memo None) with an error that ends the run."""
+    """What has become of an op: a memo, the progress of an execution of it, or an error that ends
+    the run."""
 
     op: Op
-    memo: Memo | None
-    next: Outcome | None = None
-    """What the handler needs next, if that is known."""
-    vanished: bool = False
-    version: int | None = None
-    """How many memos `next` builds on, besides its own; None: not told (in histories of earlier
-    versions)."""
+    memo: Memo | None = None
+    progress: Progress | None = None
+    attempt: int = 0
+    """Zero-based number of the attempt that the progress is of."""
     error: BaseException | None = None
 
 
 class Run:
-    """The run workflow. `workflow_for` makes the class that Temporal knows, one for each
-    function."""
+    """The run workflow. `run_workflows` makes the classes that Temporal knows."""
 
-    function: ClassVar[FunctionPart]
-    settings: ClassVar["RunSettings"]
+    settings: ClassVar[RunSettings]
 
     def __init__(self) -> None:
         self._ended: deque[_Ended] = deque()
@@ -95,9 +118,15 @@ class Run:
         self._deadlines: list[asyncio.Task[None]] = []
         self._executing: set[asyncio.Task[Any]] = set()
         """Activities with user code that a lock counts."""
-        self._admission = Admission(Calls())
-        self._unheard = False
+        self._calls = Calls()
+        self._admission = Admission(self._calls)
+        self._looked = False
+        """Whether the first execution, which may be local, has been."""
         self._attempt = 0
+        """Number of the handler's attempt."""
+        self._losses = 0
+        """Executions lost since a step was last finished."""
+        self._lost_seconds = 0
 
     @workflow.run
     async def run(self, given: dict[str, Any]) -> Any:
@@ -122,10 +151,9 @@ class Run:
         return value
 
     async def _interpret(self) -> Any:
-        outcome: Outcome | None = await self._discover()
+        outcome: Outcome | None = await self._look()
         while True:
             if isinstance(outcome, Returned):
-                self._unheard = outcome.unheard
                 return outcome.value
             if isinstance(outcome, Failed):
                 outcome = await self._retry(outcome)
@@ -144,31 +172,38 @@ class Run:
     async def _begin(self) -> bool:
         """Wait for admission; False: the run is to be skipped. A run that is admitted too late is
         cancelled, and so is one that ends too late (Inngest's `timeouts`); it does not fail."""
-        timeouts = self._given.timeouts
-        created_ms = max(
-            round(workflow.info().workflow_start_time.timestamp() * 1000),
-            self._given.events[0]["ts"],
-        )
-        late = self._deadline("start", created_ms)
-        if late is not None and _now_ms() >= created_ms + timeouts["start"]:
-            await workflow.wait_condition(lambda: False)
+        created_ms = self._created_ms
+        late = None
+        if "start" in self._given.timeouts:
+            late = await self._start_deadline(self._given.timeouts["start"])
         self._admission.begin(self._given.needs, self._given.factor, created_ms)
         if not await self._admission.enter():
             return False
         if late is not None:
             late.cancel()
-        self._deadline("finish", _now_ms())
+        if "finish" in self._given.timeouts:
+            self._deadline("finish", self._given.timeouts["finish"])
         return True
 
-    def _deadline(self, name: str, since_ms: int) -> asyncio.Task[None] | None:
-        limit_ms = self._given.timeouts.get(name)
-        if limit_ms is None:
-            return None
-        remaining = timedelta(milliseconds=max(0, since_ms + limit_ms - _now_ms()))
+    async def _start_deadline(self, limit_ms: int) -> asyncio.Task[None]:
+        # An activity tells the time: a workflow task's own may be another one on replay.
+        now_ms = (await self._call("inngest.now", {}))["ms"]
+        remaining_ms = self._created_ms + limit_ms - now_ms
+        late = self._deadline("start", max(1, remaining_ms))
+        if remaining_ms <= 0:
+            await workflow.wait_condition(lambda: False)
+        return late
 
+    @property
+    def _created_ms(self) -> int:
+        started = workflow.info().workflow_start_time.timestamp() * 1000
+        return max(round(started), self._given.not_before_ms)
+
+    def _deadline(self, name: str, after_ms: int) -> asyncio.Task[None]:
         async def cancel() -> None:
-            await workflow.sleep(remaining, summary=f"timeouts.{name}")
-            await self._local("inngest.cancel", {})
+            await workflow.sleep(timedelta(milliseconds=after_ms), summary=f"timeouts.{name}")
+            self._calls.new_task()
+            await self._call("inngest.cancel", {})
 
         task = asyncio.create_task(cancel())
         self._deadlines.append(task)
@@ -177,206 +212,224 @@ class Run:
     async def _take(self) -> Outcome | None:
         """Store what has ended, and say what the handler needs next.
 
-        A step's activity looks ahead from the memos that were there when it began. Where another
+        An execution knows what the handler needs after the memos on which it built. Where another
         step has ended since, the handler may be elsewhere: past a gather of the two, or the race
         between them has another winner.
         """
-        discover = False
+        look = False
         while self._ended:
             ended = self._ended.popleft()
             del self._tasks[ended.op.id]
             self._memory.pending.discard(ended.op.id)
             if ended.error is not None:
                 raise ended.error
-            following = ended.next if ended.version in (None, len(self._memory.memos)) else None
-            if ended.vanished:
-                self._forget(ended)
-            if ended.memo is not None:
-                self._store(ended.op, ended.memo)
+            if ended.progress is None:
+                assert ended.memo is not None
+                self._store(Done(ended.op, ended.memo.data, ended.memo.error))
+                look = True
+                continue
+            following, planned = await self._apply(ended.progress, ended.op, ended.attempt)
             if isinstance(following, Ops):
                 self._start(following.ops)
             elif following is not None:
                 return following
-            else:
-                discover = True
-        if discover or not self._tasks:
-            return await self._discover()
+            elif not planned:
+                look = True
+        if look or not self._tasks:
+            return await self._look()
         return None
 
-    def _forget(self, ended: _Ended) -> None:
+    async def _apply(
+        self, progress: Progress, target: Op | None = None, attempt: int = 0
+    ) -> tuple[Outcome | None, bool]:
+        """Store the steps that were done.
+
+        What is needed next, if it still holds; and whether a step is to be tried again, so that the
+        handler is at a step for now.
+        """
+        holds, planned = progress.base == len(self._memory.memos), False
+        for done in progress.done:
+            if done.op.id not in self._ops:
+                self._know(done.op)
+            if done.retry_ms is None:
+                self._store(done)
+            else:
+                tried = attempt if target is not None and done.op.id == target.id else 0
+                self._plan(done.op, tried + 1, done.retry_ms)
+                planned = True
+        if progress.lost is not None:
+            return None, await self._after_loss(progress, target, attempt)
+        if target is not None and all(done.op.id != target.id for done in progress.done):
+            self._forget(target, progress)
+        return progress.next if holds else None, planned
+
+    def _forget(self, op: Op, progress: Progress) -> None:
         """The handler asked for a step, and did not when that was to be executed. A deploy may have
         removed it; but if this goes on, the handler decides by something that is not the same each
         time."""
-        del self._ops[ended.op.id]
-        if isinstance(ended.next, Failed):
+        del self._ops[op.id]
+        if progress.failed is not None:
             return  # it will be tried again, as often as that may be
-        self._vanished[ended.op.id] += 1
-        if self._vanished[ended.op.id] > MAX_VANISHED:
+        self._vanished[op.id] += 1
+        if self._vanished[op.id] > MAX_VANISHED:
             message = (
-                f'The handler asks for step "{ended.op.name}", and does not when that is to be'
-                " executed"
+                f'The handler asks for step "{op.name}", and does not when that is to be executed:'
+                " make what decides that a step too."
             )
-            remedy = "make what decides that a step too."
-            raise RunFailure(
-                ErrorInfo("StepUnexpectedError", f"{message}: {remedy}", retriable=False)
-            )
+            raise RunFailure(ErrorInfo("StepUnexpectedError", message, retriable=False))
 
-    def _store(self, op: Op, memo: Memo) -> None:
-        text = json.dumps(protocol.memo_to_json(memo), separators=(",", ":"))
-        self._memory.append(op.id, text)
-        self._remember()
-        self._attempt = 0
-        if self._memory.size > MAX_STATE_BYTES:
-            raise RunFailure(
-                ErrorInfo(
-                    "InngestErrStateOverflowed",
-                    f"The function run exceeded the state size limit of {MAX_STATE_BYTES} bytes.",
-                )
+    async def _after_loss(self, progress: Progress, target: Op | None, attempt: int) -> bool:
+        """An execution was lost with its worker: have it repeated, or give up. Whether a step is
+        to be tried again."""
+        if target is not None and any(done.op.id == target.id for done in progress.done):
+            target = None  # what was lost came after it
+        begun = target if progress.begun is None else progress.begun
+        if target is None:
+            target, attempt = progress.begun, 0
+        if begun is not None and not self._given.retries:
+            self._know(begun)
+            message = (
+                f'The worker was lost while it executed step "{begun.name}", which may have had its'
+                " effect: without retries it is not executed again."
             )
+            self._store(Done(begun, error=ErrorInfo("StepLostError", message)))
+            return False
+        self._losses += 1
+        pause = min(LONGEST_BACKOFF, 2 ** (self._losses - 1))
+        self._lost_seconds += round(HEARTBEAT_TIMEOUT.total_seconds()) + pause
+        gives_up = self._lost_seconds >= LOST_SECONDS and attempt >= self._given.retries
+        if gives_up:
+            message = f"Its worker was lost {self._losses} times in a row: {progress.lost}"
+            error = ErrorInfo("WorkerLostError", message)
+            if target is None:
+                raise RunFailure(error)
+            self._store(Done(target, error=error))
+        elif target is not None:
+            self._know(target)
+            self._plan(target, attempt + 1, pause * 1000)
+            return True
+        else:
+            self._attempt += 1
+            self._admission.settle()
+            await workflow.sleep(pause, summary="a worker was lost")
+            self._calls.new_task()
+        return False
+
+    def _store(self, done: Done) -> None:
+        text = memo_text(done)
+        assert text is not None
+        self._memory.append(done.op.id, text)
+        self._remember()
+        self._attempt = self._losses = self._lost_seconds = 0
+        if self._memory.size > MAX_STATE_BYTES:
+            message = f"The function run exceeded the state size limit of {MAX_STATE_BYTES} bytes."
+            raise RunFailure(ErrorInfo("InngestErrStateOverflowed", message))
 
     def _remember(self) -> None:
-        """Before each local activity, too: one that had to ask this workflow would wait for its own
-        workflow task."""
+        """Let activities of this process find what they need of the run."""
         self.settings.cache.put(workflow.info().run_id, self._memory)
 
-    # What the handler needs next.
+    # Executions.
 
-    async def _discover(self) -> Outcome:
-        self._admission.want()
-        await self._admission.permit()
-        outcome, local = await self._execute_handler()
-        self._admission.done(local=local)
-        return outcome
-
-    async def _execute_handler(self) -> tuple[Outcome, bool]:
-        """What it needs next, and whether a local activity found that out."""
-        arguments: dict[str, Any] = {"version": len(self._memory.memos), "attempt": self._attempt}
-        self._remember()
-        reply = await workflow.execute_local_activity(
-            "inngest.discover",
-            arguments,
-            start_to_close_timeout=STEP_TIMEOUT,  # a handler may block the event loop
-            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
-            result_type=dict,
-        )
-        if "slow" in reply:
-            # It goes on in that process; this activity, which the server most often gives to the
-            # same one, adopts it.
-            try:
-                reply = await self._execute(
-                    "inngest.discover_slowly", arguments, "handler", self._retry_policy()
-                )
-            except ActivityError as error:
-                if is_cancelled_exception(error):
-                    raise
-                return Failed(error_of(error)), False
-            return protocol.outcome_from_json(reply), False
-        return protocol.outcome_from_json(reply), True
-
-    async def _retry(self, failed: Failed) -> Outcome:
-        if failed.retry_ms is None:
-            raise RunFailure(failed.error)
-        attempt = self._attempt + 1
-        self._admission.settle()
-        summary = _summary(f"retry {attempt}: {failed.error.name}")
-        await workflow.sleep(timedelta(milliseconds=failed.retry_ms), summary=summary)
-        self._attempt = attempt
-        return await self._discover()
-
-    # The ops.
-
-    def _start(self, ops: list[Op]) -> None:
-        """Start those that are new. Waits begin before anything is executed that was found with
-        them: so what a step asks for can't be answered before the wait for the answer has begun."""
-        new = [op for op in ops if op.id not in self._ops]
-        waits = {
-            op.id for op in new if op.kind in (protocol.WAIT_FOR_EVENT, protocol.WAIT_FOR_SIGNAL)
-        }
-        self._registering |= waits
-        for op in new:
-            if len(self._ops) >= protocol.MAX_STEPS:
-                raise RunFailure(protocol.STEPS_EXCEEDED)
-            self._ops[op.id] = op
-            self._memory.pending.add(op.id)
-            if op.kind == protocol.RUN:
-                self._admission.want()
-            after = waits if op.kind in (protocol.RUN, protocol.INVOKE) else set()
-            self._tasks[op.id] = asyncio.create_task(self._perform(op, after))
-
-    async def _perform(self, op: Op, after: set[str]) -> None:
-        if after:
-            await workflow.wait_condition(lambda: self._registering.isdisjoint(after))
-        work: Awaitable[_Ended]
-        if op.kind == protocol.RUN:
-            work = self._run_step(op)
-        elif op.kind == protocol.SLEEP:
-            work = self._sleep(op)
-        elif op.kind == protocol.WAIT_FOR_EVENT:
-            work = self._wait_for_event(op)
-        elif op.kind == protocol.WAIT_FOR_SIGNAL:
-            work = self._wait_for_signal(op)
-        else:
-            work = self._invoke(op)
-        try:
-            self._ended.append(await work)
-        except Exception as error:
-            self._registering.discard(op.id)
-            self._ended.append(_Ended(op, None, error=error))
-
-    async def _run_step(self, op: Op) -> _Ended:
-        since_ms = _now_ms()
-        attempt = 0
+    async def _look(self) -> Outcome | None:
+        """Have the handler executed without a planned step, until it is known what it needs next or
+        a step is to be tried again."""
         while True:
+            self._admission.want()
             await self._admission.permit()
+            attempt = self._attempt
             try:
-                reply = await self._attempt_step(op, attempt, since_ms)
-                break
-            except ActivityError as error:
-                if is_cancelled_exception(error):
-                    raise
-                delay = self._delay_after(error, attempt)
-                if delay is None:
-                    return _Ended(op, Memo(error=error_of(error)))
+                progress = await self._execute(None, attempt)
             finally:
                 self._admission.done()
-            self._admission.settle()
-            attempt += 1
-            await workflow.sleep(delay, summary=f"retry {attempt}: {_summary(op.name)}")
-            self._admission.want()
-        following = protocol.outcome_from_json(reply["next"]) if "next" in reply else None
-        version = reply.get("version")
-        if "vanished" in reply:
-            return _Ended(op, None, following, vanished=True, version=version)
-        return _Ended(op, Memo(data=reply.get("data")), following, version=version)
+            following, planned = await self._apply(progress, attempt=attempt)
+            if following is not None or planned or self._ended:
+                return following
 
-    async def _attempt_step(self, op: Op, attempt: int, since_ms: int) -> dict[str, Any]:
-        """Temporal repeats attempts; but where each needs a permit, this workflow does, and holds
-        none in between."""
-        arguments: dict[str, Any] = {
-            "step": op.id,
-            "version": len(self._memory.memos),
-            "tried": self._attempt,
-        }
-        once = self._admission.per_step
-        if once:
-            arguments |= {"attempt": attempt, "since_ms": since_ms}
-        retry_policy = RetryPolicy(maximum_attempts=1) if once else self._retry_policy()
-        return await self._execute("inngest.step", arguments, _summary(op.name), retry_policy)
+    async def _execute(self, target: Op | None, attempt: int) -> Progress:
+        """One execution in which user code was reached; others are repeated, and count nothing."""
+        carried, waited = False, 0
+        while True:
+            progress = await self._executed(target, attempt, carried)
+            if progress.unstarted is None:
+                return progress
+            if progress.missing and waited >= MISSING_SECONDS:
+                raise RunFailure(self._function_not_found())
+            must_wait = progress.missing or (progress.forgotten and carried)
+            carried = progress.forgotten
+            if must_wait:
+                pause = min(LONGEST_BACKOFF, max(1, waited))
+                waited += pause
+                await workflow.sleep(pause, summary=progress.unstarted)
+                self._calls.new_task()
 
-    async def _execute(
-        self, activity: str, arguments: dict[str, Any], summary: str, retry_policy: RetryPolicy
+    async def _executed(self, target: Op | None, attempt: int, carried: bool) -> Progress:
+        request = self._request(target, attempt, carried)
+        if self._may_be_local(request):
+            try:
+                return from_wire(Progress, await self._execute_locally(request))
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    raise
+                # It took too long: the handler blocks its worker. The server notices that the
+                # activity which follows takes long, too, and nothing else is held up by it.
+        try:
+            return from_wire(Progress, await self._execute_regularly(request, target))
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            return self._failed_execution(error, request, target)
+        finally:
+            self._calls.new_task()
+
+    def _request(self, target: Op | None, attempt: int, carried: bool) -> ExecutionRequest:
+        others = [op for op in self._tasks if target is None or op != target.id]
+        memory = self._memory
+        carried = carried and memory.size + memory.event_bytes <= MAX_CARRIED_BYTES
+        self._remember()
+        return ExecutionRequest(
+            base=len(memory.memos),
+            target=None if target is None else target.id,
+            attempt=attempt,
+            retries=self._given.retries,
+            started_ms=self._created_ms,
+            alone=not others,
+            until_over=self._admission.counts,
+            events=memory.events if carried else None,
+            memos=list(memory.memos) if carried else [],
+        )
+
+    def _may_be_local(self, request: ExecutionRequest) -> bool:
+        """Only the very first one, and only at the first try: a handler that takes its worker down
+        would do so for ever, because nothing counts the tries of a workflow task."""
+        if self._looked or request.target is not None or self._admission.counts:
+            return False
+        self._looked = True
+        return workflow.info().get_current_history_length() <= FIRST_TASK_LENGTH
+
+    async def _execute_locally(self, request: ExecutionRequest) -> dict[str, Any]:
+        reply: dict[str, Any] = await workflow.execute_local_activity(
+            "inngest.execute",
+            to_wire(request),
+            schedule_to_close_timeout=LOCAL_TIMEOUT,
+            retry_policy=RetryPolicy(maximum_attempts=1),
+            result_type=dict,
+        )
+        return reply
+
+    async def _execute_regularly(
+        self, request: ExecutionRequest, target: Op | None
     ) -> dict[str, Any]:
-        """Have user code executed. If a lock counts that, a cancelled run has to wait for its end:
-        `_finish`."""
+        """If a lock counts what is executed, a cancelled run has to wait for its end: `_finish`."""
         counted = self._admission.counts
         kind = workflow.ActivityCancellationType
         work: asyncio.Task[dict[str, Any]] = workflow.start_activity(
-            activity,
-            arguments | {"until_over": True} if counted else arguments,
-            summary=summary,
+            "inngest.execute",
+            to_wire(request),
+            summary="handler" if target is None else _summary(target.name),
             start_to_close_timeout=STEP_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
-            retry_policy=retry_policy,
+            retry_policy=RetryPolicy(maximum_attempts=1),
             cancellation_type=kind.WAIT_CANCELLATION_COMPLETED if counted else kind.TRY_CANCEL,
             result_type=dict,
         )
@@ -390,43 +443,141 @@ class Run:
             work.cancel()
             raise
 
-    def _delay_after(self, error: ActivityError, attempt: int) -> timedelta | None:
-        """When to try a step again that needs permits; None: not at all. By what history says, not
-        by the function as it is deployed now."""
-        if not self._admission.per_step:
-            return None
-        if isinstance(error.cause, ApplicationError):
-            return error.cause.next_retry_delay
-        return LOST_RETRY if attempt < self._given.retries else None
+    def _failed_execution(
+        self, error: ActivityError, request: ExecutionRequest, target: Op | None
+    ) -> Progress:
+        """What is known of an execution that did not answer: the details of its heartbeats."""
+        cause = error.cause
+        if not isinstance(cause, TimeoutError):
+            return Progress(request.base, lost=str(cause or error))
+        details = list(cause.last_heartbeat_details)
+        done = [from_wire(Done, each) for each in (details[0] if details else [])]
+        begun = from_wire(Op, details[1]) if len(details) > 1 and details[1] else None
+        if cause.type != TimeoutType.START_TO_CLOSE:
+            return Progress(request.base, done, lost="it sent no heartbeats", begun=begun)
+        limit = f"It did not end within {STEP_TIMEOUT}."
+        info = ErrorInfo("StepTimeout", limit)
+        delay = None
+        if request.attempt < request.retries:
+            delay = next_delay(info, request.attempt, None, workflow.random())
+        retry_ms = None if delay is None else round(delay.total_seconds() * 1000)
+        step = begun or target
+        if step is None or any(each.op.id == step.id for each in done):
+            return Progress(request.base, done, failed=Failed(info, retry_ms))
+        done.append(Done(step, error=info, retry_ms=retry_ms))
+        return Progress(request.base, done)
 
-    def _retry_policy(self) -> RetryPolicy:
-        """User errors say themselves when to retry; the intervals here are for workers that were
-        lost."""
-        return RetryPolicy(
-            initial_interval=LOST_RETRY,
-            maximum_interval=timedelta(seconds=10),
-            maximum_attempts=self.function.retries + 1,
+    def _function_not_found(self) -> ErrorInfo:
+        message = (
+            f"Function {workflow.info().workflow_type} is not in its app any more: no worker can go"
+            " on with its runs."
         )
+        return ErrorInfo("FunctionNotFoundError", message, retriable=False)
+
+    async def _retry(self, failed: Failed) -> Outcome | None:
+        if failed.retry_ms is None:
+            raise RunFailure(failed.error)
+        attempt = self._attempt + 1
+        self._admission.settle()
+        summary = _summary(f"retry {attempt}: {failed.error.name}")
+        await workflow.sleep(timedelta(milliseconds=max(1, failed.retry_ms)), summary=summary)
+        self._calls.new_task()
+        self._attempt = attempt
+        return await self._look()
+
+    # The ops.
+
+    def _know(self, op: Op) -> None:
+        if op.id not in self._ops and len(self._ops) >= protocol.MAX_STEPS:
+            raise RunFailure(protocol.STEPS_EXCEEDED)
+        self._ops[op.id] = op
+
+    def _start(self, ops: list[Op]) -> None:
+        """Start those that are new. Waits begin before anything is executed that was found with
+        them: so what a step asks for can't be answered before the wait for the answer has begun."""
+        new = [op for op in ops if op.id not in self._ops]
+        waits = {
+            op.id for op in new if op.kind in (protocol.WAIT_FOR_EVENT, protocol.WAIT_FOR_SIGNAL)
+        }
+        self._registering |= waits
+        for op in new:
+            self._know(op)
+            after = waits if op.kind in (protocol.RUN, protocol.INVOKE) else set()
+            if op.kind == protocol.RUN:
+                self._plan(op, 0, 0, after)
+            else:
+                self._begin_op(op, self._performed(op, after))
+
+    def _plan(
+        self, op: Op, attempt: int, delay_ms: int, after: frozenset[str] | set[str] = frozenset()
+    ) -> None:
+        """Have a step executed, after a pause if this is not the first attempt."""
+        if not delay_ms:
+            self._admission.want()
+        self._begin_op(op, self._step(op, attempt, delay_ms, after))
+
+    def _begin_op(self, op: Op, work: Coroutine[Any, Any, _Ended]) -> None:
+        async def perform() -> None:
+            try:
+                self._ended.append(await work)
+            except Exception as error:
+                self._registering.discard(op.id)
+                self._ended.append(_Ended(op, error=error))
+
+        self._memory.pending.add(op.id)
+        self._tasks[op.id] = asyncio.create_task(perform())
+
+    async def _step(
+        self, op: Op, attempt: int, delay_ms: int, after: frozenset[str] | set[str]
+    ) -> _Ended:
+        if after:
+            await workflow.wait_condition(lambda: self._registering.isdisjoint(after))
+        if delay_ms:
+            summary = f"retry {attempt}: {_summary(op.name)}"
+            await workflow.sleep(timedelta(milliseconds=delay_ms), summary=summary)
+            self._calls.new_task()
+            self._admission.want()
+        await self._admission.permit()
+        try:
+            progress = await self._execute(op, attempt)
+        finally:
+            self._admission.done()
+        return _Ended(op, progress=progress, attempt=attempt)
+
+    async def _performed(self, op: Op, after: set[str]) -> _Ended:
+        if after:
+            await workflow.wait_condition(lambda: self._registering.isdisjoint(after))
+        if op.kind == protocol.SLEEP:
+            return await self._sleep(op)
+        if op.kind == protocol.WAIT_FOR_EVENT:
+            return await self._wait_for_event(op)
+        if op.kind == protocol.WAIT_FOR_SIGNAL:
+            return await self._wait_for_signal(op)
+        return await self._invoke(op)
 
     async def _sleep(self, op: Op) -> _Ended:
-        until = op.options.get("until_ms")
-        duration = _duration(
-            op, op.options["duration_ms"] if until is None else until - workflow.time() * 1000
-        )
+        until_ms = op.options.get("until_ms")
+        if until_ms is None:
+            duration = _duration(op, op.options["duration_ms"])
+        else:
+            # At least a moment: whether there is a timer must not depend on the clock.
+            duration = _duration(op, max(1, until_ms - _now_ms()))
         if duration > timedelta(0):
             await workflow.sleep(duration, summary=_summary(op.name))
+            self._calls.new_task()
         return _Ended(op, Memo())
 
     async def _wait_for_event(self, op: Op) -> _Ended:
         timeout = _duration(op, op.options["timeout_ms"])
         self._wait_order[op.id] = len(self._consumed)
-        registered = await self._local(
+        registered = await self._call(
             "inngest.wait",
             {
                 "step": op.id,
                 "events": op.options["events"],
                 "own": self._given.event_ids,
                 "if": op.options.get("if"),
+                "event": self._given.events[0],
                 "expires_ms": _expires_ms(timeout),
             },
         )
@@ -436,17 +587,17 @@ class Run:
             )
         mailboxes = self._mailboxes[op.id] = registered["mailboxes"]
         self._registering.discard(op.id)
-        early = op.id in self._arrived and workflow.patched("early answers")
+        early = op.id in self._arrived
         try:
             await workflow.wait_condition(
                 lambda: op.id in self._arrived, timeout=timeout, timeout_summary=_summary(op.name)
             )
         except builtins.TimeoutError:
-            pass
+            self._calls.new_task()
         # A mailbox forgets a wait that it has resumed; but one that was resumed before was
         # registered once more.
         if early or op.id not in self._arrived or len(mailboxes) > 1:
-            await self._local("inngest.unwait", {"mailboxes": mailboxes, "step": op.id})
+            await self._call("inngest.unwait", {"mailboxes": mailboxes, "step": op.id})
         del self._mailboxes[op.id]
         return _Ended(op, Memo(data=self._arrived.pop(op.id, None)))
 
@@ -454,6 +605,7 @@ class Run:
     def _on_event(self, delivery: Delivery) -> None:
         """A mailbox found that these waits match. One event resumes each wait once, and never one
         that began later."""
+        self._calls.new_task()
         order = self._consumed.setdefault(delivery.id, len(self._consumed) + 1)
         for step in delivery.waits:
             if (
@@ -466,13 +618,13 @@ class Run:
     def _expects(self, step: str) -> bool:
         """Whether an answer is for a step that has not ended. One that is not known was asked for
         in a workflow task that was lost, and will be again."""
-        return step in self._tasks or (step not in self._ops and workflow.patched("early answers"))
+        return step in self._tasks or step not in self._ops
 
     async def _wait_for_signal(self, op: Op) -> _Ended:
         timeout = _timeout_of(op)
         signal = op.options["signal"]
         wait = {"step": op.id, "signal": signal, "replace": op.options["replace"]}
-        if "conflict" in await self._local(
+        if "conflict" in await self._call(
             "inngest.claim_signal", wait | {"expires_ms": _expires_ms(timeout)}
         ):
             message = "Signal conflict; signal wait already exists for another run"
@@ -484,21 +636,21 @@ class Run:
                 lambda: op.id in self._signalled, timeout=timeout, timeout_summary=_summary(op.name)
             )
         except builtins.TimeoutError:
-            await self._local("inngest.release_signal", wait)
+            self._calls.new_task()
+            await self._call("inngest.release_signal", wait)
         del self._signals[op.id]
         return _Ended(op, Memo(data=self._signalled.pop(op.id, None)))
 
     @workflow.signal(name="signal")
     def _on_signal(self, step: str, signal: str, data: Any) -> None:
         """The signal that a step waits for."""
+        self._calls.new_task()
         if step not in self._signalled and self._expects(step):
             self._signalled[step] = {"signal": signal, "data": data}
 
     async def _invoke(self, op: Op) -> _Ended:
         timeout = _timeout_of(op)
-        started = await self._local(
-            "inngest.invoke", {"step": op.id, "ts": _now_ms(), **op.options}
-        )
+        started = await self._call("inngest.invoke", {"step": op.id, "ts": _now_ms(), **op.options})
         if "error" in started:
             return _Ended(op, Memo(error=ErrorInfo("Error", started["error"])))
         error = await self._invoked_or_error(op, timeout, started.get("run"))
@@ -516,52 +668,46 @@ class Run:
     ) -> ErrorInfo | None:
         """Wait for the answer of the run that a step invoked. One that was terminated in Temporal
         gives none, so it is looked after, ever less often."""
-        deadline = workflow.time() + timeout.total_seconds()
-        look, gone = FIRST_LOOK, False
+        remaining, check, gone = timeout, FIRST_CHECK, False
         while True:
-            remaining = timedelta(seconds=deadline - workflow.time())
-            patience = remaining if run is None else min(remaining, LAST_ANSWER if gone else look)
+            patience = remaining if run is None else min(remaining, LAST_ANSWER if gone else check)
             try:
                 await workflow.wait_condition(
                     lambda: op.id in self._invoked,
-                    timeout=patience,
+                    timeout=max(patience, timedelta(milliseconds=1)),
                     timeout_summary=_summary(op.name),
                 )
                 return None
             except builtins.TimeoutError:
-                if patience == remaining:
-                    return ErrorInfo(protocol.INVOKE_TIMEOUT_NAME, protocol.INVOKE_TIMEOUT_MESSAGE)
+                self._calls.new_task()
+            remaining -= patience
+            if remaining <= timedelta(0):
+                return ErrorInfo(protocol.INVOKE_TIMEOUT_NAME, protocol.INVOKE_TIMEOUT_MESSAGE)
             if gone:
                 message = (
                     f"The invoked run {run} ended without an answer: it was skipped, or terminated"
                     " in Temporal."
                 )
                 return ErrorInfo("Error", message)
-            gone = not (await self._local("inngest.executes", {"run": run}))["executes"]
-            look = min(look * 2, LONGEST_LOOK)
+            gone = not (await self._call("inngest.executes", {"run": run}))["executes"]
+            check = min(check * 2, LONGEST_CHECK)
 
     @workflow.signal(name="invoked")
     def _on_invoked(self, step: str, result: dict[str, Any]) -> None:
         """A run that one of this run's steps invoked has ended."""
+        self._calls.new_task()
         if self._expects(step):
             self._invoked[step] = protocol.memo_from_json(result)
 
     @workflow.signal(name="admission")
     def _on_admission(self, lock: str, verdicts: dict[str, list[int]]) -> None:
         """What a lock says."""
+        self._calls.new_task()
         self._admission.receive(lock, verdicts)
 
-    async def _local(self, activity: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def _call(self, activity: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """A short call to Temporal, repeated until it works."""
-        self._remember()
-        reply: dict[str, Any] = await workflow.execute_local_activity(
-            activity,
-            arguments,
-            start_to_close_timeout=LOCAL_TIMEOUT,
-            retry_policy=RetryPolicy(maximum_interval=timedelta(seconds=10)),
-            result_type=dict,
-        )
-        return reply
+        return await self._calls.call(activity, [arguments], dict)
 
     # The end.
 
@@ -570,9 +716,10 @@ class Run:
     ) -> None:
         """Give back what is held, take back waits, answer the invoker, emit Inngest's lifecycle
         events."""
-        if self._executing and workflow.patched("end after what executes"):
-            for task in (*self._tasks.values(), *self._deadlines, *self._executing):
-                task.cancel()
+        for task in (*self._tasks.values(), *self._deadlines, *self._executing):
+            task.cancel()
+        if self._executing:
+            # Permits are given back only once no user code of the run is executed any more.
             await asyncio.wait([*self._executing])
         await self._admission.leave()
         waits = self._mailboxes | {wait: [mailbox] for wait, mailbox in self._given.cancels.items()}
@@ -581,17 +728,13 @@ class Run:
             "ts": _now_ms(),
             "waits": waits,
             "signals": self._signals,
+            "input": self._given.to_json(),
         }
-        for task in (*self._tasks.values(), *self._deadlines):
-            task.cancel()
         if status == "Completed":
-            if self._unheard and not waits and not self._signals and self._given.invoker is None:
-                self.settings.cache.forget(workflow.info().run_id)
-                return
             result["value"] = value
         if error is not None:
             result["error"] = protocol.memo_to_json(Memo(error=error))["error"]
-        await self._local("inngest.finish", result | {"input": self._given.to_json()})
+        await self._call("inngest.finish", result)
         self.settings.cache.forget(workflow.info().run_id)
 
     # What activities of other processes ask.
@@ -613,56 +756,49 @@ class Run:
         return {"items": items, "total": len(memos), "pending": sorted(self._memory.pending)}
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """What all runs of a process share."""
+class DynamicRun(Run):
+    """The workflow of runs whose function this worker lacks. If another one has it, that one is to
+    take the run: failed workflow tasks are given to any worker. Otherwise a deploy has removed the
+    function, and the run fails, or can be cancelled."""
 
-    cache: MemoCache
-    retry_interval: timedelta | None = None
-    """Replaces Inngest's table of waits, for development and tests."""
-
-
-def workflow_for(part: FunctionPart, settings: RunSettings) -> type:
-    """The workflow class of one function; its type name is the function's id."""
-
-    members = {"function": part, "settings": settings, "run": Run.run, "__module__": __name__}
-    # Temporal wants `run` on the class itself, and goes by the class's name to see that it is.
-    return workflow.defn(name=part.id, sandboxed=False)(type(Run.__name__, (Run,), members))
-
-
-class Leftover(Run):
-    """The workflow of runs whose function was there when they began, and is not any more: they fail
-    with that message, and can be cancelled. `leftover_workflow` makes the class that Temporal
-    knows."""
-
-    missing: Callable[[str], FunctionPart]
+    belongs_elsewhere: Callable[[str], bool]
+    """Whether a workflow type is no function of this app, or one that another worker has."""
 
     @workflow.run
     async def run(self, given: Sequence[RawValue]) -> Any:  # type: ignore[override]
-        self._stands_for = self.missing(workflow.info().workflow_type)
+        self._check()
         return await Run.run(self, workflow.payload_converter().from_payload(given[0].payload))
 
-    @property
-    def function(self) -> FunctionPart:  # type: ignore[override]
-        return self._stands_for
+    async def _executed(self, target: Op | None, attempt: int, carried: bool) -> Progress:
+        self._check()  # it may have come back
+        return await super()._executed(target, attempt, carried)
 
-    async def _execute_handler(self) -> tuple[Outcome, bool]:
-        self.missing(workflow.info().workflow_type)  # it may have come back
-        return await super()._execute_handler()
+    def _check(self) -> None:
+        function_id = workflow.info().workflow_type
+        if type(self).belongs_elsewhere(function_id):
+            raise RuntimeError(f"Workflow class {function_id} is not registered on this worker.")
 
 
-def leftover_workflow(settings: RunSettings, missing: Callable[[str], FunctionPart]) -> type:
-    """`missing`: what stands for such a function; raises if the worker has nothing to do with
-    it."""
+def run_workflows(function_ids: Sequence[str], settings: RunSettings) -> list[type]:
+    """The workflow classes of functions; the name of each type is the function's id."""
+    members = {"settings": settings, "run": Run.run, "__module__": __name__}
+    # Temporal wants `run` on the class itself, and goes by the class's name to see that it is.
+    return [
+        workflow.defn(name=function_id, sandboxed=False)(type(Run.__name__, (Run,), members))
+        for function_id in function_ids
+    ]
+
+
+def dynamic_run_workflow(settings: RunSettings, belongs_elsewhere: Callable[[str], bool]) -> type:
+    """The workflow class of functions that this worker lacks."""
     members = {
         "settings": settings,
-        "missing": staticmethod(missing),
-        "run": Leftover.run,
+        "belongs_elsewhere": staticmethod(belongs_elsewhere),
+        "run": DynamicRun.run,
         "__module__": __name__,
     }
-    return workflow.defn(dynamic=True, sandboxed=False)(
-        type(Leftover.__name__, (Leftover,), members)
-    )
+    made = type(DynamicRun.__name__, (DynamicRun,), members)
+    return workflow.defn(dynamic=True, sandboxed=False)(made)
 
 
 async def _shielded(finish: Coroutine[Any, Any, None]) -> None:
@@ -677,6 +813,7 @@ async def _shielded(finish: Coroutine[Any, Any, None]) -> None:
 
 
 def _now_ms() -> int:
+    """For durations and what people see; nothing may be decided by it."""
     return round(workflow.time() * 1000)
 
 
@@ -687,7 +824,7 @@ def _summary(name: str) -> str:
 
 
 def _timeout_of(op: Op) -> timedelta:
-    """Of a step that may have none."""
+    """The timeout of a step that may have none."""
     return (
         _duration(op, op.options["timeout_ms"]) if "timeout_ms" in op.options else DEFAULT_TIMEOUT
     )
@@ -702,6 +839,6 @@ def _duration(op: Op, ms: float) -> timedelta:
 
 
 def _expires_ms(timeout: timedelta) -> int:
-    """Until when a wait is kept for its run, which counts the timeout from when it is registered,
-    and takes it back."""
+    """The time until which a wait is kept for its run, which counts the timeout from when it is
+    registered, and takes it back."""
     return _now_ms() + round((timeout + REGISTRATION_TIME).total_seconds() * 1000)

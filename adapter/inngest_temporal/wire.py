@@ -1,0 +1,52 @@
+"""How our dataclasses cross to Temporal: as JSON objects, without fields that have their default.
+
+Unknown fields are ignored when reading, so that two versions work side by side during a deploy.
+Values that user code made stay as they are: they are not copied, nor looked into.
+"""
+
+import functools
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any, TypeVar
+
+import pydantic
+
+T = TypeVar("T")
+
+
+def to_wire(value: Any) -> Any:
+    """A dataclass as a dict, with the dataclasses in its fields and in lists there."""
+    if isinstance(value, list):
+        return [to_wire(each) if is_dataclass(each) else each for each in value]
+    if not is_dataclass(value):
+        return value
+    wire: dict[str, Any] = {}
+    model: Any = type(value)
+    for each in _fields(model):
+        item = getattr(value, each.name)
+        if not _is_default(each, item):
+            wire[each.name] = to_wire(item)
+    return wire
+
+
+def from_wire(model: type[T], value: Any) -> T:
+    """The inverse of `to_wire`. Raises pydantic's `ValidationError`."""
+    given: Any = model
+    read: T = _adapter(given).validate_python(value)
+    return read
+
+
+@functools.cache
+def _adapter(model: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(model)
+
+
+@functools.cache
+def _fields(model: Any) -> tuple[Field[Any], ...]:
+    return fields(model)
+
+
+def _is_default(each: Field[Any], value: Any) -> bool:
+    if each.default is not MISSING:
+        # An identity check alone: values may be large, or compare in ways of their own.
+        return value is each.default or (isinstance(value, int | str) and value == each.default)
+    return each.default_factory is not MISSING and not value

@@ -1,0 +1,200 @@
+"""The activities by which runs call Temporal: waits, signals, invocations, and the end of a run."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from inngest_temporal.drivers import protocol
+from inngest_temporal.drivers.protocol import ErrorInfo, Memo
+from inngest_temporal.errors import BodyInvalidError, ExpressionError
+from inngest_temporal.routing import events, signals
+from inngest_temporal.routing.router import Router
+from inngest_temporal.routing.run_input import Invoker, RunInput
+from inngest_temporal.routing.waits import Waits
+from inngest_temporal.temporal.runs import executes
+
+
+@dataclass(frozen=True)
+class RunActivities:
+    """What runs ask of Temporal."""
+
+    client: Client
+    app_id: str
+    router: Router
+    waits: Waits
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [
+            self.wait,
+            self.unwait,
+            self.cancel,
+            self.claim_signal,
+            self.release_signal,
+            self.invoke,
+            self.executes,
+            self.now,
+            self.finish,
+        ]
+
+    @activity.defn(name="inngest.wait")
+    async def wait(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Register a wait: `{"mailboxes": [...]}`, one for each event, or `{"error"}`: a bad
+        condition."""
+        run = activity.info().workflow_id
+        assert run is not None
+        try:
+            mailboxes = await asyncio.gather(
+                *(
+                    self.waits.register(
+                        run=run,
+                        wait=arguments["step"],
+                        event_name=name,
+                        condition=arguments["if"],
+                        event=arguments["event"],
+                        own=arguments["own"],
+                        expires_ms=arguments["expires_ms"],
+                    )
+                    for name in arguments["events"]
+                )
+            )
+        except ExpressionError as error:
+            return {"error": protocol.invalid_condition(error).message}
+        return {"mailboxes": mailboxes}
+
+    @activity.defn(name="inngest.unwait")
+    async def unwait(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Take a wait back."""
+        run = activity.info().workflow_id
+        assert run is not None
+        await self._unwait(run, {arguments["step"]: arguments["mailboxes"]})
+        return {}
+
+    async def _unwait(self, run: str, waits: Mapping[str, list[str]]) -> None:
+        await asyncio.gather(
+            *(
+                self.waits.deregister(mailbox, run, wait)
+                for wait, mailboxes in waits.items()
+                for mailbox in mailboxes
+            )
+        )
+
+    @activity.defn(name="inngest.cancel")
+    async def cancel(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Cancel the run itself: a run can end as cancelled only if somebody asks for it."""
+        info = activity.info()
+        assert info.workflow_id is not None
+        await self.client.get_workflow_handle(
+            info.workflow_id, run_id=info.workflow_run_id
+        ).cancel()
+        return {}
+
+    @activity.defn(name="inngest.claim_signal")
+    async def claim_signal(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Wait for a signal: `{}`, or `{"conflict": true}` if another run does."""
+        run = activity.info().workflow_id
+        assert run is not None
+        wait = signals.Claim(run, arguments["step"], arguments["expires_ms"], arguments["replace"])
+        claimed = await signals.claim(self.client, arguments["signal"], wait)
+        return {} if claimed else {"conflict": True}
+
+    @activity.defn(name="inngest.release_signal")
+    async def release_signal(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Wait for a signal no longer."""
+        run = activity.info().workflow_id
+        assert run is not None
+        await signals.release(self.client, arguments["signal"], run, arguments["step"])
+        return {}
+
+    @activity.defn(name="inngest.invoke")
+    async def invoke(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Start the run that a step invokes: `{"run"?}`, or `{"error"}`: no such function, or it
+        does not run."""
+        info = activity.info()
+        assert info.workflow_id is not None
+        assert info.workflow_type is not None
+        function_id = arguments["function_id"]
+        try:
+            stamped = events.invoked(
+                function_id,
+                arguments["payload"]["data"],
+                run_id=info.workflow_id,
+                step=arguments["step"],
+                source_function_id=info.workflow_type,
+                source_app_id=self.app_id,
+                ts=arguments["ts"],
+                v=arguments["payload"].get("v"),
+            )
+        except BodyInvalidError as error:
+            return {"error": error.message}
+        routed = await self.router.invoke(stamped)
+        if routed.missing is not None:
+            return {"error": f"could not find function with ID: {function_id}"}
+        if routed.refused is not None:
+            return {"error": routed.refused}
+        return {} if routed.invoked is None else {"run": routed.invoked}
+
+    @activity.defn(name="inngest.executes")
+    async def executes(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Whether another run has not ended: `{"executes"}`."""
+        return {"executes": await executes(self.client, arguments["run"])}
+
+    @activity.defn(name="inngest.now")
+    async def now(self, _: dict[str, Any]) -> dict[str, Any]:
+        """What time it is: `{"ms"}`."""
+        return {"ms": time.time_ns() // 1_000_000}
+
+    @activity.defn(name="inngest.finish")
+    async def finish(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """After a run: waits taken back, the invoker answered, lifecycle events routed."""
+        info = activity.info()
+        assert info.workflow_id is not None
+        assert info.workflow_type is not None
+        given = RunInput.from_json(arguments["input"])
+        result: dict[str, Any] = {
+            key: arguments[key] for key in ("value", "error") if key in arguments
+        }
+        await self._unwait(info.workflow_id, arguments["waits"])
+        for step, signal in arguments["signals"].items():
+            await signals.release(self.client, signal, info.workflow_id, step)
+        if arguments["status"] == "Skipped":
+            return {}  # as in Inngest, nobody is told
+        for invoker in [] if given.invoker is None else [given.invoker, *given.more_invokers]:
+            await self._answer(invoker, arguments["status"], result, info.workflow_type)
+        error = protocol.memo_from_json(result).error
+        lifecycle = events.ended(
+            info.workflow_type,
+            info.workflow_id,
+            given.events,
+            arguments["status"],
+            ts=arguments["ts"],
+            result=result.get("value"),
+            error=error,
+        )
+        await self.router.route(lifecycle)
+        return {}
+
+    async def _answer(
+        self, invoker: Invoker, status: str, result: dict[str, Any], function_id: str
+    ) -> None:
+        if status == "Cancelled":
+            memo = Memo(
+                error=ErrorInfo("Error", f"The invoked function {function_id} was cancelled.")
+            )
+            answer = protocol.memo_to_json(memo)
+        else:
+            answer = (
+                {"error": result["error"]} if "error" in result else {"data": result.get("value")}
+            )
+        try:
+            await self.client.get_workflow_handle(invoker.workflow_id).signal(
+                "invoked", args=[invoker.step, answer]
+            )
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise

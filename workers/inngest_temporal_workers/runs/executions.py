@@ -1,0 +1,403 @@
+"""The activity that executes user code: one execution of a run's function by the local driver."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.service import RPCError
+
+from inngest_temporal.drivers.failures import error_info
+from inngest_temporal.drivers.local import Execution, Given
+from inngest_temporal.drivers.protocol import (
+    MAX_OUTPUT_BYTES,
+    Done,
+    ErrorInfo,
+    ExecutionRequest,
+    Failed,
+    Ops,
+    Outcome,
+    Progress,
+    Returned,
+    json_size,
+    memo_to_json,
+)
+from inngest_temporal.errors import (
+    BodyInvalidError,
+    NonRetriableError,
+    OutputTooLargeError,
+    OutputUnserializableError,
+)
+from inngest_temporal.functions import FunctionPart
+from inngest_temporal.routing import events, signals
+from inngest_temporal.routing.router import Router
+from inngest_temporal.wire import from_wire, to_wire
+
+from .checkpoints import Checkpoints
+from .heartbeats import Heartbeats
+from .memory import MemoCache, RunMemory
+from .retries import next_delay
+
+LOCAL_SECONDS = 0.5
+"""Time that a handler may take inside a workflow task; one that needs longer goes on in a regular
+activity."""
+ADOPTION_SECONDS = 60.0
+"""Time for which a handler that outlived its workflow task is kept for the activity after it."""
+QUERY_TIMEOUT = timedelta(seconds=3)
+"""Limit of asking a run for its memos: under load that may fail for long."""
+STALE_SECONDS = 20.0
+"""Age of an activity, by two clocks, from which Temporal is asked whether it still counts."""
+
+_Key = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the runs of one worker share."""
+
+    cache: MemoCache
+    retry_interval: timedelta | None = None
+    """Replaces Inngest's table of waits, for development and tests."""
+
+
+@dataclass(frozen=True)
+class ExecutionActivities:
+    """Executes the functions of one app."""
+
+    client: Client
+    parts: Mapping[str, FunctionPart]
+    settings: RunSettings
+    router: Router
+    executor: concurrent.futures.Executor
+    heartbeats: Heartbeats
+
+    _adoptable: dict[_Key, Execution] = field(default_factory=dict, init=False)
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [self.execute]
+
+    @activity.defn(name="inngest.execute")
+    async def execute(self, wire: dict[str, Any]) -> dict[str, Any]:
+        """One execution: an `ExecutionRequest`, answered with `Progress`, both as JSON."""
+        request = from_wire(ExecutionRequest, wire)
+        info = activity.info()
+        part = self.parts.get(info.workflow_type or "")
+        if part is None:
+            answer = Progress(unstarted=f"function {info.workflow_type} is not here", missing=True)
+            return _as_dict(answer)
+        if not info.is_local and await self._is_stale():
+            return _as_dict(Progress(unstarted="the worker stood still before it began"))
+        memory = await self._memory(request)
+        if memory is None:
+            text = "this worker does not know the run"
+            return _as_dict(Progress(unstarted=text, forgotten=True))
+        if info.is_local:
+            return _as_dict(await self._execute_locally(part, request, memory))
+        return _as_dict(await self._execute(part, request, memory))
+
+    async def _is_stale(self) -> bool:
+        """Whether Temporal has given this activity up already, as after a process stood still
+        between taking it and beginning it: another worker may execute it now."""
+        info = activity.info()
+        if time.time() - info.started_time.timestamp() < STALE_SECONDS:
+            return False
+        probe = Checkpoints(self.client, ExecutionRequest(), None)
+        return not await probe.heartbeat()
+
+    async def _execute_locally(
+        self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory
+    ) -> Progress:
+        """Within a workflow task: only find out what the handler needs first."""
+        key = self._key(request)
+        execution = self._begin(part, request, memory, None)
+        self._offer(key, execution)
+        await asyncio.wait([execution.outcome], timeout=LOCAL_SECONDS)
+        if not execution.outcome.done():
+            return Progress(unstarted="the handler takes longer than a workflow task should")
+        self._adoptable.pop(key, None)
+        return self._progress(part, request, memory, execution, execution.outcome.result())
+
+    async def _execute(
+        self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory
+    ) -> Progress:
+        checkpoints = Checkpoints(self.client, request, part.checkpointing)
+        adopted = self._adoptable.pop(self._key(request), None)
+        if adopted is not None and request.target is None:
+            execution = adopted
+        else:
+            execution = self._begin(part, request, memory, checkpoints)
+        async with self._attended(part, request, execution, checkpoints) as lost:
+            outcome = await execution.outcome
+        if lost:
+            done = [from_wire(Done, each) for each in checkpoints.done]
+            return Progress(request.base, done, lost=lost[0], begun=checkpoints.begun)
+        return self._progress(part, request, memory, execution, outcome)
+
+    def _begin(
+        self,
+        part: FunctionPart,
+        request: ExecutionRequest,
+        memory: RunMemory,
+        checkpoints: Checkpoints | None,
+    ) -> Execution:
+        info = activity.info()
+        assert info.workflow_id is not None
+        given = Given(
+            run_id=info.workflow_id,
+            events=memory.events,
+            attempt=request.attempt,
+            memos=memory.memos[: request.base],
+            target=request.target,
+            pending=memory.pending,
+            request_id=info.activity_id,
+        )
+        outside = _Outside(self.client, self.router, request.started_ms)
+        execution = Execution(
+            part, given, outside=outside, ledger=checkpoints, executor=self.executor
+        )
+        execution.start()
+        return execution
+
+    def _key(self, request: ExecutionRequest) -> _Key:
+        run = activity.info().workflow_run_id
+        assert run is not None
+        return run, request.base, request.attempt
+
+    def _offer(self, key: _Key, execution: Execution) -> None:
+        """Let a later activity go on with an execution, so that no code of the handler is executed
+        twice at once."""
+        self._adoptable[key] = execution
+
+        def expire() -> None:
+            if self._adoptable.get(key) is execution:
+                del self._adoptable[key]
+                execution.close()
+
+        asyncio.get_running_loop().call_later(ADOPTION_SECONDS, expire)
+
+    @contextlib.asynccontextmanager
+    async def _attended(
+        self,
+        part: FunctionPart,
+        request: ExecutionRequest,
+        execution: Execution,
+        checkpoints: Checkpoints,
+    ) -> AsyncIterator[list[str]]:
+        """Heartbeat while user code runs, and stop it when the activity is cancelled.
+
+        Yields a list that holds, if the worker stopped meanwhile, a sentence that says so.
+        """
+        lost: list[str] = []
+        stopping = asyncio.create_task(_set_when_stopping(checkpoints))
+        try:
+            async with self.heartbeats.sent(checkpoints):
+                yield lost
+        except asyncio.CancelledError:
+            execution.close()
+            if not activity.is_worker_shutdown():
+                if request.until_over:
+                    await execution.over()
+                raise
+            lost.append("The worker stopped while it executed this step; another one goes on.")
+            part.client.logger.warning(
+                "%s: %s (run %s)", part.id, lost[0], activity.info().workflow_id
+            )
+        finally:
+            stopping.cancel()
+            execution.close()
+
+    def _progress(
+        self,
+        part: FunctionPart,
+        request: ExecutionRequest,
+        memory: RunMemory,
+        execution: Execution,
+        outcome: Outcome | None,
+    ) -> Progress:
+        """What an execution came to, as its run is told."""
+        done = list(execution.done)
+        if done and done[-1].error is not None:
+            done[-1] = self._failed_step(part, request, done[-1], done[-1].error)
+        if isinstance(outcome, Ops):
+            # A thousand parallel steps would name each other a million times.
+            outcome = Ops([op for op in outcome.ops if op.id not in memory.pending])
+        outcome = _within_limits(outcome)
+        if isinstance(outcome, Failed):
+            attempt = 0 if done or request.target is not None else request.attempt
+            outcome = self._failed_handler(part, request, outcome, attempt)
+        progress = Progress.of(request.base, done, outcome)
+        if done and outcome is not None and json_size(to_wire(progress)) > MAX_OUTPUT_BYTES:
+            return Progress(request.base, done)  # what is needed next is found out once more
+        return progress
+
+    def _failed_step(
+        self, part: FunctionPart, request: ExecutionRequest, done: Done, error: ErrorInfo
+    ) -> Done:
+        attempt = request.attempt if done.op.id == request.target else 0
+        delay = self._delay(request, error, attempt)
+        self._log(part, request, f'Step "{done.op.name}"', error, attempt, delay)
+        return replace(done, retry_ms=None if delay is None else _ms(delay))
+
+    def _failed_handler(
+        self, part: FunctionPart, request: ExecutionRequest, failed: Failed, attempt: int
+    ) -> Failed:
+        delay = self._delay(request, failed.error, attempt)
+        self._log(part, request, "The handler", failed.error, attempt, delay)
+        return replace(failed, retry_ms=None if delay is None else _ms(delay))
+
+    def _delay(self, request: ExecutionRequest, error: ErrorInfo, attempt: int) -> timedelta | None:
+        if attempt >= request.retries:
+            return None
+        return next_delay(error, attempt, self.settings.retry_interval)
+
+    def _log(
+        self,
+        part: FunctionPart,
+        request: ExecutionRequest,
+        what: str,
+        error: ErrorInfo,
+        attempt: int,
+        delay: timedelta | None,
+    ) -> None:
+        """Write what failed in user code to the client's logger, with the user's stack."""
+        if error.quiet:
+            return
+        when = (
+            "and is not tried again"
+            if delay is None
+            else f"and is tried again in {delay.total_seconds():.1f} s"
+        )
+        part.client.logger.log(
+            logging.ERROR if delay is None else logging.WARNING,
+            "%s of %s failed in attempt %d of %d, %s (run %s): %s",
+            what,
+            part.id,
+            attempt + 1,
+            request.retries + 1,
+            when,
+            activity.info().workflow_id,
+            error.stack or f"{error.name}: {error.message}",
+        )
+
+    # What this process knows of the run.
+
+    async def _memory(self, request: ExecutionRequest) -> RunMemory | None:
+        """The run's events and its first `base` memos; None if the request has to carry them."""
+        info = activity.info()
+        assert info.workflow_run_id is not None
+        assert info.workflow_id is not None
+        cache = self.settings.cache
+        memory = cache.get(info.workflow_run_id)
+        if memory is not None and len(memory.memos) >= request.base:
+            return memory
+        if request.events is not None:
+            memory = RunMemory(request.events)
+            for step, text in request.memos:
+                memory.append(step, text)
+        else:
+            run = self.client.get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+            try:
+                async with asyncio.timeout(QUERY_TIMEOUT.total_seconds()):
+                    memory = await _asked(run, memory, request.base)
+            except (RPCError, WorkflowQueryFailedError, TimeoutError) as error:
+                activity.logger.debug("Run %s was asked in vain: %s", info.workflow_id, error)
+                return None
+        if len(memory.memos) < request.base:
+            return None
+        cache.put(info.workflow_run_id, memory)
+        return memory
+
+
+async def _asked(run: WorkflowHandle[Any, Any], known: RunMemory | None, base: int) -> RunMemory:
+    """What the run itself answers: its events, unless they are known, and further memos."""
+    if known is None:
+        given: list[dict[str, Any]] = []
+        total = 1
+        while len(given) < total:
+            answer = await run.query("events", len(given), result_type=dict)
+            given.extend(answer["items"])
+            total = answer["total"]
+        known = RunMemory(given)
+    memory = RunMemory(known.events, list(known.memos), size=known.size)
+    while len(memory.memos) < base:
+        answer = await run.query("memos", len(memory.memos), result_type=dict)
+        if not answer["items"]:
+            break
+        for step, memo in answer["items"]:
+            memory.append(step, json.dumps(memo, separators=(",", ":")))
+        memory.pending = set(answer["pending"])
+    return memory
+
+
+async def _set_when_stopping(checkpoints: Checkpoints) -> None:
+    await activity.wait_for_worker_shutdown()
+    checkpoints.stopping = True
+
+
+def _within_limits(outcome: Outcome | None) -> Outcome | None:
+    """The outcome; or an error, if it is larger or deeper than what crosses to Temporal."""
+    if outcome is None or isinstance(outcome, Failed):
+        return outcome
+    returned = isinstance(outcome, Returned)
+    what = "The function's output" if returned else "What the handler gives to its steps"
+    try:
+        size = json_size(to_wire(outcome))
+    except RecursionError:  # a thread, where the handler may have been, has a few levels more
+        return Failed(error_info(OutputUnserializableError(f"{what} is nested too deeply.")))
+    if size > MAX_OUTPUT_BYTES:
+        return Failed(error_info(OutputTooLargeError(what, size, MAX_OUTPUT_BYTES)))
+    return outcome
+
+
+def _as_dict(progress: Progress) -> dict[str, Any]:
+    wire: dict[str, Any] = to_wire(progress)
+    return wire
+
+
+def _ms(delay: timedelta) -> int:
+    return round(delay.total_seconds() * 1000)
+
+
+def memo_text(done: Done) -> str | None:
+    """A finished step's memo as JSON text, as executions get it; None if it is to be tried
+    again."""
+    memo = done.memo
+    return None if memo is None else json.dumps(memo_to_json(memo), separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """What steps do outside their run. Ids derive from the seed and from `ms`, the run's start, so
+    that a step which is executed again has the same effect once."""
+
+    client: Client
+    router: Router
+    ms: int
+
+    async def send_events(self, seed: str, batch: list[dict[str, Any]]) -> list[str]:
+        """Route events as the ingress does."""
+        ids = events.Seed(self.ms, hashlib.sha256(seed.encode()).digest()[:10])
+        try:
+            stamped = [
+                events.stamp(event, ids.internal_id(index)) for index, event in enumerate(batch, 1)
+            ]
+        except BodyInvalidError as error:
+            raise NonRetriableError(error.message) from error
+        await self.router.route(stamped)
+        return [one.internal_id for one in stamped]
+
+    async def send_signal(self, seed: str, signal: str, data: Any) -> str | None:
+        """Send a signal as the ingress does."""
+        try:
+            return await signals.send(self.client, signal, data, send_id=seed)
+        except BodyInvalidError as error:
+            raise NonRetriableError(error.message) from error
