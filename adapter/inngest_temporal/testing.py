@@ -185,7 +185,7 @@ class _Run:
         self, attempt: int, target: str | None = None
     ) -> tuple[Outcome | None, Memo | None]:
         """What the handler needs next, and what the target's attempt came to."""
-        given = Given(self._id, self._events, attempt, list(self._memos), target)
+        given = Given(self._id, self._events, attempt, memos=list(self._memos), target=target)
         execution = Execution(self._part, given, outside=self)
         execution.start()
         try:

@@ -133,6 +133,8 @@ class Given:
     run_id: str
     events: Sequence[Mapping[str, Any]]
     attempt: int = 0
+    losses: int = 0
+    """The attempt of the first step, if that is not the target."""
     memos: Sequence[tuple[str, str]] = ()
     """Hashed step id and JSON text of the memo, in order of completion."""
     target: str | None = None
@@ -505,7 +507,7 @@ class Execution:
         if op.id == self._given.target:
             self._target_begun = True
         elif self._context is not None:
-            self._context.attempt = 0
+            self._context.attempt = 0 if self.done else self._given.losses
         self._executing = op
         began_ms = _now_ms()
         try:

@@ -148,6 +148,9 @@ class ExecutionRequest:
     """Hashed id of the step to execute; None: only find out what the handler needs next."""
     attempt: int = 0
     """Zero-based; of the target or, without one, of the handler."""
+    losses: int = 0
+    """Without a target: how often the step that comes first was lost with its worker, as far as
+    that is known. They are attempts of it."""
     retries: int = 0
     started_ms: int = 0
     """When the run was created. Ids of what its steps send derive from it."""

@@ -155,6 +155,7 @@ class ExecutionActivities:
             run_id=info.workflow_id,
             events=memory.events,
             attempt=request.attempt,
+            losses=request.losses,
             memos=memory.memos[: request.base],
             target=request.target,
             pending=memory.pending,
@@ -226,7 +227,9 @@ class ExecutionActivities:
         """What an execution came to, as its run is told."""
         done = list(execution.done)
         if done and done[-1].error is not None:
-            done[-1] = self._failed_step(part, request, done[-1], done[-1].error)
+            done[-1] = self._failed_step(
+                part, request, done[-1], done[-1].error, is_first=len(done) == 1
+            )
         if isinstance(outcome, Ops):
             # A thousand parallel steps would name each other a million times.
             outcome = Ops([op for op in outcome.ops if op.id not in memory.pending])
@@ -240,9 +243,16 @@ class ExecutionActivities:
         return progress
 
     def _failed_step(
-        self, part: FunctionPart, request: ExecutionRequest, done: Done, error: ErrorInfo
+        self,
+        part: FunctionPart,
+        request: ExecutionRequest,
+        done: Done,
+        error: ErrorInfo,
+        is_first: bool,
     ) -> Done:
         attempt = request.attempt if done.op.id == request.target else 0
+        if is_first and request.target is None:
+            attempt = request.losses
         delay = self._delay(request, error, attempt)
         self._log(part, request, f'Step "{done.op.name}"', error, attempt, delay)
         return replace(done, retry_ms=None if delay is None else _ms(delay))

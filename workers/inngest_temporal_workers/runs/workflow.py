@@ -255,6 +255,8 @@ class Run:
                 self._store(done)
             else:
                 tried = attempt if target is not None and done.op.id == target.id else 0
+                if target is None and done is progress.done[0]:
+                    tried = self._losses
                 self._plan(done.op, tried + 1, done.retry_ms)
                 planned = True
         if progress.lost is not None:
@@ -391,6 +393,7 @@ class Run:
             base=len(memory.memos),
             target=None if target is None else target.id,
             attempt=attempt,
+            losses=self._losses if target is None else 0,
             retries=self._given.retries,
             started_ms=self._created_ms,
             alone=not others,
