@@ -1,7 +1,7 @@
 """Events: what a sender may post, how it is normalised and stamped, and the events that the system
 itself emits.
 
-A stamped event is a plain JSON object `{id, name, data, ts, user, v?, meta?}`: `data` and `user`
+A stamped event is a plain JSON object `{id, name, data, ts, user, v?}`: `data` and `user`
 are objects, `ts` is in milliseconds since 1970, `id` is the sender's or else the internal id.
 Source: Inngest's event API (semantics §1.3-1.6) and its lifecycle events (§5.7, §5.10). What is
 wrong with a sender's event is raised as `BodyInvalidError`, whose message is for the sender.
@@ -44,9 +44,6 @@ _LIFECYCLE: dict[Status, str] = {"Failed": FAILED, "Cancelled": CANCELLED}
 
 _MIN_TS = 315_532_800_000  # 1980-01-01
 _MAX_TS = 4_102_444_800_000  # 2100-01-01
-_MAX_SESSIONS = 5
-_MAX_SESSION_KEY_BYTES = 128
-_MAX_SESSION_ID_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -195,14 +192,11 @@ def invoked(
     source_function_id: str,
     source_app_id: str,
     ts: int,
-    expire_ms: int | None = None,
-    name: str | None = None,
-    user: Mapping[str, Any] | None = None,
     v: str | None = None,
 ) -> Stamped:
     """The event by which a step (hashed id `step` of run `run_id`) invokes another function (§5.7).
 
-    The same step always gives the same ids. `ts` and `expire_ms` are milliseconds since 1970; `ts`
+    The same step always gives the same ids. `ts` is in milliseconds since 1970 and
     must be the same when the step is repeated. Raises `BodyInvalidError` if the data is too large.
     """
     correlation = f"{run_id}.{step}"
@@ -212,16 +206,12 @@ def invoked(
         "source_app_id": source_app_id,
         "source_fn_id": source_function_id,
     }
-    if expire_ms is not None:
-        reserved["expire"] = expire_ms
-    if name is not None:
-        reserved["name"] = name
     event: dict[str, Any] = {
         "id": str(ULID(_digest(INVOKED, correlation)[:16])),
         "name": INVOKED,
         "data": {**(data or {}), "_inngest": reserved},
         "ts": ts,
-        "user": dict(user or {}),
+        "user": {},
     }
     if v is not None:
         event["v"] = v
@@ -316,8 +306,6 @@ def _lifecycle(
         data["correlation_id"] = correlation
     data["_inngest"] = {"status": status}
     event: dict[str, Any] = {"id": event_id, "name": name, "data": data, "ts": ts, "user": {}}
-    if first.get("meta"):
-        event["meta"] = first["meta"]
     _fit(event)
     return Stamped(event, _ulid(ts, name, event_id))
 
@@ -374,10 +362,6 @@ def _fields(raw: object) -> dict[str, Any]:
     }
     if v := _typed(raw, "v", str, "a string"):
         event["v"] = v
-    if meta := _typed(raw, "meta", dict, "an object"):
-        sessions = _sessions(meta)
-        if sessions:
-            event["meta"] = {"sessions": sessions}
     return event
 
 
@@ -393,30 +377,6 @@ def _typed(raw: Mapping[str, Any], field: str, kind: type, expected: str) -> Any
     if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
         return value
     raise BodyInvalidError(f"event {field} must be {expected}, not {_kind(value)}")
-
-
-def _sessions(meta: Mapping[str, Any]) -> dict[str, str]:
-    """Session key -> session id: the propagated ones under the event's own."""
-    merged: dict[str, str] = {}
-    for field in ("propagated_sessions", "sessions"):
-        given = meta.get(field)
-        if given is None:
-            continue
-        if not isinstance(given, dict) or not all(
-            isinstance(value, str) for value in given.values()
-        ):
-            raise BodyInvalidError(f"event meta.{field} must be an object of strings")
-        merged.update(given)
-    if len(merged) > _MAX_SESSIONS:
-        raise BodyInvalidError(f"event has too many sessions: Max {_MAX_SESSIONS}")
-    for key, value in merged.items():
-        if not 0 < len(key.encode("utf-8", "replace")) <= _MAX_SESSION_KEY_BYTES:
-            raise BodyInvalidError(
-                f"event session key must have 1 to {_MAX_SESSION_KEY_BYTES} bytes"
-            )
-        if not 0 < len(value.encode("utf-8", "replace")) <= _MAX_SESSION_ID_BYTES:
-            raise BodyInvalidError(f"event session id must have 1 to {_MAX_SESSION_ID_BYTES} bytes")
-    return merged
 
 
 def _check_limits(event: Mapping[str, Any]) -> None:

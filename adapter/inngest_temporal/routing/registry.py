@@ -33,7 +33,8 @@ from inngest_temporal.temporal.connection import RPC_TIMEOUT
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.5
-"""Seconds between two looks at the list of apps."""
+"""Seconds between two looks at the list of apps: what is published is seen by every follower within
+this time and that of one look, unless it can't reach Temporal."""
 MAX_BACKOFF = 2.0
 """Seconds between two attempts while Temporal can't be reached."""
 
