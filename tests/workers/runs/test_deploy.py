@@ -128,7 +128,7 @@ async def test_a_function_that_is_no_longer_in_the_app_is_not_triggered(client: 
 async def test_a_run_whose_function_is_gone_fails_with_that_message_and_can_be_cancelled(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inngest_temporal_workers.runs.workflow.MISSING_SECONDS", 2)
+    monkeypatch.setattr("inngest_temporal_workers.runs.executing.MISSING_SECONDS", 2)
 
     def app_with(*ids: str) -> list[inngest.Function[Any]]:
         inngest_client = new_client()

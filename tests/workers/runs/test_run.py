@@ -12,7 +12,8 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.exceptions import ApplicationError
 
 import inngest_temporal as inngest
-import inngest_temporal_workers.runs.workflow
+import inngest_temporal_workers.runs.executing
+import inngest_temporal_workers.runs.waiting
 from inngest_temporal.drivers.failures import error_of
 from inngest_temporal.drivers.local import hashed
 from inngest_temporal.routing import events
@@ -385,9 +386,9 @@ async def test_an_invoked_run_that_was_terminated_raises_in_its_invoker(
 ) -> None:
     """It can't answer, so its invoker looks after it; and waits on for one that goes on."""
     monkeypatch.setattr(
-        inngest_temporal_workers.runs.workflow, "FIRST_CHECK", timedelta(milliseconds=100)
+        inngest_temporal_workers.runs.waiting, "FIRST_CHECK", timedelta(milliseconds=100)
     )
-    monkeypatch.setattr(inngest_temporal_workers.runs.workflow, "LAST_ANSWER", timedelta(seconds=1))
+    monkeypatch.setattr(inngest_temporal_workers.runs.waiting, "LAST_ANSWER", timedelta(seconds=1))
     inngest_client, runs = new_client(), dict[str, str]()
 
     @inngest_client.create_function(fn_id="child", trigger=inngest.TriggerEvent(event="never"))
@@ -552,7 +553,7 @@ async def test_a_blocking_call_in_an_async_handler_is_not_executed_a_second_time
 ) -> None:
     """It stops the event loop that sends the heartbeats, for longer than Temporal waits for one."""
     monkeypatch.setattr(
-        inngest_temporal_workers.runs.workflow, "HEARTBEAT_TIMEOUT", timedelta(seconds=4)
+        inngest_temporal_workers.runs.executing, "HEARTBEAT_TIMEOUT", timedelta(seconds=4)
     )
     monkeypatch.setattr(heartbeats, "INTERVAL", 0.5)
     executed: list[str] = []

@@ -10,20 +10,16 @@ function's `retries` say; but without retries no step that has begun is executed
 """
 
 import asyncio
-import builtins
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
 from temporalio import workflow
-from temporalio.common import RawValue, RetryPolicy
+from temporalio.common import RawValue
 from temporalio.exceptions import (
-    ActivityError,
-    TimeoutError,
-    TimeoutType,
     is_cancelled_exception,
 )
 
@@ -44,44 +40,24 @@ from inngest_temporal.drivers.protocol import (
 from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.routing.waits import Delivery
 from inngest_temporal.temporal import names
-from inngest_temporal.wire import from_wire, to_wire
 from inngest_temporal_workers.calls import Calls
 
 from .admission import Admission
+from .executing import HEARTBEAT_TIMEOUT, Executing
 from .executions import RunSettings, memo_text
 from .memory import RunMemory, page
-from .retries import next_delay
+from .times import now_ms, summary_of
+from .waiting import Waiting
 
 MAX_VANISHED = 10
 """How often a step may be asked for and then not be there."""
 MAX_STATE_BYTES = 32 * 1024 * 1024
 """Maximum size of a run's memos."""
-MAX_CARRIED_BYTES = 1_500_000
-"""Maximum size of events and memos that travel in the input of an execution."""
-DEFAULT_TIMEOUT = timedelta(days=365)
-"""Inngest's default timeout of invocations and waits for signals."""
 
-STEP_TIMEOUT = timedelta(hours=2)
-"""Inngest's limit of one call to an app; here, of one execution."""
-HEARTBEAT_TIMEOUT = timedelta(seconds=30)
-"""How soon a killed worker is noticed. Executions heartbeat by themselves."""
-LOCAL_TIMEOUT = timedelta(seconds=3)
-"""Limit of the first execution, in which the handler may block the worker's event loop."""
 LOST_SECONDS = 600
 """Time for which an execution that is lost with its worker is repeated, at least."""
-MISSING_SECONDS = 300
-"""Time for which a function that no worker has is waited for: a deploy may be taken back."""
 LONGEST_BACKOFF = 60
 """Seconds; the first one is 1, and each further one twice as long."""
-FIRST_TASK_LENGTH = 3
-"""Length of history in the first workflow task, unless an earlier try of that task was lost."""
-FIRST_CHECK, LONGEST_CHECK = timedelta(minutes=1), timedelta(days=1)
-"""Delay before first checking that an invoked run is alive, and the longest interval between
-checks: a check is six events of history."""
-LAST_ANSWER = timedelta(seconds=10)
-"""How long to wait for the answer of a run that has ended."""
-REGISTRATION_TIME = timedelta(minutes=1)
-"""Time that the registration of a wait may take; it is added to how long the wait is kept."""
 
 
 @dataclass(frozen=True)
@@ -102,26 +78,19 @@ class Run:
 
     settings: ClassVar[RunSettings]
 
-    def __init__(self) -> None:
+    @workflow.init
+    def __init__(self, given: dict[str, Any]) -> None:
+        self._given = RunInput.from_json(given)
+        self._memory = RunMemory(self._given.events)
         self._ended: deque[_Ended] = deque()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ops: dict[str, Op] = {}
         self._vanished: Counter[str] = Counter()
-        self._mailboxes: dict[str, list[str]] = {}
-        self._registering: set[str] = set()
-        self._wait_order: dict[str, int] = {}
-        self._consumed: dict[str, int] = {}
-        self._arrived: dict[str, dict[str, Any]] = {}
-        self._invoked: dict[str, Memo] = {}
-        self._signals: dict[str, str] = {}
-        self._signalled: dict[str, dict[str, Any]] = {}
         self._deadlines: list[asyncio.Task[None]] = []
-        self._executing: set[asyncio.Task[Any]] = set()
-        """Activities with user code that a lock counts."""
         self._calls = Calls()
         self._admission = Admission(self._calls)
-        self._looked = False
-        """Whether the first execution, which may be local, has been."""
+        self._executing = Executing(self._memory, self._calls)
+        self._waiting = Waiting(self._given, self._calls, self._expects)
         self._attempt = 0
         """Number of the handler's attempt."""
         self._losses = 0
@@ -131,8 +100,6 @@ class Run:
     @workflow.run
     async def run(self, given: dict[str, Any]) -> Any:
         """`given`: a `RunInput`, as JSON."""
-        self._given = RunInput.from_json(given)
-        self._memory = RunMemory(self._given.events)
         self._remember()
         try:
             if not await self._begin():
@@ -349,48 +316,10 @@ class Run:
                 return following
 
     async def _execute(self, target: Op | None, attempt: int) -> Progress:
-        """One execution in which user code was reached; others are repeated, and count nothing."""
-        carried, waited = False, 0
-        while True:
-            progress = await self._executed(target, attempt, carried)
-            if progress.unstarted is None:
-                return progress
-            if progress.missing and waited >= MISSING_SECONDS:
-                raise RunFailure(self._function_not_found())
-            must_wait = progress.missing or (progress.forgotten and carried)
-            carried = progress.forgotten
-            if must_wait:
-                pause = min(LONGEST_BACKOFF, max(1, waited))
-                waited += pause
-                await workflow.sleep(pause, summary=progress.unstarted)
-                self._calls.new_task()
-
-    async def _executed(self, target: Op | None, attempt: int, carried: bool) -> Progress:
-        request = self._request(target, attempt, carried)
-        if self._may_be_local(request):
-            try:
-                return from_wire(Progress, await self._execute_locally(request))
-            except ActivityError as error:
-                if is_cancelled_exception(error):
-                    raise
-                # It took too long: the handler blocks its worker. The server notices that the
-                # activity which follows takes long, too, and nothing else is held up by it.
-        try:
-            return from_wire(Progress, await self._execute_regularly(request, target))
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            return self._failed_execution(error, request, target)
-        finally:
-            self._calls.new_task()
-
-    def _request(self, target: Op | None, attempt: int, carried: bool) -> ExecutionRequest:
         others = [op for op in self._tasks if target is None or op != target.id]
-        memory = self._memory
-        carried = carried and memory.size + memory.event_bytes <= MAX_CARRIED_BYTES
         self._remember()
-        return ExecutionRequest(
-            base=len(memory.memos),
+        request = ExecutionRequest(
+            base=len(self._memory.memos),
             target=None if target is None else target.id,
             attempt=attempt,
             losses=self._losses if target is None else 0,
@@ -398,91 +327,15 @@ class Run:
             started_ms=self._created_ms,
             alone=not others,
             until_over=self._admission.counts,
-            events=memory.events if carried else None,
-            memos=list(memory.memos) if carried else [],
         )
-
-    def _may_be_local(self, request: ExecutionRequest) -> bool:
-        """Only the very first one, and only at the first try: a handler that takes its worker down
-        would do so for ever, because nothing counts the tries of a workflow task."""
-        if self._looked or request.target is not None or self._admission.counts:
-            return False
-        self._looked = True
-        return workflow.info().get_current_history_length() <= FIRST_TASK_LENGTH
-
-    async def _execute_locally(self, request: ExecutionRequest) -> dict[str, Any]:
-        reply: dict[str, Any] = await workflow.execute_local_activity(
-            "inngest.execute",
-            to_wire(request),
-            schedule_to_close_timeout=LOCAL_TIMEOUT,
-            retry_policy=RetryPolicy(maximum_attempts=1),
-            result_type=dict,
-        )
-        return reply
-
-    async def _execute_regularly(
-        self, request: ExecutionRequest, target: Op | None
-    ) -> dict[str, Any]:
-        """If a lock counts what is executed, a cancelled run has to wait for its end: `_finish`."""
-        counted = self._admission.counts
-        kind = workflow.ActivityCancellationType
-        work: asyncio.Task[dict[str, Any]] = workflow.start_activity(
-            "inngest.execute",
-            to_wire(request),
-            summary="handler" if target is None else _summary(target.name),
-            start_to_close_timeout=STEP_TIMEOUT,
-            heartbeat_timeout=HEARTBEAT_TIMEOUT,
-            retry_policy=RetryPolicy(maximum_attempts=1),
-            cancellation_type=kind.WAIT_CANCELLATION_COMPLETED if counted else kind.TRY_CANCEL,
-            result_type=dict,
-        )
-        if not counted:
-            return await work
-        self._executing.add(work)
-        work.add_done_callback(self._executing.discard)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            work.cancel()
-            raise
-
-    def _failed_execution(
-        self, error: ActivityError, request: ExecutionRequest, target: Op | None
-    ) -> Progress:
-        """What is known of an execution that did not answer: the details of its heartbeats."""
-        cause = error.cause
-        if not isinstance(cause, TimeoutError):
-            return Progress(request.base, lost=str(cause or error))
-        details = list(cause.last_heartbeat_details)
-        done = [from_wire(Done, each) for each in (details[0] if details else [])]
-        begun = from_wire(Op, details[1]) if len(details) > 1 and details[1] else None
-        if cause.type != TimeoutType.START_TO_CLOSE:
-            return Progress(request.base, done, lost="it sent no heartbeats", begun=begun)
-        limit = f"It did not end within {STEP_TIMEOUT}."
-        info = ErrorInfo("StepTimeout", limit)
-        delay = None
-        if request.attempt < request.retries:
-            delay = next_delay(info, request.attempt, None, workflow.random())
-        retry_ms = None if delay is None else round(delay.total_seconds() * 1000)
-        step = begun or target
-        if step is None or any(each.op.id == step.id for each in done):
-            return Progress(request.base, done, failed=Failed(info, retry_ms))
-        done.append(Done(step, error=info, retry_ms=retry_ms))
-        return Progress(request.base, done)
-
-    def _function_not_found(self) -> ErrorInfo:
-        message = (
-            f"Function {workflow.info().workflow_type} is not in its app any more: no worker can go"
-            " on with its runs."
-        )
-        return ErrorInfo("FunctionNotFoundError", message, retriable=False)
+        return await self._executing.execute(request, target)
 
     async def _retry(self, failed: Failed) -> Outcome | None:
         if failed.retry_ms is None:
             raise RunFailure(failed.error)
         attempt = self._attempt + 1
         self._admission.settle()
-        summary = _summary(f"retry {attempt}: {failed.error.name}")
+        summary = summary_of(f"retry {attempt}: {failed.error.name}")
         await workflow.sleep(timedelta(milliseconds=max(1, failed.retry_ms)), summary=summary)
         self._calls.new_task()
         self._attempt = attempt
@@ -502,14 +355,14 @@ class Run:
         waits = {
             op.id for op in new if op.kind in (protocol.WAIT_FOR_EVENT, protocol.WAIT_FOR_SIGNAL)
         }
-        self._registering |= waits
+        self._waiting.registering |= waits
         for op in new:
             self._know(op)
             after = waits if op.kind in (protocol.RUN, protocol.INVOKE) else set()
             if op.kind == protocol.RUN:
                 self._plan(op, 0, 0, after)
             else:
-                self._begin_op(op, self._performed(op, after))
+                self._begin_op(op, self._wait(op, after))
 
     def _plan(
         self, op: Op, attempt: int, delay_ms: int, after: frozenset[str] | set[str] = frozenset()
@@ -524,7 +377,7 @@ class Run:
             try:
                 self._ended.append(await work)
             except Exception as error:
-                self._registering.discard(op.id)
+                self._waiting.registering.discard(op.id)
                 self._ended.append(_Ended(op, error=error))
 
         self._memory.pending.add(op.id)
@@ -534,9 +387,9 @@ class Run:
         self, op: Op, attempt: int, delay_ms: int, after: frozenset[str] | set[str]
     ) -> _Ended:
         if after:
-            await workflow.wait_condition(lambda: self._registering.isdisjoint(after))
+            await workflow.wait_condition(lambda: self._waiting.registering.isdisjoint(after))
         if delay_ms:
-            summary = f"retry {attempt}: {_summary(op.name)}"
+            summary = f"retry {attempt}: {summary_of(op.name)}"
             await workflow.sleep(timedelta(milliseconds=delay_ms), summary=summary)
             self._calls.new_task()
             self._admission.want()
@@ -547,160 +400,30 @@ class Run:
             self._admission.done()
         return _Ended(op, progress=progress, attempt=attempt)
 
-    async def _performed(self, op: Op, after: set[str]) -> _Ended:
-        if after:
-            await workflow.wait_condition(lambda: self._registering.isdisjoint(after))
-        if op.kind == protocol.SLEEP:
-            return await self._sleep(op)
-        if op.kind == protocol.WAIT_FOR_EVENT:
-            return await self._wait_for_event(op)
-        if op.kind == protocol.WAIT_FOR_SIGNAL:
-            return await self._wait_for_signal(op)
-        return await self._invoke(op)
+    async def _wait(self, op: Op, after: set[str]) -> _Ended:
+        return _Ended(op, memo=await self._waiting.perform(op, after))
 
-    async def _sleep(self, op: Op) -> _Ended:
-        until_ms = op.options.get("until_ms")
-        if until_ms is None:
-            duration = _duration(op, op.options["duration_ms"])
-        else:
-            # At least a moment: whether there is a timer must not depend on the clock.
-            duration = _duration(op, max(1, until_ms - _now_ms()))
-        if duration > timedelta(0):
-            await workflow.sleep(duration, summary=_summary(op.name))
-            self._calls.new_task()
-        return _Ended(op, Memo())
-
-    async def _wait_for_event(self, op: Op) -> _Ended:
-        timeout = _duration(op, op.options["timeout_ms"])
-        self._wait_order[op.id] = len(self._consumed)
-        registered = await self._call(
-            "inngest.wait",
-            {
-                "step": op.id,
-                "events": op.options["events"],
-                "own": self._given.event_ids,
-                "if": op.options.get("if"),
-                "event": self._given.events[0],
-                "expires_ms": _expires_ms(timeout),
-            },
-        )
-        if "error" in registered:
-            raise RunFailure(
-                ErrorInfo(protocol.INVALID_EXPRESSION, registered["error"], retriable=False)
-            )
-        mailboxes = self._mailboxes[op.id] = registered["mailboxes"]
-        self._registering.discard(op.id)
-        early = op.id in self._arrived
-        try:
-            await workflow.wait_condition(
-                lambda: op.id in self._arrived, timeout=timeout, timeout_summary=_summary(op.name)
-            )
-        except builtins.TimeoutError:
-            self._calls.new_task()
-        # A mailbox forgets a wait that it has resumed; but one that was resumed before was
-        # registered once more.
-        if early or op.id not in self._arrived or len(mailboxes) > 1:
-            await self._call("inngest.unwait", {"mailboxes": mailboxes, "step": op.id})
-        del self._mailboxes[op.id]
-        return _Ended(op, Memo(data=self._arrived.pop(op.id, None)))
-
-    @workflow.signal(name="event")
-    def _on_event(self, delivery: Delivery) -> None:
-        """A mailbox found that these waits match. One event resumes each wait once, and never one
-        that began later."""
-        self._calls.new_task()
-        order = self._consumed.setdefault(delivery.id, len(self._consumed) + 1)
-        for step in delivery.waits:
-            if (
-                step not in self._arrived
-                and self._wait_order.get(step, 0) < order
-                and self._expects(step)
-            ):
-                self._arrived[step] = delivery.event
+    # What comes from outside.
 
     def _expects(self, step: str) -> bool:
         """Whether an answer is for a step that has not ended. One that is not known was asked for
         in a workflow task that was lost, and will be again."""
         return step in self._tasks or step not in self._ops
 
-    async def _wait_for_signal(self, op: Op) -> _Ended:
-        timeout = _timeout_of(op)
-        signal = op.options["signal"]
-        wait = {"step": op.id, "signal": signal, "replace": op.options["replace"]}
-        if "conflict" in await self._call(
-            "inngest.claim_signal", wait | {"expires_ms": _expires_ms(timeout)}
-        ):
-            message = "Signal conflict; signal wait already exists for another run"
-            raise RunFailure(ErrorInfo("Error", message, retriable=False))
-        self._signals[op.id] = signal
-        self._registering.discard(op.id)
-        try:
-            await workflow.wait_condition(
-                lambda: op.id in self._signalled, timeout=timeout, timeout_summary=_summary(op.name)
-            )
-        except builtins.TimeoutError:
-            self._calls.new_task()
-            await self._call("inngest.release_signal", wait)
-        del self._signals[op.id]
-        return _Ended(op, Memo(data=self._signalled.pop(op.id, None)))
+    @workflow.signal(name="event")
+    def _on_event(self, delivery: Delivery) -> None:
+        self._calls.new_task()
+        self._waiting.event(delivery)
 
     @workflow.signal(name="signal")
     def _on_signal(self, step: str, signal: str, data: Any) -> None:
-        """The signal that a step waits for."""
         self._calls.new_task()
-        if step not in self._signalled and self._expects(step):
-            self._signalled[step] = {"signal": signal, "data": data}
-
-    async def _invoke(self, op: Op) -> _Ended:
-        timeout = _timeout_of(op)
-        started = await self._call("inngest.invoke", {"step": op.id, "ts": _now_ms(), **op.options})
-        if "error" in started:
-            return _Ended(op, Memo(error=ErrorInfo("Error", started["error"])))
-        error = await self._invoked_or_error(op, timeout, started.get("run"))
-        if error is not None:
-            return _Ended(op, Memo(error=error))
-        memo = self._invoked.pop(op.id)
-        if memo.error is not None:
-            # Whether the other run could be tried again says nothing here: it is a `StepError`, as
-            # in Inngest.
-            memo = Memo(error=replace(memo.error, retriable=True))
-        return _Ended(op, memo)
-
-    async def _invoked_or_error(
-        self, op: Op, timeout: timedelta, run: str | None
-    ) -> ErrorInfo | None:
-        """Wait for the answer of the run that a step invoked. One that was terminated in Temporal
-        gives none, so it is looked after, ever less often."""
-        remaining, check, gone = timeout, FIRST_CHECK, False
-        while True:
-            patience = remaining if run is None else min(remaining, LAST_ANSWER if gone else check)
-            try:
-                await workflow.wait_condition(
-                    lambda: op.id in self._invoked,
-                    timeout=max(patience, timedelta(milliseconds=1)),
-                    timeout_summary=_summary(op.name),
-                )
-                return None
-            except builtins.TimeoutError:
-                self._calls.new_task()
-            remaining -= patience
-            if remaining <= timedelta(0):
-                return ErrorInfo(protocol.INVOKE_TIMEOUT_NAME, protocol.INVOKE_TIMEOUT_MESSAGE)
-            if gone:
-                message = (
-                    f"The invoked run {run} ended without an answer: it was skipped, or terminated"
-                    " in Temporal."
-                )
-                return ErrorInfo("Error", message)
-            gone = not (await self._call("inngest.executes", {"run": run}))["executes"]
-            check = min(check * 2, LONGEST_CHECK)
+        self._waiting.signal(step, signal, data)
 
     @workflow.signal(name="invoked")
     def _on_invoked(self, step: str, result: dict[str, Any]) -> None:
-        """A run that one of this run's steps invoked has ended."""
         self._calls.new_task()
-        if self._expects(step):
-            self._invoked[step] = protocol.memo_from_json(result)
+        self._waiting.invoked(step, result)
 
     @workflow.signal(name="admission")
     def _on_admission(self, lock: str, verdicts: dict[str, list[int]]) -> None:
@@ -719,18 +442,21 @@ class Run:
     ) -> None:
         """Give back what is held, take back waits, answer the invoker, emit Inngest's lifecycle
         events."""
-        for task in (*self._tasks.values(), *self._deadlines, *self._executing):
+        under_way = self._executing.under_way
+        for task in (*self._tasks.values(), *self._deadlines, *under_way):
             task.cancel()
-        if self._executing:
+        if under_way:
             # Permits are given back only once no user code of the run is executed any more.
-            await asyncio.wait([*self._executing])
+            await asyncio.wait([*under_way])
         await self._admission.leave()
-        waits = self._mailboxes | {wait: [mailbox] for wait, mailbox in self._given.cancels.items()}
+        waits = self._waiting.mailboxes | {
+            wait: [mailbox] for wait, mailbox in self._given.cancels.items()
+        }
         result: dict[str, Any] = {
             "status": status,
-            "ts": _now_ms(),
+            "ts": now_ms(),
             "waits": waits,
-            "signals": self._signals,
+            "signals": self._waiting.signals,
             "input": self._given.to_json(),
         }
         if status == "Completed":
@@ -767,14 +493,18 @@ class DynamicRun(Run):
     belongs_elsewhere: Callable[[str], bool]
     """Whether a workflow type is no function of this app, or one that another worker has."""
 
+    @workflow.init
+    def __init__(self, given: Sequence[RawValue]) -> None:
+        super().__init__(workflow.payload_converter().from_payload(given[0].payload))
+
     @workflow.run
     async def run(self, given: Sequence[RawValue]) -> Any:  # type: ignore[override]
         self._check()
-        return await Run.run(self, workflow.payload_converter().from_payload(given[0].payload))
+        return await Run.run(self, {})
 
-    async def _executed(self, target: Op | None, attempt: int, carried: bool) -> Progress:
+    async def _execute(self, target: Op | None, attempt: int) -> Progress:
         self._check()  # it may have come back
-        return await super()._executed(target, attempt, carried)
+        return await super()._execute(target, attempt)
 
     def _check(self) -> None:
         function_id = workflow.info().workflow_type
@@ -813,35 +543,3 @@ async def _shielded(finish: Coroutine[Any, Any, None]) -> None:
         except asyncio.CancelledError:
             if task.cancelled():
                 raise
-
-
-def _now_ms() -> int:
-    """For durations and what people see; nothing may be decided by it."""
-    return round(workflow.time() * 1000)
-
-
-def _summary(name: str) -> str:
-    """Temporal shows up to 400 bytes of it."""
-    name = name.encode(errors="replace").decode()
-    return name if len(name) <= 100 else name[:99] + "…"
-
-
-def _timeout_of(op: Op) -> timedelta:
-    """The timeout of a step that may have none."""
-    return (
-        _duration(op, op.options["timeout_ms"]) if "timeout_ms" in op.options else DEFAULT_TIMEOUT
-    )
-
-
-def _duration(op: Op, ms: float) -> timedelta:
-    """How long a step waits; a negative duration counts as none."""
-    error = protocol.too_long(op, ms)
-    if error is not None:
-        raise RunFailure(error)
-    return timedelta(milliseconds=max(0, ms))
-
-
-def _expires_ms(timeout: timedelta) -> int:
-    """The time until which a wait is kept for its run, which counts the timeout from when it is
-    registered, and takes it back."""
-    return _now_ms() + round((timeout + REGISTRATION_TIME).total_seconds() * 1000)

@@ -1,0 +1,179 @@
+"""The run's side of executions: how the handler is executed, and what becomes of an execution that
+does not answer."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import (
+    ActivityError,
+    TimeoutError,
+    TimeoutType,
+    is_cancelled_exception,
+)
+
+from inngest_temporal.drivers.failures import RunFailure
+from inngest_temporal.drivers.protocol import (
+    Done,
+    ErrorInfo,
+    ExecutionRequest,
+    Failed,
+    Op,
+    Progress,
+)
+from inngest_temporal.wire import from_wire, to_wire
+from inngest_temporal_workers.calls import Calls
+
+from .memory import RunMemory
+from .retries import next_delay
+from .times import summary_of
+
+MAX_CARRIED_BYTES = 1_500_000
+"""Maximum size of events and memos that travel in the input of an execution."""
+STEP_TIMEOUT = timedelta(hours=2)
+"""Inngest's limit of one call to an app; here, of one execution."""
+HEARTBEAT_TIMEOUT = timedelta(seconds=30)
+"""How soon a killed worker is noticed. Executions heartbeat by themselves."""
+LOCAL_TIMEOUT = timedelta(seconds=3)
+"""Limit of the first execution, in which the handler may block the worker's event loop."""
+MISSING_SECONDS = 300
+"""Time for which a function that no worker has is waited for: a deploy may be taken back."""
+FIRST_TASK_LENGTH = 3
+"""Length of history in the first workflow task, unless an earlier try of that task was lost."""
+LONGEST_PAUSE = 60
+"""Seconds; the first pause is 1, and each further one as long as all before it."""
+
+
+class Executing:
+    """The executions of one run. Workflow code."""
+
+    def __init__(self, memory: RunMemory, calls: Calls) -> None:
+        self._memory = memory
+        self._calls = calls
+        self._looked = False
+        """Whether the first execution, which may be local, has been."""
+        self.under_way: set[asyncio.Task[Any]] = set()
+        """Activities with user code that a lock counts."""
+
+    async def execute(self, request: ExecutionRequest, target: Op | None) -> Progress:
+        """One execution in which user code was reached; others are repeated, and count nothing.
+
+        Raises `RunFailure` if no worker has the function.
+        """
+        waited = 0
+        while True:
+            progress = await self._executed(request, target)
+            if progress.unstarted is None:
+                return progress
+            if progress.missing and waited >= MISSING_SECONDS:
+                raise RunFailure(_function_not_found())
+            is_carried = request.events is not None
+            if progress.missing or (progress.forgotten and is_carried):
+                pause = min(LONGEST_PAUSE, max(1, waited))
+                waited += pause
+                await workflow.sleep(pause, summary=progress.unstarted)
+                self._calls.new_task()
+            elif progress.forgotten:
+                request = self._carrying(request)
+
+    def _carrying(self, request: ExecutionRequest) -> ExecutionRequest:
+        """The request with all that a worker must know of the run, if that is not too large."""
+        memory = self._memory
+        if memory.size + memory.event_bytes > MAX_CARRIED_BYTES:
+            return request
+        return replace(request, events=memory.events, memos=list(memory.memos))
+
+    async def _executed(self, request: ExecutionRequest, target: Op | None) -> Progress:
+        if self._may_be_local(request):
+            try:
+                return from_wire(Progress, await self._execute_locally(request))
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    raise
+                # The handler blocks its worker. In a regular activity it holds up nothing else.
+        try:
+            return from_wire(Progress, await self._execute_regularly(request, target))
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            return _unanswered(error, request, target)
+        finally:
+            self._calls.new_task()
+
+    def _may_be_local(self, request: ExecutionRequest) -> bool:
+        """Only the very first one, and only at the first try: a handler that takes its worker down
+        would do so for ever, because nothing counts the tries of a workflow task."""
+        if self._looked or request.target is not None or request.until_over:
+            return False
+        self._looked = True
+        return workflow.info().get_current_history_length() <= FIRST_TASK_LENGTH
+
+    async def _execute_locally(self, request: ExecutionRequest) -> dict[str, Any]:
+        reply: dict[str, Any] = await workflow.execute_local_activity(
+            "inngest.execute",
+            to_wire(request),
+            schedule_to_close_timeout=LOCAL_TIMEOUT,
+            retry_policy=RetryPolicy(maximum_attempts=1),
+            result_type=dict,
+        )
+        return reply
+
+    async def _execute_regularly(
+        self, request: ExecutionRequest, target: Op | None
+    ) -> dict[str, Any]:
+        """If a lock counts what is executed, a cancelled run has to wait for its end."""
+        counted = request.until_over
+        kind = workflow.ActivityCancellationType
+        work: asyncio.Task[dict[str, Any]] = workflow.start_activity(
+            "inngest.execute",
+            to_wire(request),
+            summary="handler" if target is None else summary_of(target.name),
+            start_to_close_timeout=STEP_TIMEOUT,
+            heartbeat_timeout=HEARTBEAT_TIMEOUT,
+            retry_policy=RetryPolicy(maximum_attempts=1),
+            cancellation_type=kind.WAIT_CANCELLATION_COMPLETED if counted else kind.TRY_CANCEL,
+            result_type=dict,
+        )
+        if not counted:
+            return await work
+        self.under_way.add(work)
+        work.add_done_callback(self.under_way.discard)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+
+
+def _unanswered(error: ActivityError, request: ExecutionRequest, target: Op | None) -> Progress:
+    """What is known of an execution that did not answer: the details of its heartbeats."""
+    cause = error.cause
+    if not isinstance(cause, TimeoutError):
+        return Progress(request.base, lost=str(cause or error))
+    details = list(cause.last_heartbeat_details)
+    done = [from_wire(Done, each) for each in (details[0] if details else [])]
+    begun = from_wire(Op, details[1]) if len(details) > 1 and details[1] else None
+    if cause.type != TimeoutType.START_TO_CLOSE:
+        return Progress(request.base, done, lost="it sent no heartbeats", begun=begun)
+    limit = f"It did not end within {STEP_TIMEOUT}."
+    info = ErrorInfo("StepTimeout", limit)
+    delay = None
+    if request.attempt < request.retries:
+        delay = next_delay(info, request.attempt, None, workflow.random())
+    retry_ms = None if delay is None else round(delay.total_seconds() * 1000)
+    step = begun or target
+    if step is None or any(each.op.id == step.id for each in done):
+        return Progress(request.base, done, failed=Failed(info, retry_ms))
+    done.append(Done(step, error=info, retry_ms=retry_ms))
+    return Progress(request.base, done)
+
+
+def _function_not_found() -> ErrorInfo:
+    message = (
+        f"Function {workflow.info().workflow_type} is not in its app any more: no worker can go"
+        " on with its runs."
+    )
+    return ErrorInfo("FunctionNotFoundError", message, retriable=False)

@@ -1,0 +1,195 @@
+"""The run's side of steps that wait: sleeps, events, signals, and runs of other functions."""
+
+import builtins
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from temporalio import workflow
+
+from inngest_temporal.drivers import protocol
+from inngest_temporal.drivers.failures import RunFailure
+from inngest_temporal.drivers.protocol import ErrorInfo, Memo, Op
+from inngest_temporal.routing.run_input import RunInput
+from inngest_temporal.routing.waits import Delivery
+from inngest_temporal_workers.calls import Calls
+
+from .times import duration_of, expires_ms, now_ms, summary_of, timeout_of
+
+FIRST_CHECK, LONGEST_CHECK = timedelta(minutes=1), timedelta(days=1)
+"""Delay before first checking that an invoked run is alive, and the longest interval between
+checks: a check is six events of history."""
+LAST_ANSWER = timedelta(seconds=10)
+"""How long to wait for the answer of a run that has ended."""
+
+
+class Waiting:
+    """The waits of one run. Workflow code."""
+
+    def __init__(self, given: RunInput, calls: Calls, expects: Callable[[str], bool]) -> None:
+        """`expects`: whether an answer to a step (by hashed id) is still of use."""
+        self._given = given
+        self._calls = calls
+        self._expects = expects
+        self.registering: set[str] = set()
+        """Waits that have been asked for and have not begun."""
+        self.mailboxes: dict[str, list[str]] = {}
+        """Wait -> the mailboxes that know of it."""
+        self.signals: dict[str, str] = {}
+        """Wait -> the signal that it has claimed."""
+        self._wait_order: dict[str, int] = {}
+        self._consumed: dict[str, int] = {}
+        self._arrived: dict[str, dict[str, Any]] = {}
+        self._invoked: dict[str, Memo] = {}
+        self._signalled: dict[str, dict[str, Any]] = {}
+
+    async def perform(self, op: Op, after: set[str]) -> Memo:
+        """The result of a step, once the waits of `after` have begun."""
+        if after:
+            await workflow.wait_condition(lambda: self.registering.isdisjoint(after))
+        if op.kind == protocol.SLEEP:
+            return await self._sleep(op)
+        if op.kind == protocol.WAIT_FOR_EVENT:
+            return await self._wait_for_event(op)
+        if op.kind == protocol.WAIT_FOR_SIGNAL:
+            return await self._wait_for_signal(op)
+        return await self._invoke(op)
+
+    async def _sleep(self, op: Op) -> Memo:
+        until_ms = op.options.get("until_ms")
+        if until_ms is None:
+            duration = duration_of(op, op.options["duration_ms"])
+        else:
+            # At least a moment: whether there is a timer must not depend on the clock.
+            duration = duration_of(op, max(1, until_ms - now_ms()))
+        if duration > timedelta(0):
+            await workflow.sleep(duration, summary=summary_of(op.name))
+            self._calls.new_task()
+        return Memo()
+
+    async def _wait_for_event(self, op: Op) -> Memo:
+        timeout = duration_of(op, op.options["timeout_ms"])
+        self._wait_order[op.id] = len(self._consumed)
+        registered = await self._call(
+            "inngest.wait",
+            {
+                "step": op.id,
+                "events": op.options["events"],
+                "own": self._given.event_ids,
+                "if": op.options.get("if"),
+                "event": self._given.events[0],
+                "expires_ms": expires_ms(timeout),
+            },
+        )
+        if "error" in registered:
+            raise RunFailure(
+                ErrorInfo(protocol.INVALID_EXPRESSION, registered["error"], retriable=False)
+            )
+        mailboxes = self.mailboxes[op.id] = registered["mailboxes"]
+        self.registering.discard(op.id)
+        early = op.id in self._arrived
+        try:
+            await workflow.wait_condition(
+                lambda: op.id in self._arrived, timeout=timeout, timeout_summary=summary_of(op.name)
+            )
+        except builtins.TimeoutError:
+            self._calls.new_task()
+        # A mailbox forgets a wait that it has resumed; but one that was resumed before was
+        # registered once more.
+        if early or op.id not in self._arrived or len(mailboxes) > 1:
+            await self._call("inngest.unwait", {"mailboxes": mailboxes, "step": op.id})
+        del self.mailboxes[op.id]
+        return Memo(data=self._arrived.pop(op.id, None))
+
+    def event(self, delivery: Delivery) -> None:
+        """A mailbox found that these waits match. One event resumes each wait once, and never one
+        that began later."""
+        order = self._consumed.setdefault(delivery.id, len(self._consumed) + 1)
+        for step in delivery.waits:
+            if (
+                step not in self._arrived
+                and self._wait_order.get(step, 0) < order
+                and self._expects(step)
+            ):
+                self._arrived[step] = delivery.event
+
+    async def _wait_for_signal(self, op: Op) -> Memo:
+        timeout = timeout_of(op)
+        signal = op.options["signal"]
+        wait = {"step": op.id, "signal": signal, "replace": op.options["replace"]}
+        if "conflict" in await self._call(
+            "inngest.claim_signal", wait | {"expires_ms": expires_ms(timeout)}
+        ):
+            message = "Signal conflict; signal wait already exists for another run"
+            raise RunFailure(ErrorInfo("Error", message, retriable=False))
+        self.signals[op.id] = signal
+        self.registering.discard(op.id)
+        try:
+            await workflow.wait_condition(
+                lambda: op.id in self._signalled,
+                timeout=timeout,
+                timeout_summary=summary_of(op.name),
+            )
+        except builtins.TimeoutError:
+            self._calls.new_task()
+            await self._call("inngest.release_signal", wait)
+        del self.signals[op.id]
+        return Memo(data=self._signalled.pop(op.id, None))
+
+    def signal(self, step: str, signal: str, data: Any) -> None:
+        """The signal that a step waits for."""
+        if step not in self._signalled and self._expects(step):
+            self._signalled[step] = {"signal": signal, "data": data}
+
+    async def _invoke(self, op: Op) -> Memo:
+        timeout = timeout_of(op)
+        started = await self._call("inngest.invoke", {"step": op.id, "ts": now_ms(), **op.options})
+        if "error" in started:
+            return Memo(error=ErrorInfo("Error", started["error"]))
+        error = await self._invoked_or_error(op, timeout, started.get("run"))
+        if error is not None:
+            return Memo(error=error)
+        memo = self._invoked.pop(op.id)
+        if memo.error is not None:
+            # Whether the other run could be tried again says nothing here: it is a `StepError`, as
+            # in Inngest.
+            memo = Memo(error=replace(memo.error, retriable=True))
+        return memo
+
+    async def _invoked_or_error(
+        self, op: Op, timeout: timedelta, run: str | None
+    ) -> ErrorInfo | None:
+        """Wait for the answer of the run that a step invoked. One that was terminated in Temporal
+        gives none, so it is looked after, ever less often."""
+        remaining, check, gone = timeout, FIRST_CHECK, False
+        while True:
+            patience = remaining if run is None else min(remaining, LAST_ANSWER if gone else check)
+            try:
+                await workflow.wait_condition(
+                    lambda: op.id in self._invoked,
+                    timeout=max(patience, timedelta(milliseconds=1)),
+                    timeout_summary=summary_of(op.name),
+                )
+                return None
+            except builtins.TimeoutError:
+                self._calls.new_task()
+            remaining -= patience
+            if remaining <= timedelta(0):
+                return ErrorInfo(protocol.INVOKE_TIMEOUT_NAME, protocol.INVOKE_TIMEOUT_MESSAGE)
+            if gone:
+                message = (
+                    f"The invoked run {run} ended without an answer: it was skipped, or terminated"
+                    " in Temporal."
+                )
+                return ErrorInfo("Error", message)
+            gone = not (await self._call("inngest.executes", {"run": run}))["executes"]
+            check = min(check * 2, LONGEST_CHECK)
+
+    def invoked(self, step: str, result: dict[str, Any]) -> None:
+        """A run that one of this run's steps invoked has ended."""
+        if self._expects(step):
+            self._invoked[step] = protocol.memo_from_json(result)
+
+    async def _call(self, activity: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        return await self._calls.call(activity, [arguments], dict)
