@@ -550,8 +550,8 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forget_after(monkeypatch: pytest.MonkeyPatch, ms: int) -> None:
-    monkeypatch.setattr(inngest_temporal_workers.entities.seen, "DAY_MS", 0)
-    monkeypatch.setattr(inngest_temporal_workers.entities.seen, "BLOCK_MS", ms)
+    monkeypatch.setattr(inngest_temporal_workers.entities.seen, "DAY_MS", ms)
+    monkeypatch.setattr(inngest_temporal_workers.entities.seen, "BLOCK_MS", SECOND)
 
 
 async def is_closed(client: Client, entity: str) -> bool:
@@ -753,7 +753,7 @@ async def test_no_event_is_lost_or_batched_twice_while_entities_end_renew_and_re
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inngest_temporal_workers.entities.entity, "LINGER_MS", 15)
-    forget_after(monkeypatch, 2 * SECOND)
+    forget_after(monkeypatch, 20 * SECOND)
     monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_COST", 12)
     fn = function(batch_events=Batch(max_size=7, timeout=SECOND, key="event.data.k"))
     system = SystemActivities(client)
