@@ -32,17 +32,17 @@ from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.entities.activities import SystemActivities
-from inngest_temporal_workers.entities.app import App
-from inngest_temporal_workers.entities.batch import Batch
-from inngest_temporal_workers.entities.debounce import Debounce
-from inngest_temporal_workers.entities.hub import Hub
+from inngest_temporal_workers.entities.app import AppWorkflow
+from inngest_temporal_workers.entities.batch import BatchWorkflow
+from inngest_temporal_workers.entities.debounce import DebounceWorkflow
+from inngest_temporal_workers.entities.hub import HubWorkflow
 from inngest_temporal_workers.entities.lock import WORKFLOWS as LOCKS
 from inngest_temporal_workers.entities.lock import LockActivities
-from inngest_temporal_workers.entities.mailbox import Mailbox
-from inngest_temporal_workers.entities.rate_limit import RateLimit
-from inngest_temporal_workers.entities.registry import Registry
+from inngest_temporal_workers.entities.mailbox import MailboxWorkflow
+from inngest_temporal_workers.entities.rate_limit import RateLimitWorkflow
+from inngest_temporal_workers.entities.registry import RegistryWorkflow
 from inngest_temporal_workers.entities.schedule import CronTick, ScheduleActivities
-from inngest_temporal_workers.entities.signal import Signal
+from inngest_temporal_workers.entities.signal import SignalWorkflow
 from inngest_temporal_workers.healing import healing
 from inngest_temporal_workers.publishing import Publisher
 from inngest_temporal_workers.runs.activities import RunActivities
@@ -192,15 +192,15 @@ def _max_threads() -> int | None:
 
 
 SYSTEM_WORKFLOWS = [
-    Hub,
-    Mailbox,
-    Registry,
-    App,
-    Signal,
+    HubWorkflow,
+    MailboxWorkflow,
+    RegistryWorkflow,
+    AppWorkflow,
+    SignalWorkflow,
     CronTick,
-    RateLimit,
-    Debounce,
-    Batch,
+    RateLimitWorkflow,
+    DebounceWorkflow,
+    BatchWorkflow,
     *LOCKS,
 ]
 

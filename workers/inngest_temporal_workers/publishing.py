@@ -23,7 +23,7 @@ from inngest_temporal.errors import FunctionConfigInvalidError
 from inngest_temporal.routing.registry import AppConfig, AppDocument, Follower, Release
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT, ensure_search_attribute, passes
-from inngest_temporal.temporal.entity import Entity
+from inngest_temporal.temporal.entity import EntityHandle
 
 from .entities.app import MAX_APP_BYTES, RENEW_SECONDS, Member, Publication, size
 from .entities.schedule import cron_triggers
@@ -291,12 +291,12 @@ def _document(memo: Mapping[str, Any]) -> AppDocument:
     return AppDocument([], {}) if app is None else AppDocument.from_json(app)
 
 
-def _app(client: Client, app_id: str) -> Entity:
-    return Entity(client, names.APP_TYPE, names.app_id(app_id), RPC_TIMEOUT)
+def _app(client: Client, app_id: str) -> EntityHandle:
+    return EntityHandle(client, names.APP_TYPE, names.app_id(app_id), RPC_TIMEOUT)
 
 
-def _registry(client: Client) -> Entity:
-    return Entity(client, names.REGISTRY_TYPE, names.REGISTRY_ID, RPC_TIMEOUT)
+def _registry(client: Client) -> EntityHandle:
+    return EntityHandle(client, names.REGISTRY_TYPE, names.REGISTRY_ID, RPC_TIMEOUT)
 
 
 async def _listed(client: Client, app_id: str) -> int:
@@ -312,7 +312,11 @@ async def _list(client: Client, app_id: str, version: int, timeout: timedelta) -
 
 
 async def _update(
-    entity: Entity, update: str, message: object, timeout: timedelta, update_id: str | None = None
+    entity: EntityHandle,
+    update: str,
+    message: object,
+    timeout: timedelta,
+    update_id: str | None = None,
 ) -> int:
     """Those who update with one id share one update."""
     try:

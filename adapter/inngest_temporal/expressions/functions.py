@@ -348,7 +348,7 @@ def _whole(value: timedelta, unit: timedelta) -> int:
 
 
 @dataclass(frozen=True)
-class Function:
+class BuiltIn:
     call: Callable[..., Any]
     """Takes the `Env`, the target if it is a method, and the arguments."""
     arguments: tuple[int, ...]
@@ -372,34 +372,34 @@ def _moved(name: str, sign: int) -> Callable[..., datetime]:
     )
 
 
-FUNCTIONS: dict[str, Function] = {
+FUNCTIONS: dict[str, BuiltIn] = {
     # Inngest's
-    "lowercase": Function(_of_text("lowercase", str.lower), (1,)),
-    "uppercase": Function(_of_text("uppercase", str.upper), (1,)),
-    "b64decode": Function(_b64decode, (1,)),
-    "json_parse": Function(_json_parse, (1,)),
-    "date": Function(_date, (1,)),
-    "now": Function(_now, (0,)),
-    "now_plus": Function(_moved("now_plus", 1), (1,)),
-    "now_minus": Function(_moved("now_minus", -1), (1,)),
+    "lowercase": BuiltIn(_of_text("lowercase", str.lower), (1,)),
+    "uppercase": BuiltIn(_of_text("uppercase", str.upper), (1,)),
+    "b64decode": BuiltIn(_b64decode, (1,)),
+    "json_parse": BuiltIn(_json_parse, (1,)),
+    "date": BuiltIn(_date, (1,)),
+    "now": BuiltIn(_now, (0,)),
+    "now_plus": BuiltIn(_moved("now_plus", 1), (1,)),
+    "now_minus": BuiltIn(_moved("now_minus", -1), (1,)),
     # CEL's
-    "size": Function(_size, (1,), method=True, takes_missing=True),
-    "int": Function(_to_int, (1,)),
-    "uint": Function(partial(_to_int, unsigned=True), (1,)),
-    "double": Function(_to_double, (1,)),
-    "string": Function(_to_string, (1,)),
-    "bool": Function(_to_bool, (1,)),
-    "bytes": Function(_to_bytes, (1,)),
-    "timestamp": Function(_to_timestamp, (1,)),
-    "duration": Function(_to_duration, (1,)),
-    "dyn": Function(lambda _env, value: value, (1,)),
-    "type": Function(lambda _env, value: TYPES[type_name(value)], (1,)),
-    "matches": Function(_matches, (2,), method=True),
-    "contains": Function(_of_text("contains", operator.contains), (2,), plain=False, method=True),
-    "startsWith": Function(_of_text("startsWith", str.startswith), (2,), plain=False, method=True),
-    "endsWith": Function(_of_text("endsWith", str.endswith), (2,), plain=False, method=True),
+    "size": BuiltIn(_size, (1,), method=True, takes_missing=True),
+    "int": BuiltIn(_to_int, (1,)),
+    "uint": BuiltIn(partial(_to_int, unsigned=True), (1,)),
+    "double": BuiltIn(_to_double, (1,)),
+    "string": BuiltIn(_to_string, (1,)),
+    "bool": BuiltIn(_to_bool, (1,)),
+    "bytes": BuiltIn(_to_bytes, (1,)),
+    "timestamp": BuiltIn(_to_timestamp, (1,)),
+    "duration": BuiltIn(_to_duration, (1,)),
+    "dyn": BuiltIn(lambda _env, value: value, (1,)),
+    "type": BuiltIn(lambda _env, value: TYPES[type_name(value)], (1,)),
+    "matches": BuiltIn(_matches, (2,), method=True),
+    "contains": BuiltIn(_of_text("contains", operator.contains), (2,), plain=False, method=True),
+    "startsWith": BuiltIn(_of_text("startsWith", str.startswith), (2,), plain=False, method=True),
+    "endsWith": BuiltIn(_of_text("endsWith", str.endswith), (2,), plain=False, method=True),
 } | {
-    name: Function(_time_part(name, of_moment, of_duration), (1, 2), plain=False, method=True)
+    name: BuiltIn(_time_part(name, of_moment, of_duration), (1, 2), plain=False, method=True)
     for name, of_moment, of_duration in cast(
         list[tuple[str, Callable[[datetime], int], Callable[[timedelta], int] | None]],
         [

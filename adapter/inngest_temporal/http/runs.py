@@ -9,7 +9,7 @@ from temporalio.client import Client
 
 from inngest_temporal.drivers.failures import standard_error
 from inngest_temporal.temporal import names, runs
-from inngest_temporal.temporal.runs import Run, rfc3339
+from inngest_temporal.temporal.runs import RunRecord, rfc3339
 
 from .replies import ReplyError, envelope, ulid, v1_error
 
@@ -50,7 +50,7 @@ def _not_found() -> ReplyError:
     return ReplyError(v1_error(404, "Unable to load function run"))
 
 
-def _shown(run: Run) -> dict[str, Any]:
+def _shown(run: RunRecord) -> dict[str, Any]:
     """A run in Inngest's shape. Ids that Inngest has and Temporal lacks are slugs or constants."""
     shown = {
         "run_id": run.id,

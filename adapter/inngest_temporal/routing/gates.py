@@ -27,7 +27,7 @@ from inngest_temporal.expressions import compile_expression
 from inngest_temporal.models import Batch, Debounce, milliseconds
 from inngest_temporal.routing.run_input import Invoker
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.entity import Entity
+from inngest_temporal.temporal.entity import EntityHandle
 from inngest_temporal.temporal.healing import heal
 
 from . import events
@@ -217,7 +217,7 @@ class Gates:
         rate = rate_of(asked[-1].function.config)
         assert rate is not None
         request = AdmitRequest([one.entry.key for one in asked], rate[0], rate[1])
-        limit = Entity(self._client, names.RATE_LIMIT_TYPE, entity)
+        limit = EntityHandle(self._client, names.RATE_LIMIT_TYPE, entity)
         return await limit.update_with_start("admit", request, list[bool], timeout=self._timeout)
 
     async def _debounce(self, entity: str, asked: Sequence[_Asked]) -> Sequence[None]:
@@ -241,13 +241,13 @@ class Gates:
     async def _offer(
         self, entity: str, workflow_type: str, offer: object, asked: Sequence[_Asked]
     ) -> None:
-        gate = Entity(self._client, workflow_type, entity, self._timeout)
+        gate = EntityHandle(self._client, workflow_type, entity, self._timeout)
         async with asyncio.timeout(self._timeout.total_seconds()):
             if sum(one.entry.size for one in asked) > CHECKED_BYTES:
                 await self._check_room(gate)
             await gate.signal_with_start("offer", offer)
 
-    async def _check_room(self, gate: Entity) -> None:
+    async def _check_room(self, gate: EntityHandle) -> None:
         """Raises `TimeoutError` if too much waits already."""
         found = await gate.describe()
         if found is None or found.status != WorkflowExecutionStatus.RUNNING:

@@ -26,7 +26,7 @@ from inngest_temporal.expressions import UInt, compile_expression
 from inngest_temporal.models import Concurrency, milliseconds
 from inngest_temporal.routing.run_input import LockNeed
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.entity import Entity
+from inngest_temporal.temporal.entity import EntityHandle
 from inngest_temporal.temporal.healing import heal
 
 from .coalescer import Coalescer
@@ -273,7 +273,7 @@ class Locks:
 
     async def _ask(self, target: str, requests: Sequence[LockRequest]) -> Sequence[str]:
         workflow_type, lock_id = target.split(" ", 1)
-        lock = Entity(self._client, workflow_type, lock_id)
+        lock = EntityHandle(self._client, workflow_type, lock_id)
         if any(request.acquire for request in requests):
             execution = await lock.signal_with_start("ask", requests)
         else:

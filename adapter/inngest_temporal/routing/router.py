@@ -239,26 +239,14 @@ async def start_run(
     if function.config.cancel:
         async with asyncio.timeout(None if rpc_timeout is None else rpc_timeout.total_seconds()):
             cancels = await waits.register_cancels(function.config.cancel, run_id, first, event_ids)
-    needs, factor = needs_of(function.config, first), factor_of(function.config, first)
     # The time of our own events is now, by another clock.
-    delay_ms = (
-        0 if batched or events.is_internal(first["name"]) else first["ts"] - time.time() * 1000
-    )
+    is_now = batched or events.is_internal(first["name"])
+    delay_ms = 0 if is_now else first["ts"] - time.time() * 1000
+    given = _run_input(function, stamped, invokers, cancels, batched, is_delayed=delay_ms > 0)
     try:
         await client.start_workflow(
             function.id,
-            RunInput(
-                [one.event for one in stamped],
-                event_ids,
-                invoker=next(iter(invokers), None),
-                timeouts=_timeouts(function.config, batched),
-                cancels=cancels,
-                more_invokers=[*invokers[1:]],
-                retries=function.config.retries,
-                not_before_ms=first["ts"] if delay_ms > 0 else 0,
-                needs=needs,
-                factor=factor,
-            ).to_json(),
+            given.to_json(),
             id=run_id,
             task_queue=function.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
@@ -268,19 +256,59 @@ async def start_run(
             ),
             start_delay=timedelta(milliseconds=delay_ms) if delay_ms > 0 else None,
             rpc_timeout=rpc_timeout,
-            priority=priority_of(factor),
+            priority=priority_of(given.factor),
+            static_summary=_summary(stamped),
         )
     except WorkflowAlreadyStartedError:
         if cancels:
-            run = await client.get_workflow_handle(run_id).describe(rpc_timeout=rpc_timeout)
-            if (
-                run.status != WorkflowExecutionStatus.RUNNING
-            ):  # it has ended, and would not take them back any more
-                await asyncio.gather(
-                    *(waits.deregister(mailbox, run_id, wait) for wait, mailbox in cancels.items())
-                )
+            await _take_back(client, waits, run_id, cancels, rpc_timeout)
         return False
     return True
+
+
+def _run_input(
+    function: RegisteredFunction,
+    stamped: Sequence[Stamped],
+    invokers: Sequence[Invoker],
+    cancels: dict[str, str],
+    batched: bool,
+    *,
+    is_delayed: bool,
+) -> RunInput:
+    first = stamped[0].event
+    return RunInput(
+        [one.event for one in stamped],
+        [one.internal_id for one in stamped],
+        invoker=next(iter(invokers), None),
+        timeouts=_timeouts(function.config, batched),
+        cancels=cancels,
+        more_invokers=[*invokers[1:]],
+        retries=function.config.retries,
+        not_before_ms=first["ts"] if is_delayed else 0,
+        needs=needs_of(function.config, first),
+        factor=factor_of(function.config, first),
+    )
+
+
+def _summary(stamped: Sequence[Stamped]) -> str:
+    """What Temporal's Web UI shows of a run: the event that started it."""
+    name: str = stamped[0].event["name"][:150]
+    return name if len(stamped) == 1 else f"{name} and {len(stamped) - 1} more"
+
+
+async def _take_back(
+    client: Client,
+    waits: Waits,
+    run_id: str,
+    cancels: dict[str, str],
+    rpc_timeout: timedelta | None,
+) -> None:
+    """Take back the `cancel` entries of a run that has ended, and would not do it any more."""
+    run = await client.get_workflow_handle(run_id).describe(rpc_timeout=rpc_timeout)
+    if run.status != WorkflowExecutionStatus.RUNNING:
+        await asyncio.gather(
+            *(waits.deregister(mailbox, run_id, wait) for wait, mailbox in cancels.items())
+        )
 
 
 def refuses(error: RPCError) -> bool:

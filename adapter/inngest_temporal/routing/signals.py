@@ -15,7 +15,7 @@ from temporalio.client import Client
 
 from inngest_temporal.errors import BodyInvalidError
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.entity import Entity
+from inngest_temporal.temporal.entity import EntityHandle
 from inngest_temporal.temporal.runs import executes
 
 MAX_DATA_BYTES = 1_800_000
@@ -41,15 +41,15 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Release:
+class ReleaseClaim:
     """Takes a `Claim` back."""
 
     run: str
     step: str
 
 
-def _entity(client: Client, signal: str) -> Entity:
-    return Entity(client, names.SIGNAL_TYPE, names.signal_id(signal))
+def _entity(client: Client, signal: str) -> EntityHandle:
+    return EntityHandle(client, names.SIGNAL_TYPE, names.signal_id(signal))
 
 
 async def claim(client: Client, signal: str, wait: Claim) -> bool:
@@ -69,7 +69,7 @@ def _is(holder: Claim, wait: Claim) -> bool:
 
 async def release(client: Client, signal: str, run: str, step: str) -> None:
     """Take a wait back; fine if it is not there. Raises `RPCError`."""
-    await _entity(client, signal).signal("release", Release(run, step))
+    await _entity(client, signal).signal("release", ReleaseClaim(run, step))
 
 
 async def send(client: Client, signal: str, data: Any, *, send_id: str | None = None) -> str | None:

@@ -29,7 +29,7 @@ from inngest_temporal.expressions import (
 )
 from inngest_temporal.models import Cancel, milliseconds
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.entity import Entity
+from inngest_temporal.temporal.entity import EntityHandle
 
 CANCEL: Final = "cancel:"
 """Begins the id of a wait that cancels its run."""
@@ -175,11 +175,11 @@ class Waits:
             )
         )
 
-    def _mailbox(self, mailbox: str) -> Entity:
-        return Entity(self._client, names.MAILBOX_TYPE, mailbox)
+    def _mailbox(self, mailbox: str) -> EntityHandle:
+        return EntityHandle(self._client, names.MAILBOX_TYPE, mailbox)
 
-    def _hub(self, event_name: str) -> Entity:
-        return Entity(self._client, names.HUB_TYPE, names.hub_id(event_name))
+    def _hub(self, event_name: str) -> EntityHandle:
+        return EntityHandle(self._client, names.HUB_TYPE, names.hub_id(event_name))
 
     async def _add_path(self, event_name: str, path: str) -> None:
         """Paths are never removed from a hub, so one that was there a moment ago needs no look.
@@ -208,7 +208,7 @@ class _HubReader:
     """Reads hubs. Callers that ask for the same hub while it is being read share the next reading:
     one that began before they asked could miss a path that was registered in between."""
 
-    def __init__(self, hub: Callable[[str], Entity]) -> None:
+    def __init__(self, hub: Callable[[str], EntityHandle]) -> None:
         self._hub = hub
         self._reading: dict[str, asyncio.Task[list[str]]] = {}
         self._next: dict[str, asyncio.Task[list[str]]] = {}

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Entity:
+class EntityHandle:
     """One entity. Every method raises `RPCError` if Temporal can't be reached."""
 
     client: Client

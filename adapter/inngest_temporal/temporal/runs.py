@@ -39,7 +39,7 @@ _STATUS = {
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run, as far as it has come."""
 
     id: str
@@ -57,12 +57,12 @@ class Run:
     """Why a failed run failed."""
 
 
-async def load(client: Client, run_id: str) -> Run | None:
+async def load(client: Client, run_id: str) -> RunRecord | None:
     """A run with its output; None if there is no such run. Raises `RPCError`."""
     found = await describe(client, run_id)
     if found is None or found.status is None:
         return None
-    run = Run(
+    run = RunRecord(
         id=run_id,
         function_id=found.workflow_type,
         event_id=found.typed_search_attributes[EVENT_IDS][0],
@@ -84,7 +84,7 @@ async def load(client: Client, run_id: str) -> Run | None:
     return replace(run, output=json.loads(json.dumps(result), parse_constant=lambda _: None))
 
 
-async def of_event(client: Client, event_id: str) -> list[Run]:
+async def of_event(client: Client, event_id: str) -> list[RunRecord]:
     """The runs that an event (by its internal id, a ULID) started, as visibility knows them: a new
     one is missing for about a second. Raises `RPCError`."""
     found = client.list_workflows(

@@ -26,8 +26,8 @@ from inngest_temporal.temporal import connection as settings
 from inngest_temporal.temporal import names
 from inngest_temporal_workers import publishing
 from inngest_temporal_workers.entities import entity
-from inngest_temporal_workers.entities.app import App
-from inngest_temporal_workers.entities.registry import Registry
+from inngest_temporal_workers.entities.app import AppWorkflow
+from inngest_temporal_workers.entities.registry import RegistryWorkflow
 from inngest_temporal_workers.entities.schedule import ScheduleActivities
 from tests.harness import until
 
@@ -64,7 +64,7 @@ async def worker(client: Client) -> AsyncIterator[Worker]:
     activities = ScheduleActivities(client, Follower(client)).all()
     queue = names.SYSTEM_TASK_QUEUE
     async with Worker(
-        client, task_queue=queue, workflows=[App, Registry], activities=activities
+        client, task_queue=queue, workflows=[AppWorkflow, RegistryWorkflow], activities=activities
     ) as worker:
         yield worker
 

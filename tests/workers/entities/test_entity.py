@@ -17,7 +17,7 @@ from temporalio.worker import Worker
 
 import inngest_temporal_workers.healing
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.entity import Entity as Handle
+from inngest_temporal.temporal.entity import EntityHandle as Handle
 from inngest_temporal.temporal.healing import heal
 from inngest_temporal_workers.entities import entity as base
 from inngest_temporal_workers.entities.activities import SystemActivities

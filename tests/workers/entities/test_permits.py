@@ -12,7 +12,7 @@ from ulid import ULID
 from inngest_temporal.routing.locks import GRANTED, LimitSettings, LockRequest, Ticket
 from inngest_temporal_workers.entities.permits import Permits
 from inngest_temporal_workers.entities.queue import Machine
-from inngest_temporal_workers.entities.throttle import Throttle
+from inngest_temporal_workers.entities.throttle import ThrottleMachine
 
 from .machines import T0, reloaded, verdicts
 
@@ -79,7 +79,7 @@ def test_a_new_limit_applies_at_once() -> None:
 
 
 @pytest.mark.parametrize("reload", [False, True])
-@pytest.mark.parametrize("kind", [Permits, Throttle])
+@pytest.mark.parametrize("kind", [Permits, ThrottleMachine])
 def test_what_an_older_configuration_says_is_ignored(kind: type[Machine], reload: bool) -> None:
     def asks(run: str, free: bool, version: int) -> LockRequest:
         settings = LimitSettings(100 if free else 1, 1 if free else 3_600_000, version=version)

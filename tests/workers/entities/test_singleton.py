@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from inngest_temporal.routing.locks import GRANTED, SKIPPED, LimitSettings, LockRequest
 from inngest_temporal_workers.entities.queue import Machine
-from inngest_temporal_workers.entities.singleton import Singleton
+from inngest_temporal_workers.entities.singleton import SingletonMachine
 
 from .machines import T0, reloaded, verdicts
 
@@ -19,7 +19,7 @@ def claim(run: str, mode: str = "skip", created_ms: int = 0) -> LockRequest:
 
 
 def test_skip_looks_for_the_holder_before_it_skips() -> None:
-    lock: Machine = Singleton()
+    lock: Machine = SingletonMachine()
     assert verdicts(lock, claim("a")) == [("a", 0, GRANTED)]
     lock.take(claim("b"), T0)
     decisions = lock.decisions()
@@ -31,7 +31,7 @@ def test_skip_looks_for_the_holder_before_it_skips() -> None:
 
 
 def test_skip_lets_a_run_in_whose_holder_is_gone() -> None:
-    lock: Machine = Singleton()
+    lock: Machine = SingletonMachine()
     verdicts(lock, claim("a"), claim("b"), claim("c"))
     lock.take(LockRequest("a", release=[0]), T0)
     decisions = lock.decisions()
@@ -40,7 +40,7 @@ def test_skip_lets_a_run_in_whose_holder_is_gone() -> None:
 
 
 def test_cancel_hands_over_to_the_newest_once_the_holder_has_ended() -> None:
-    lock: Machine = Singleton()
+    lock: Machine = SingletonMachine()
     verdicts(lock, claim("a", "cancel"))
     lock.take(claim("b", "cancel"), T0)
     assert lock.decisions().cancel == [("a", 0)]
@@ -56,7 +56,7 @@ def test_cancel_hands_over_to_the_newest_once_the_holder_has_ended() -> None:
 
 
 def test_cancel_cancels_a_replaced_run_that_still_asks() -> None:
-    lock: Machine = Singleton()
+    lock: Machine = SingletonMachine()
     for run in ("a", "b", "c"):
         lock.take(claim(run, "cancel"), T0)
     assert lock.decisions().cancel[-2:] == [("b", 0), ("a", 0)]
@@ -79,13 +79,13 @@ def test_cancel_cancels_a_replaced_run_that_still_asks() -> None:
     )
 )
 def test_a_singleton_has_one_holder_and_forgets_nobody(trace: list[tuple[str, int, str]]) -> None:
-    lock: Machine = Singleton()
+    lock: Machine = SingletonMachine()
     open_: set[str] = set()
     replaced: set[str] = set()
     """Cancelled for a newer one; what they still ask does not count."""
     for what, number, mode in trace:
         run = f"r{number}"
-        assert isinstance(lock, Singleton)
+        assert isinstance(lock, SingletonMachine)
         before = lock.holder
         if what == "reload":
             lock = reloaded(lock)
@@ -98,7 +98,7 @@ def test_a_singleton_has_one_holder_and_forgets_nobody(trace: list[tuple[str, in
             replaced.discard(run)
         elif before is not None:
             lock.take(LockRequest(before[0], alive=True), T0)
-        assert isinstance(lock, Singleton)
+        assert isinstance(lock, SingletonMachine)
         if before is not None and before[0] in open_:
             assert lock.holder == before  # nobody is pushed out
         decisions = lock.decisions()
@@ -121,7 +121,7 @@ def test_a_singleton_has_one_holder_and_forgets_nobody(trace: list[tuple[str, in
 def test_cancel_lets_the_newest_win_in_whatever_order_runs_ask(
     order: list[int], released_after: int
 ) -> None:
-    lock: Machine = Singleton()
+    lock: Machine = SingletonMachine()
     cancelled: set[str] = set()
 
     def carry_out() -> None:
@@ -136,13 +136,13 @@ def test_cancel_lets_the_newest_win_in_whatever_order_runs_ask(
         if index >= released_after:
             carry_out()
     carry_out()
-    assert isinstance(lock, Singleton)
+    assert isinstance(lock, SingletonMachine)
     assert lock.holder == ("r4", 0)
     assert cancelled == {f"r{number}" for number in range(5, 10)}
 
 
 def test_cancel_cancels_an_older_run_that_asks_after_the_newest_has_ended() -> None:
-    lock: Machine = Singleton()
+    lock: Machine = SingletonMachine()
     verdicts(lock, claim("new", "cancel", created_ms=2), LockRequest("new", release=[0]))
     lock = reloaded(lock)
     lock.take(claim("old", "cancel", created_ms=1), T0)
@@ -152,7 +152,7 @@ def test_cancel_cancels_an_older_run_that_asks_after_the_newest_has_ended() -> N
 
 @given(st.permutations(range(1, 6)))
 def test_skip_gives_the_place_of_a_lost_run_to_the_oldest(order: list[int]) -> None:
-    lock: Machine = Singleton()
+    lock: Machine = SingletonMachine()
     verdicts(lock, claim("lost"), *(claim(f"r{n}", created_ms=T0 - n) for n in order))
     lock = reloaded(lock)
     lock.take(LockRequest("lost", release=[0]), T0)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from inngest_temporal.routing.locks import GRANTED, LimitSettings, LockRequest
 from inngest_temporal_workers.entities.queue import Machine
-from inngest_temporal_workers.entities.throttle import Throttle
+from inngest_temporal_workers.entities.throttle import ThrottleMachine
 
 from .machines import T0, reloaded, verdicts
 
@@ -29,7 +29,7 @@ def starts(lock: Machine, until_ms: int) -> list[tuple[str, int]]:
 
 
 def test_limit_2_burst_1_starts_three_at_once_and_then_one_each_half_period() -> None:
-    lock = Throttle()
+    lock = ThrottleMachine()
     for index in range(6):
         lock.take(start(f"r{index}"), T0)
     assert starts(lock, T0 + 600_000) == [
@@ -46,7 +46,7 @@ def test_limit_2_burst_1_starts_three_at_once_and_then_one_each_half_period() ->
 
 
 def test_priority_orders_those_that_wait_for_their_start() -> None:
-    lock = Throttle()
+    lock = ThrottleMachine()
     for index in range(4):
         lock.take(start(f"low{index}", score=index), T0)
     lock.take(start("high", score=-1), T0 + 1)
@@ -60,7 +60,7 @@ def test_priority_orders_those_that_wait_for_their_start() -> None:
 
 
 def test_a_start_that_is_asked_for_again_counts_once() -> None:
-    lock: Machine = Throttle()
+    lock: Machine = ThrottleMachine()
     assert len(verdicts(lock, *(start(f"r{n}") for n in range(3)))) == 3
     lock = reloaded(lock)
     assert verdicts(lock, start("r1"), start("r1"))[0] == ("r1", 0, GRANTED)
@@ -69,7 +69,7 @@ def test_a_start_that_is_asked_for_again_counts_once() -> None:
 
 
 def test_a_run_that_is_gone_gives_its_start_to_the_next() -> None:
-    lock: Machine = Throttle()
+    lock: Machine = ThrottleMachine()
     verdicts(lock, *(start(f"r{n}") for n in range(5)))
     gone = LockRequest("r2", release=[0])
     assert verdicts(lock, gone, gone) == [("r3", 0, GRANTED)]
@@ -78,7 +78,7 @@ def test_a_run_that_is_gone_gives_its_start_to_the_next() -> None:
 
 
 def test_a_new_rate_applies_at_once() -> None:
-    lock: Machine = Throttle()
+    lock: Machine = ThrottleMachine()
     verdicts(lock, *(start(f"r{n}") for n in range(5)))
     verdicts(lock, start("r5", limit=60))
     due = lock.due_ms()
@@ -99,7 +99,7 @@ def test_a_new_rate_applies_at_once() -> None:
 def test_no_window_has_more_starts_than_the_throttle_allows(
     asked: list[tuple[int, int, int, bool]], limit: int, burst: int
 ) -> None:
-    lock: Machine = Throttle()
+    lock: Machine = ThrottleMachine()
     now, period = T0, 1_000
     begun: dict[str, int] = {}
 
@@ -132,7 +132,7 @@ def test_no_window_has_more_starts_than_the_throttle_allows(
 
 def test_a_throttle_tells_all_of_the_thousands_that_it_admits_at_once() -> None:
     """And charges none of them again, though it does not remember them all."""
-    lock: Machine = Throttle()
+    lock: Machine = ThrottleMachine()
     runs = [f"r{n}" for n in range(2_500)]
     for run in runs:
         lock.take(LockRequest(run, acquire=[0], settings=LimitSettings(2_500, 3_600_000)), T0)

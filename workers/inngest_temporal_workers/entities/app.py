@@ -89,7 +89,7 @@ _STATE = pydantic.TypeAdapter(AppState)
 
 
 @entity(names.APP_TYPE)
-class App(Entity):
+class AppWorkflow(Entity):
     """One app's configuration."""
 
     messages: ClassVar = {

@@ -48,7 +48,7 @@ _READY = pydantic.TypeAdapter(list[list[Entry]])
 
 
 @entity(names.BATCH_TYPE)
-class Batch(Entity):
+class BatchWorkflow(Entity):
     messages: ClassVar = {"offer": pydantic.TypeAdapter(BatchOffer)}
 
     def load(self, state: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ _HELD = pydantic.TypeAdapter(Held | None)
 
 
 @entity(names.DEBOUNCE_TYPE)
-class Debounce(Entity):
+class DebounceWorkflow(Entity):
     messages: ClassVar = {"offer": pydantic.TypeAdapter(DebounceOffer)}
 
     def load(self, state: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ MAX_PATHS = 1_000
 
 
 @entity(names.HUB_TYPE)
-class Hub(Entity):
+class HubWorkflow(Entity):
     def load(self, state: dict[str, Any]) -> None:
         self._paths: list[str] = list(state.get("paths", ()))
         workflow.upsert_memo(self.memo())

@@ -29,7 +29,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.routing.locks import GRANTED, Change, Limit, LockRequest, Ticket
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.entity import Entity as EntityClient
+from inngest_temporal.temporal.entity import EntityHandle as EntityClient
 from inngest_temporal.temporal.runs import executes
 
 from .entity import NEVER_MS, Entity, entity
@@ -43,8 +43,8 @@ from .fan_out import (
 )
 from .permits import Permits
 from .queue import Decisions, Machine
-from .singleton import Singleton
-from .throttle import Throttle
+from .singleton import SingletonMachine
+from .throttle import ThrottleMachine
 
 CHECK_MS = 12_000
 """Interval between two looks at holders while others wait. A holder is looked for the second time
@@ -155,14 +155,14 @@ class ConcurrencyLock(LockWorkflow):
 class ThrottleLock(LockWorkflow):
     """A throttle."""
 
-    machine = Throttle
+    machine = ThrottleMachine
 
 
 @entity(names.LOCK_TYPES["singleton"])
 class SingletonLock(LockWorkflow):
     """A singleton."""
 
-    machine = Singleton
+    machine = SingletonMachine
 
 
 WORKFLOWS: list[type] = [ConcurrencyLock, ThrottleLock, SingletonLock]

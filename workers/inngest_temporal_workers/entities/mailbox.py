@@ -34,7 +34,7 @@ _WAITS = pydantic.TypeAdapter(list[Wait])
 
 
 @entity(names.MAILBOX_TYPE)
-class Mailbox(Entity):
+class MailboxWorkflow(Entity):
     believes_stamps = False  # a sender whose clock is wrong must not make all waits expire
     messages: ClassVar = {
         "register": pydantic.TypeAdapter(Wait),

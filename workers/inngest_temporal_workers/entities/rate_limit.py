@@ -21,7 +21,7 @@ _REQUEST = pydantic.TypeAdapter(AdmitRequest)
 
 
 @entity(names.RATE_LIMIT_TYPE)
-class RateLimit(Entity):
+class RateLimitWorkflow(Entity):
     def load(self, state: dict[str, Any]) -> None:
         self._arrival = Arrival(*state.get("arrival", ()))
         self._seen: OrderedDict[str, bool] = OrderedDict(state.get("seen", {}))

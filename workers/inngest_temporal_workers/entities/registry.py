@@ -15,7 +15,7 @@ from .entity import NEVER_MS, Entity, entity
 
 
 @entity(names.REGISTRY_TYPE)
-class Registry(Entity):
+class RegistryWorkflow(Entity):
     """All apps."""
 
     messages: ClassVar = {"changed": pydantic.TypeAdapter(tuple[str, int])}

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import pydantic
 from temporalio import workflow
 
-from inngest_temporal.routing.signals import Claim, Release
+from inngest_temporal.routing.signals import Claim, ReleaseClaim
 from inngest_temporal.temporal import names
 
 from .entity import LINGER_MS, Entity, entity
@@ -16,9 +16,9 @@ _HOLDER = pydantic.TypeAdapter(Claim | None)
 
 
 @entity(names.SIGNAL_TYPE)
-class Signal(Entity):
+class SignalWorkflow(Entity):
     believes_stamps = False  # a sender whose clock is wrong must not make the wait expire
-    messages: ClassVar = {"release": pydantic.TypeAdapter(Release)}
+    messages: ClassVar = {"release": pydantic.TypeAdapter(ReleaseClaim)}
 
     def load(self, state: dict[str, Any]) -> None:
         self._holder: Claim | None = _HOLDER.validate_python(state.get("holder"))
@@ -34,7 +34,7 @@ class Signal(Entity):
         if self._holder is not None and self.now_ms >= self._holder.expires_ms:
             self._holder = None
 
-    async def take(self, name: str, message: Release) -> None:
+    async def take(self, name: str, message: ReleaseClaim) -> None:
         async with self._turn:
             holder = self._holder
             if holder is not None and (holder.run, holder.step) == (message.run, message.step):

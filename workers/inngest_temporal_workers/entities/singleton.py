@@ -7,7 +7,7 @@ from inngest_temporal.routing.locks import GRANTED, SKIPPED, LimitSettings, Lock
 from .queue import Decisions
 
 
-class Singleton:
+class SingletonMachine:
     """At most one run at a time. Which one goes by when runs were created, whoever asks first.
 
     `skip`: a run is skipped if another one is there; of several for which it is not known yet

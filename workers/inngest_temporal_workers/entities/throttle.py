@@ -14,7 +14,7 @@ REMEMBERED = 1_000
 is not counted again."""
 
 
-class Throttle:
+class ThrottleMachine:
     """A limit of starts in a period, by GCRA: `limit + burst` at once, then one each period/limit.
 
     A ticket that is granted is used up. If it is given back after all, its run was cancelled, or

@@ -24,7 +24,7 @@ LAST_ANSWER = timedelta(seconds=10)
 """How long to wait for the answer of a run that has ended."""
 
 
-class Waiting:
+class StepWaits:
     """The waits of one run. Workflow code."""
 
     def __init__(self, given: RunInput, calls: Calls, expects: Callable[[str], bool]) -> None:

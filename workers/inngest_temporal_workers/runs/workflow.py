@@ -47,7 +47,7 @@ from .executing import HEARTBEAT_TIMEOUT, Executing
 from .executions import RunSettings, memo_text
 from .memory import RunMemory, page
 from .times import now_ms, summary_of
-from .waiting import Waiting
+from .waiting import StepWaits
 
 MAX_VANISHED = 10
 """How often a step may be asked for and then not be there."""
@@ -73,7 +73,7 @@ class _Ended:
     error: BaseException | None = None
 
 
-class Run:
+class RunWorkflow:
     """The run workflow. `run_workflows` makes the classes that Temporal knows."""
 
     settings: ClassVar[RunSettings]
@@ -90,7 +90,7 @@ class Run:
         self._calls = Calls()
         self._admission = Admission(self._calls)
         self._executing = Executing(self._memory, self._calls)
-        self._waiting = Waiting(self._given, self._calls, self._expects)
+        self._waiting = StepWaits(self._given, self._calls, self._expects)
         self._attempt = 0
         """Number of the handler's attempt."""
         self._losses = 0
@@ -485,7 +485,7 @@ class Run:
         return {"items": items, "total": len(memos), "pending": sorted(self._memory.pending)}
 
 
-class DynamicRun(Run):
+class DynamicRun(RunWorkflow):
     """The workflow of runs whose function this worker lacks. If another one has it, that one is to
     take the run: failed workflow tasks are given to any worker. Otherwise a deploy has removed the
     function, and the run fails, or can be cancelled."""
@@ -500,7 +500,7 @@ class DynamicRun(Run):
     @workflow.run
     async def run(self, given: Sequence[RawValue]) -> Any:  # type: ignore[override]
         self._check()
-        return await Run.run(self, {})
+        return await RunWorkflow.run(self, {})
 
     async def _execute(self, target: Op | None, attempt: int) -> Progress:
         self._check()  # it may have come back
@@ -514,10 +514,12 @@ class DynamicRun(Run):
 
 def run_workflows(function_ids: Sequence[str], settings: RunSettings) -> list[type]:
     """The workflow classes of functions; the name of each type is the function's id."""
-    members = {"settings": settings, "run": Run.run, "__module__": __name__}
+    members = {"settings": settings, "run": RunWorkflow.run, "__module__": __name__}
     # Temporal wants `run` on the class itself, and goes by the class's name to see that it is.
     return [
-        workflow.defn(name=function_id, sandboxed=False)(type(Run.__name__, (Run,), members))
+        workflow.defn(name=function_id, sandboxed=False)(
+            type(RunWorkflow.__name__, (RunWorkflow,), members)
+        )
         for function_id in function_ids
     ]
 
