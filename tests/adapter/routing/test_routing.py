@@ -99,7 +99,8 @@ async def test_an_event_starts_each_function_that_it_triggers(client: Client) ->
     run = await client.get_workflow_handle(routed.runs[0]).describe()
     assert (run.workflow_type, run.task_queue) == ("shop-a", "queue-of-shop")
     assert run.typed_search_attributes[EVENT_IDS] == [event.internal_id]
-    assert await given(client, routed.runs[0]) == RunInput([event.event], [event.internal_id])
+    expected = RunInput([event.event], [event.internal_id], retries=4)
+    assert await given(client, routed.runs[0]) == expected
 
 
 async def test_an_event_that_triggers_nothing_is_still_delivered(client: Client) -> None:
