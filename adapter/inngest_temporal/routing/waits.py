@@ -155,10 +155,6 @@ class Waits:
         """Take a wait back; fine if it is not there."""
         await self._mailbox(mailbox).signal("deregister", Deregistration(run, wait))
 
-    async def heard(self, event_name: str) -> bool:
-        """True: whether anybody waits for the end of a run is known only when that is delivered."""
-        return True
-
     async def deliver(self, event: Mapping[str, Any], internal_id: str) -> bool:
         """Give an event to every wait that is registered for it; whether there is a mailbox for it.
         Raises `RPCError` if Temporal can't be reached."""

@@ -105,8 +105,6 @@ class Admission:
         """Lock -> which execution of it was asked last."""
         self._sending: asyncio.Task[None] | None = None
         self._returning: dict[asyncio.Task[None], list[tuple[LockNeed, list[int]]]] = {}
-        self._is_unrecorded = False
-        """Whether what was executed last would be executed again if this workflow task was lost."""
         self._left = False
 
     def begin(self, needs: list[LockNeed], factor: int, created_ms: int) -> None:
@@ -167,16 +165,14 @@ class Admission:
             self._steps[0], lambda: waiter.admitted, lambda: self._waiters[0] is waiter
         )
 
-    def done(self, *, local: bool = False) -> None:
-        """The execution is over. Its ticket stays for what follows, until `settle`. `local`: it was
-        one of a local activity, so nothing of it is in history before this workflow task is."""
-        self._is_unrecorded = local
+    def done(self) -> None:
+        """The execution is over. Its ticket stays for what follows, until `return_unused`."""
         if self._steps:
             self._wanted -= 1
             self._free += 1
             self._serve()
 
-    def settle(self) -> None:
+    def return_unused(self) -> None:
         """Nothing more is going to be executed until something happens: give back what is of no
         use."""
         surplus = len(self._tickets) - self._wanted
@@ -221,18 +217,10 @@ class Admission:
         self._tickets.clear()
         self._verdicts.clear()
         self._waiters.clear()
-        if self._is_unrecorded:
-            # A lock that was told before this task is in history could give the permit to another
-            # run while this one executes again.
-            for need, numbers in returned:
-                self._return(need, numbers)
-            while self._returning:
-                await asyncio.wait(list(self._returning))
-        else:
-            # A signal that was not delivered yet won't be once the run has ended.
-            returned += [item for items in self._returning.values() for item in items]
-            if returned:
-                await self._call([AskedLock(need, release=numbers) for need, numbers in returned])
+        # A signal that was not delivered yet won't be once the run has ended.
+        returned += [item for items in self._returning.values() for item in items]
+        if returned:
+            await self._call([AskedLock(need, release=numbers) for need, numbers in returned])
         self._show("")
 
     def _return(self, need: LockNeed, numbers: list[int]) -> None:

@@ -132,7 +132,7 @@ class RunWorkflow:
                         "Error", "The handler waits for steps that have all finished."
                     )
                     raise RunFailure(error)
-            self._admission.settle()
+            self._admission.return_unused()
             await workflow.wait_condition(lambda: bool(self._ended))
             outcome = await self._take()
 
@@ -279,7 +279,7 @@ class RunWorkflow:
             return True
         else:
             self._attempt += 1
-            self._admission.settle()
+            self._admission.return_unused()
             await workflow.sleep(pause, summary="a worker was lost")
             self._calls.new_task()
         return False
@@ -334,7 +334,7 @@ class RunWorkflow:
         if failed.retry_ms is None:
             raise RunFailure(failed.error)
         attempt = self._attempt + 1
-        self._admission.settle()
+        self._admission.return_unused()
         summary = summary_of(f"retry {attempt}: {failed.error.name}")
         await workflow.sleep(timedelta(milliseconds=max(1, failed.retry_ms)), summary=summary)
         self._calls.new_task()
