@@ -76,14 +76,18 @@ class Checkpoints:
         )
 
     async def begin(self, op: Op) -> None:
-        """Note that a body begins. Without retries a body that has begun is not executed again, so
-        then the note must be durable."""
+        """Before a body begins, make the results before it durable, unless they may be buffered.
+
+        What is sent also says which step begins, so that a loss counts as an attempt of that one.
+        Without retries a step that has begun is not executed again: then that must be durable, too.
+        """
         self.begun = op
-        if not self.request.retries and (self.done or self.request.target is None):
+        is_first = not self.done and self.request.target is not None
+        if self._is_due() or (not self.request.retries and not is_first):
             await self._send()
 
     async def record(self, done: Done) -> None:
-        """Keep a step's result; durable at once unless results may be buffered."""
+        """Keep a step's result. It is durable before the next body begins."""
         self.begun = None
         if done.error is not None:
             return  # the execution ends with it, and reports it
@@ -93,14 +97,14 @@ class Checkpoints:
         self._unsent += 1
         if not self.request.alone:
             raise Interrupt  # other steps are under way: the run decides what comes next
-        if self.policy is not None and self._is_due(self.policy):
-            await self._send()
 
-    def _is_due(self, policy: Checkpointing) -> bool:
-        if self._unsent >= policy.buffered_steps:
+    def _is_due(self) -> bool:
+        if not self._unsent or self.policy is None:
+            return False
+        if self._unsent >= self.policy.buffered_steps:
             return True
         waited_ms = (time.monotonic() - self._sent_at) * 1000
-        return bool(policy.max_interval_ms) and waited_ms >= policy.max_interval_ms
+        return bool(self.policy.max_interval_ms) and waited_ms >= self.policy.max_interval_ms
 
     async def _send(self) -> None:
         async with self._turn:
