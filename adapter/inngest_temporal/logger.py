@@ -7,6 +7,7 @@ A record that belongs to a run has an attribute `inngest`, a mapping with some o
 import json
 import logging
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 CONTEXT = "inngest"
 """Name of the records' attribute."""
+STACK = "user_stack"
+"""Name of the attribute of records about a failure of user code: its traceback, as text, or
+None."""
 
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters besides the tabulator, and what else ends a line."""
@@ -100,11 +104,14 @@ class TextFormatter(logging.Formatter):
         """One line, and the traceback if there is one."""
         words = " ".join(_context(record).values())
         record.where = f" [{words}]" if words else ""
-        return super().format(record)
+        stack = getattr(record, STACK, None)
+        line = super().format(record)
+        # Its lines are indented: what a message holds must not look like a line of ours.
+        return line if not stack else line + "\n" + textwrap.indent(_printable(stack), "  ")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Without control characters: what a stranger sent must not forge lines or colours."""
-        return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().formatMessage(record))
+        return _escaped(super().formatMessage(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -121,9 +128,20 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_context(record),
         }
+        if getattr(record, STACK, None):
+            entry["exception"] = getattr(record, STACK)
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str)
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def _printable(stack: str) -> str:
+    """A traceback without control characters, besides the ends of its lines."""
+    return "\n".join(_escaped(line) for line in stack.rstrip("\n").split("\n"))
 
 
 def _context(record: logging.LogRecord) -> dict[str, str]:

@@ -121,3 +121,12 @@ def test_control_characters_are_escaped_and_a_message_is_one_line() -> None:
     line = TextFormatter().format(record)
     assert line.endswith("got a\\nb\\rc\\x1b[31md\\x00\\x85\\u2028\té")
     assert len(line.splitlines()) == 1
+
+
+def test_a_users_traceback_stands_below_its_line() -> None:
+    record = logging.LogRecord("app", logging.ERROR, "", 1, "Step %s failed", ("a",), None)
+    record.user_stack = "Traceback\n  File x\x1b[31m\nValueError: no\n"
+    head, *stack = TextFormatter().format(record).splitlines()
+    assert head.endswith("ERROR app: Step a failed")
+    assert stack == ["  Traceback", "    File x\\x1b[31m", "  ValueError: no"]
+    assert json.loads(JsonFormatter().format(record))["exception"] == record.user_stack

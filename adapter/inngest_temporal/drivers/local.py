@@ -301,7 +301,27 @@ class Execution:
             if self.ended:
                 raise Interrupt from None  # it is in the group that a TaskGroup raised
             return await self._outcome_of(None, error)
+        await asyncio.sleep(0)  # what it began last reaches its step, or hears that it is cancelled
+        self._warn_of_dropped_steps()
         return await self._outcome_of(value, None)
+
+    def _warn_of_dropped_steps(self) -> None:
+        """The handler returned: steps at which a task of it still waits are not executed. One that
+        is pending elsewhere has begun, as the loser of a race has."""
+        pending, target = self._given.pending, self._given.target
+        dropped = [
+            op.name
+            for op in self._branches.blocked.values()
+            if op.id not in pending and op.id != target
+        ]
+        if dropped:
+            self.client.logger.warning(
+                "Function %s returned without waiting for %s: these steps are dropped. Is an await"
+                " missing? (run %s)",
+                self.function_id,
+                ", ".join(f'"{name}"' for name in dropped),
+                self._given.run_id,
+            )
 
     def _run_sync(self) -> Outcome | None:
         context = self._context

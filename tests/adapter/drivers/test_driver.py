@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 import inngest_temporal as inngest
+from inngest_temporal.drivers import local
 from inngest_temporal.drivers.local import Execution, Given, Ledger, hashed
-from inngest_temporal.drivers.protocol import Done, Failed, Memo, Ops, Outcome, Returned
+from inngest_temporal.drivers.protocol import Done, Failed, Memo, Op, Ops, Outcome, Returned
+from inngest_temporal.testing import trigger_async
 
 EVENT = {"id": "e1", "name": "test/event", "data": {"n": 1}, "ts": 1_700_000_000_000, "user": {}}
 
@@ -623,3 +625,105 @@ async def test_steps_that_are_found_side_by_side_all_pass_through_transform_outp
             if op.id not in {hashed(step) for step in pending}
         ]
         assert sealed == [f"sealed {n}" for n in range(3)][-count:]
+
+
+class Chains:
+    """A ledger that lets every chain go on, and keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.recorded: list[str] = []
+
+    async def may_execute(self, op: Op) -> bool:
+        return True
+
+    async def begin(self, op: Op) -> None:
+        """Nothing is kept."""
+
+    async def record(self, done: Done) -> None:
+        self.recorded.append(done.op.name)
+
+
+async def test_a_handler_that_awaits_for_long_reaches_its_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Longer than a branch of it is waited for, while nothing is at another step."""
+    monkeypatch.setattr(local, "VANISHED_GRACE", 0.05)
+
+    async def handler(ctx: inngest.Context) -> Any:
+        first = await ctx.step.run("first", lambda: 1)
+        await asyncio.sleep(0.5)
+        return first + await ctx.step.run("second", lambda: 2)
+
+    result = await run(handler, [memo("first", 1)], target="second")
+    assert result.executed == Memo(data=2)
+    assert result.outcome == Returned(3)
+    chained = await run(handler, ledger=Chains())
+    assert [done.op.name for done in chained.done] == ["first", "second"]
+    assert chained.outcome == Returned(3)
+
+
+def _bare(ctx: inngest.ContextSync) -> Any:
+    try:
+        return ctx.step.run("a", lambda: "executed")
+    except:  # noqa: E722
+        return "swallowed"
+
+
+def _returning(ctx: inngest.ContextSync) -> Any:
+    value = "never executed"
+    try:
+        value = ctx.step.run("a", lambda: "executed")
+    finally:
+        return value  # noqa: B012
+
+
+def _raising(ctx: inngest.ContextSync) -> Any:
+    try:
+        return ctx.step.run("a", lambda: "executed")
+    except BaseException:
+        raise ValueError("another error") from None
+
+
+@pytest.mark.parametrize("handler", [_bare, _returning, _raising])
+async def test_a_handler_that_swallows_the_interrupt_does_not_end_without_its_step(
+    handler: Any,
+) -> None:
+    assert (await run(handler)).names == ["a"]
+    result = await run(handler, target="a")
+    assert result.executed == Memo(data="executed")
+    assert result.outcome == Returned("executed")
+    assert (await run(handler, [memo("a", "executed")])).outcome == Returned("executed")
+    decorate = client().create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="e"))
+    tested = await trigger_async(decorate(handler), inngest.Event(name="e"))
+    assert (tested.output, tested.steps) == ("executed", ["a"])
+
+
+async def test_steps_that_a_handler_did_not_wait_for_are_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(ctx: inngest.Context) -> str:
+        asyncio.gather(ctx.step.run("a", lambda: 1), ctx.step.run("b", lambda: 2))
+        return "done"
+
+    with caplog.at_level(logging.WARNING):
+        assert (await run(handler)).outcome == Returned("done")
+    [record] = [each for each in caplog.records if each.name != "asyncio"]
+    assert record.message == (
+        'Function app-fn returned without waiting for "a", "b": these steps are dropped. Is an'
+        " await missing? (run run)"
+    )
+
+
+async def test_steps_that_a_handler_cancelled_are_not_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(ctx: inngest.Context) -> str:
+        loser = asyncio.create_task(ctx.step.run("loser", lambda: 1))
+        await asyncio.sleep(0)
+        loser.cancel()
+        await asyncio.sleep(0)
+        return "done"
+
+    with caplog.at_level(logging.WARNING):
+        assert (await run(handler)).outcome == Returned("done")
+    assert not caplog.records

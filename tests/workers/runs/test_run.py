@@ -2,24 +2,36 @@
 
 import asyncio
 import contextlib
+import logging
 import sys
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.testing import ActivityEnvironment
 
 import inngest_temporal as inngest
 import inngest_temporal_workers.runs.executing
 import inngest_temporal_workers.runs.waiting
 from inngest_temporal.drivers.failures import error_of
 from inngest_temporal.drivers.local import hashed
+from inngest_temporal.logger import STACK
 from inngest_temporal.routing import events
-from inngest_temporal.routing.run_input import RunInput
+from inngest_temporal.routing.router import Router
+from inngest_temporal.routing.run_input import Invoker, RunInput
+from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.runs import admission, heartbeats
+from inngest_temporal_workers.runs.activities import RunActivities
 from inngest_temporal_workers.runs.memory import MemoCache
 from tests.harness import TRIGGER, new_client, registered, running, until
 
@@ -607,22 +619,77 @@ async def test_what_fails_is_logged_with_the_users_stack_alone(
             with pytest.raises(WorkflowFailureError):
                 await app.run(fn, {"where": where})
         await app.run(fn, {"where": "step"})
-    logged = [record.message for record in caplog.records if "failed" in record.message]
-    assert [message.partition(" (run ")[0] for message in logged] == [
+    failures = [record for record in caplog.records if "failed" in record.message]
+    assert [record.message.partition(" (run ")[0] for record in failures] == [
         "The handler of app-fn failed in attempt 1 of 2, and is tried again in 0.0 s",
         "The handler of app-fn failed in attempt 2 of 2, and is not tried again",
         'Step "broken" of app-fn failed in attempt 1 of 2, and is tried again in 0.0 s',
         'Step "broken" of app-fn failed in attempt 2 of 2, and is not tried again',
     ]
-    assert all(f'File "{__file__}"' in message for message in logged)
+    stacks = [getattr(record, STACK) for record in failures]
+    assert all(f'File "{__file__}"' in stack for stack in stacks)
     assert not any(
-        part in message
-        for message in logged
+        part in stack
+        for stack in stacks
         for part in (
             "workers/inngest_temporal_workers/runs/executions.py",
             "adapter/inngest_temporal/drivers/local.py",
         )
     )
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+async def test_a_step_that_fails_the_run_is_logged_once(
+    client: Client, caplog: pytest.LogCaptureFixture, checkpointing: bool
+) -> None:
+    @new_client().create_function(
+        fn_id="fn", trigger=TRIGGER, retries=0, checkpointing=checkpointing
+    )
+    async def fn(ctx: inngest.Context) -> None:
+        await ctx.step.run("before", lambda: None)
+        await ctx.step.run("broken", lambda: {}["k"])
+
+    async with running(client, fn) as app:
+        with pytest.raises(WorkflowFailureError):
+            await app.run(fn)
+    [failure] = [record for record in caplog.records if "failed" in record.message]
+    assert failure.message.startswith('Step "broken" of app-fn failed in attempt 1 of 1')
+
+
+@pytest.mark.parametrize("where", ["lifecycle", "invoker"])
+async def test_a_run_ends_although_temporal_refuses_what_its_end_starts(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    refused = RPCError("too large", RPCStatusCode.INVALID_ARGUMENT, b"")
+    route = Router.route
+
+    async def refuse(self: Router, stamped: Any) -> Any:
+        if stamped and stamped[0].event["name"] == "inngest/function.finished":
+            raise refused
+        return await route(self, stamped)
+
+    async def refuse_signal(self: Any, *args: Any, **options: Any) -> None:
+        raise refused
+
+    inngest_client = new_client()
+
+    @inngest_client.create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> str:
+        return "ended"
+
+    async with running(client, fn) as app:
+        if where == "lifecycle":
+            monkeypatch.setattr(Router, "route", refuse)
+            assert await asyncio.wait_for(app.run(fn), 60) == "ended"
+        else:
+            activities = RunActivities(client, "app", app.router, Waits.of(client))
+            monkeypatch.setattr(WorkflowHandle, "signal", refuse_signal)
+            with caplog.at_level(logging.ERROR):
+                environment = ActivityEnvironment()
+                await environment.run(
+                    activities._answer, Invoker("run", "step"), "Completed", {"value": 1}, "app-fn"
+                )
+    assert [record for record in caplog.records if "Temporal refuses" in record.message]
 
 
 async def test_a_sleep_of_more_than_a_year_fails_the_run(client: Client) -> None:

@@ -14,7 +14,7 @@ from inngest_temporal.drivers import protocol
 from inngest_temporal.drivers.protocol import ErrorInfo, Memo
 from inngest_temporal.errors import BodyInvalidError, ExpressionError
 from inngest_temporal.routing import events, signals
-from inngest_temporal.routing.router import Router
+from inngest_temporal.routing.router import Router, refuses
 from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal.runs import executes
@@ -176,7 +176,18 @@ class RunActivities:
             result=result.get("value"),
             error=error,
         )
-        await self.router.route(lifecycle)
+        try:
+            await self.router.route(lifecycle)
+        except RPCError as error:
+            if not refuses(error):
+                raise
+            # Repeated, it would keep the run from ending.
+            activity.logger.error(
+                "Temporal refuses what the end of run %s of %s starts: %s",
+                info.workflow_id,
+                info.workflow_type,
+                error.message,
+            )
         return {}
 
     async def _answer(
@@ -196,5 +207,13 @@ class RunActivities:
                 "invoked", args=[invoker.step, answer]
             )
         except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
+            if error.status == RPCStatusCode.NOT_FOUND:
+                return
+            if not refuses(error):
                 raise
+            activity.logger.error(
+                "Temporal refuses the answer to step %s of run %s: %s",
+                invoker.step,
+                invoker.workflow_id,
+                error.message,
+            )

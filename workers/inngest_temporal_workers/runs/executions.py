@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -29,6 +29,7 @@ from inngest_temporal.drivers.protocol import (
     Progress,
     Returned,
     json_size,
+    memo_from_json,
     memo_to_json,
 )
 from inngest_temporal.errors import (
@@ -38,6 +39,7 @@ from inngest_temporal.errors import (
     OutputUnserializableError,
 )
 from inngest_temporal.functions import FunctionPart
+from inngest_temporal.logger import STACK
 from inngest_temporal.routing import events, signals
 from inngest_temporal.routing.router import Router
 from inngest_temporal.wire import from_wire, to_wire
@@ -236,7 +238,7 @@ class ExecutionActivities:
         outcome = _within_limits(outcome)
         if isinstance(outcome, Failed):
             attempt = 0 if done or request.target is not None else request.attempt
-            outcome = self._failed_handler(part, request, outcome, attempt)
+            outcome = self._failed_handler(part, request, memory, outcome, attempt)
         progress = Progress.of(request.base, done, outcome)
         if done and outcome is not None and json_size(to_wire(progress)) > MAX_OUTPUT_BYTES:
             return Progress(request.base, done)  # what is needed next is found out once more
@@ -258,10 +260,16 @@ class ExecutionActivities:
         return replace(done, retry_ms=None if delay is None else _ms(delay))
 
     def _failed_handler(
-        self, part: FunctionPart, request: ExecutionRequest, failed: Failed, attempt: int
+        self,
+        part: FunctionPart,
+        request: ExecutionRequest,
+        memory: RunMemory,
+        failed: Failed,
+        attempt: int,
     ) -> Failed:
         delay = self._delay(request, failed.error, attempt)
-        self._log(part, request, "The handler", failed.error, attempt, delay)
+        if not (delay is None and _is_of_a_step(failed.error, memory.memos[: request.base])):
+            self._log(part, request, "The handler", failed.error, attempt, delay)
         return replace(failed, retry_ms=None if delay is None else _ms(delay))
 
     def _delay(self, request: ExecutionRequest, error: ErrorInfo, attempt: int) -> timedelta | None:
@@ -288,14 +296,16 @@ class ExecutionActivities:
         )
         part.client.logger.log(
             logging.ERROR if delay is None else logging.WARNING,
-            "%s of %s failed in attempt %d of %d, %s (run %s): %s",
+            "%s of %s failed in attempt %d of %d, %s (run %s): %s: %s",
             what,
             part.id,
             attempt + 1,
             request.retries + 1,
             when,
             activity.info().workflow_id,
-            error.stack or f"{error.name}: {error.message}",
+            error.name,
+            error.message,
+            extra={STACK: error.stack},
         )
 
     # What this process knows of the run.
@@ -351,6 +361,14 @@ async def _asked(run: WorkflowHandle[Any, Any], known: RunMemory | None, base: i
 async def _set_when_stopping(checkpoints: Checkpoints) -> None:
     await activity.wait_for_worker_shutdown()
     checkpoints.stopping = True
+
+
+def _is_of_a_step(error: ErrorInfo, memos: Sequence[tuple[str, str]]) -> bool:
+    """Whether a handler failed by the error of one of its steps, which was logged as that ended."""
+    failed = (memo_from_json(json.loads(text)).error for _, text in memos if '"error"' in text)
+    return error.stack is not None and any(
+        each is not None and (each.name, each.stack) == (error.name, error.stack) for each in failed
+    )
 
 
 def _within_limits(outcome: Outcome | None) -> Outcome | None:
