@@ -11,6 +11,7 @@ _PLUMBING = (
     " types"
 )
 _POSITIONAL = "the official *args raises a TypeError for any argument, as ours does without it"
+_CHECKPOINTING = "an option of the JavaScript SDK, which the Python SDK lacks"
 _MODELS = (
     "Batch",
     "Cancel",
@@ -60,6 +61,11 @@ ADDED: dict[str, str] = {
     "Signal": _SIGNALS,
     "Signal.from_raw": _SIGNALS,
     "Signal.to_dict": _SIGNALS,
+    "Checkpointing": _CHECKPOINTING,
+    "Checkpointing.from_raw": _CHECKPOINTING,
+    "Checkpointing.max_interval_ms": _CHECKPOINTING,
+    "Checkpointing.max_runtime_ms": _CHECKPOINTING,
+    "Checkpointing.to_dict": _CHECKPOINTING,
     "Step.send_signal": _SIGNALS,
     "Step.wait_for_signal": _SIGNALS,
     "StepSync.send_signal": _SIGNALS,
@@ -70,6 +76,8 @@ ADDED: dict[str, str] = {
 
 DIFFERENT: dict[str, str] = {
     **dict.fromkeys(_MODELS, _POSITIONAL),
+    "Inngest": _CHECKPOINTING,
+    "Inngest.create_function": _CHECKPOINTING,
     "Function": "made by create_function, not by users: ours knows its client",
     "Step": "made by the driver, not by users",
     "StepSync": "made by the driver, not by users",

@@ -23,8 +23,8 @@ Logger = logging.Logger | logging.LoggerAdapter[Any]
 CONTEXT = "inngest"
 """Name of the records' attribute."""
 STACK = "user_stack"
-"""Name of the attribute of records about a failure of user code: its traceback, as text, or
-None."""
+"""Name of the attribute of records about a failure of user code: its traceback, as text, with which
+the message ends; or None."""
 
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters besides the tabulator, and what else ends a line."""
@@ -111,6 +111,7 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Without control characters: what a stranger sent must not forge lines or colours."""
+        record.message = _without_stack(record)
         return _escaped(super().formatMessage(record))
 
 
@@ -125,7 +126,7 @@ class JsonFormatter(logging.Formatter):
             "time": time.replace("+00:00", "Z"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _without_stack(record),
             **_context(record),
         }
         if getattr(record, STACK, None):
@@ -133,6 +134,11 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str)
+
+
+def _without_stack(record: logging.LogRecord) -> str:
+    """The message, without the traceback at its end, which other formatters show as it is."""
+    return record.getMessage().removesuffix(f"\n{getattr(record, STACK, None)}")
 
 
 def _escaped(text: str) -> str:

@@ -773,10 +773,13 @@ async def test_what_no_retry_helps_fails_at_the_step_or_the_run_and_nothing_is_s
         "invoke-large": ("Error", "Event is over the max size"),
         "invoke-unserializable": (
             "OutputUnserializableError",
-            '"step" returned unserializable data',
+            'Step "step": its data can\'t be JSON',
         ),
         "send-large": ("NonRetriableError", "Event is over the max size"),
-        "send-unserializable": ("OutputUnserializableError", '"step" returned unserializable data'),
+        "send-unserializable": (
+            "OutputUnserializableError",
+            "Step \"step\", event 'a': its data can't be JSON",
+        ),
         "send-reserved": (
             "NonRetriableError",
             "event name is reserved for internal use: inngest/x",

@@ -296,7 +296,7 @@ class ExecutionActivities:
         )
         part.client.logger.log(
             logging.ERROR if delay is None else logging.WARNING,
-            "%s of %s failed in attempt %d of %d, %s (run %s): %s: %s",
+            "%s of %s failed in attempt %d of %d, %s (run %s): %s: %s%s",
             what,
             part.id,
             attempt + 1,
@@ -305,6 +305,7 @@ class ExecutionActivities:
             activity.info().workflow_id,
             error.name,
             error.message,
+            f"\n{error.stack}" if error.stack else "",
             extra={STACK: error.stack},
         )
 
