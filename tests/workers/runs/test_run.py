@@ -784,7 +784,7 @@ async def test_what_no_retry_helps_fails_at_the_step_or_the_run_and_nothing_is_s
             "NonRetriableError",
             "event name is reserved for internal use: inngest/x",
         ),
-        "wait-unnamed": ("Error", 'Step "step" must name one event or more'),
+        "wait-unnamed": ("StepInvalidError", "must name one event or more"),
         "many-large": (
             "OutputTooLargeError",
             "What the handler gives to its steps is over the limit",
