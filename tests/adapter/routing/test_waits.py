@@ -25,7 +25,7 @@ from inngest_temporal_workers.entities.entity import MAX_STATE
 from inngest_temporal_workers.entities.mailbox import pack_waits, unpack_waits
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 
-WAITS = 2_000
+WAITS = 600
 
 
 def waiter() -> inngest.Function[Any]:
@@ -43,7 +43,7 @@ def waiter() -> inngest.Function[Any]:
 
 
 @pytest.mark.timeout(300)
-async def test_no_wake_up_is_lost_while_2000_waits_are_being_registered(
+async def test_no_wake_up_is_lost_while_600_waits_are_being_registered(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each wait whose registration completed before its event was sent resumes, and none on
@@ -54,9 +54,9 @@ async def test_no_wake_up_is_lost_while_2000_waits_are_being_registered(
     """
     monkeypatch.setattr(
         inngest_temporal_workers.entities.entity, "LINGER_MS", 600_000
-    )  # the end of 2,000 mailboxes is not looked at
+    )  # the end of 600 mailboxes is not looked at
     fn = waiter()
-    async with running(client, fn, max_cached_workflows=2_000) as app:
+    async with running(client, fn, max_cached_workflows=600) as app:
         limit = asyncio.Semaphore(50)
 
         async def one(number: int) -> Any:

@@ -10,6 +10,7 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import (
     ActivityError,
+    FailureError,
     TimeoutError,
     TimeoutType,
     is_cancelled_exception,
@@ -90,7 +91,7 @@ class Executing:
         if self._may_be_local(request):
             try:
                 return from_wire(Progress, await self._execute_locally(request))
-            except ActivityError as error:
+            except FailureError as error:  # replay does not wrap a local activity's own
                 if is_cancelled_exception(error):
                     raise
                 # The handler blocks its worker. In a regular activity it holds up nothing else.
