@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: dev test check bench
+.PHONY: dev test check bench coverage
 dev: $(VENV)/dev
 	$(BIN)/inngest-temporal dev examples/orders.py $(ARGS)
 
@@ -15,6 +15,11 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Fails below the limit in pyproject.toml.
+coverage: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --cov --cov-report= $(ARGS)
+	$(BIN)/coverage report
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks
