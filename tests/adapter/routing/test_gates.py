@@ -57,9 +57,9 @@ SECOND = 1_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 GATES = [
-    inngest_temporal_workers.entities.rate_limit.RateLimit,
-    inngest_temporal_workers.entities.debounce.Debounce,
-    inngest_temporal_workers.entities.batch.Batch,
+    inngest_temporal_workers.entities.rate_limit.RateLimitWorkflow,
+    inngest_temporal_workers.entities.debounce.DebounceWorkflow,
+    inngest_temporal_workers.entities.batch.BatchWorkflow,
 ]
 
 

@@ -69,10 +69,13 @@ async def another(client: Client) -> Client:
 async def assert_scheduled(client: Client, *crons: str, of: list[str] = HOURS) -> None:
     """These crons of app `app` have a schedule, and the others of `of` have none."""
     candidates = sorted({*crons, *of})
-    found = await asyncio.gather(*(describe(client, schedule_id(cron)) for cron in candidates))
-    assert {cron for cron, one in zip(candidates, found, strict=True) if one is not None} == set(
-        crons
-    )
+
+    async def are() -> bool:
+        found = await asyncio.gather(*(describe(client, schedule_id(cron)) for cron in candidates))
+        there = {cron for cron, one in zip(candidates, found, strict=True) if one is not None}
+        return there == set(crons)
+
+    await until(are)
 
 
 async def assert_listed(client: Client, *ids: str) -> None:
