@@ -2,6 +2,7 @@
 does not answer."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -51,7 +52,9 @@ LONGEST_PAUSE = 60
 class Executing:
     """The executions of one run. Workflow code."""
 
-    def __init__(self, memory: RunMemory, calls: Calls) -> None:
+    def __init__(self, memory: RunMemory, calls: Calls, check: Callable[[], None]) -> None:
+        """`check`: called before each execution; raises if this worker is not to have the run."""
+        self._check = check
         self._memory = memory
         self._calls = calls
         self._looked = False
@@ -66,6 +69,7 @@ class Executing:
         """
         waited = 0
         while True:
+            self._check()
             progress = await self._executed(request, target)
             if progress.unstarted is None:
                 return progress

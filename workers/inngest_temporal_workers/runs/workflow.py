@@ -89,7 +89,7 @@ class RunWorkflow:
         self._deadlines: list[asyncio.Task[None]] = []
         self._calls = Calls()
         self._admission = Admission(self._calls)
-        self._executing = Executing(self._memory, self._calls)
+        self._executing = Executing(self._memory, self._calls, self._check)
         self._waiting = StepWaits(self._given, self._calls, self._expects)
         self._attempt = 0
         """Number of the handler's attempt."""
@@ -403,6 +403,9 @@ class RunWorkflow:
     async def _wait(self, op: Op, after: set[str]) -> _Ended:
         return _Ended(op, memo=await self._waiting.perform(op, after))
 
+    def _check(self) -> None:
+        """Raises if this worker is not to have the run."""
+
     # What comes from outside.
 
     def _expects(self, step: str) -> bool:
@@ -502,11 +505,8 @@ class DynamicRun(RunWorkflow):
         self._check()
         return await RunWorkflow.run(self, {})
 
-    async def _execute(self, target: Op | None, attempt: int) -> Progress:
-        self._check()  # it may have come back
-        return await super()._execute(target, attempt)
-
     def _check(self) -> None:
+        # Before each execution: the function may have come back, or its new release be known now.
         function_id = workflow.info().workflow_type
         if type(self).belongs_elsewhere(function_id):
             raise RuntimeError(f"Workflow class {function_id} is not registered on this worker.")
