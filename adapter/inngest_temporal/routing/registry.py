@@ -212,10 +212,6 @@ class Snapshot:
                     found[trigger.position] = trigger.function
         return [found[position] for position in sorted(found)]
 
-    def listens(self, name: str) -> bool:
-        """Whether there is a function that an event of that name may trigger."""
-        return bool(self._buckets(name))
-
     def _buckets(self, name: str) -> list[_Bucket]:
         buckets = [self._exact.get(name)]
         if self._prefixes:

@@ -138,11 +138,6 @@ class Admission:
         """Whether a lock counts what the run executes, or that it does."""
         return bool(self._whole or self._steps)
 
-    @property
-    def per_step(self) -> bool:
-        """Whether executions need permits. If not, the methods that follow do nothing."""
-        return bool(self._steps)
-
     def want(self) -> None:
         """An execution is going to be: `permit` follows."""
         if self._steps:
