@@ -100,6 +100,9 @@ class FunctionConfig(ConfigModel):
     singleton: Singleton | None = None
     throttle: Throttle | None = None
     timeouts: Timeouts | None = None
+    url: str | None = None
+    """Where its app serves it over HTTP, with `fnId` and without `stepId`; None: its app's workers
+    execute it."""
 
     @pydantic.field_validator("cancel", "concurrency", mode="before")
     @classmethod

@@ -49,7 +49,7 @@ class Op:
     options: dict[str, Any] = field(default_factory=dict)
     """By kind. sleep: `{duration_ms}` or `{until_ms}`. wait_for_event: `{events, if, timeout_ms}`.
     wait_for_signal: `{signal, timeout_ms?, replace}`. invoke: `{function_id, payload,
-    timeout_ms?}`."""
+    timeout_ms?}`. run, over HTTP: `{race?: true, gateway?: "fetch" or "ai"}`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class ErrorInfo:
     retriable: bool = True
     retry_after_ms: int | None = None
     quiet: bool = False
+    cause: Any = None
+    """As an app over HTTP sent it; handed back to it with the memo."""
 
 
 STEPS_EXCEEDED = ErrorInfo(
@@ -154,6 +156,12 @@ class ExecutionRequest:
     retries: int = 0
     started_ms: int = 0
     """When the run was created. Ids of what its steps send derive from it."""
+    url: str | None = None
+    """Where the function was served over HTTP when the run was created; None: it is native."""
+    version: int = -1
+    """Over HTTP: the version of the protocol with which the app answered first; -1: not known."""
+    plan_only: bool = False
+    """Over HTTP: whether no step may be executed that is not the target, as several are planned."""
     alone: bool = True
     """Whether nothing else of the run is under way: then a chain of steps may be executed."""
     until_over: bool = False
@@ -185,6 +193,8 @@ class Progress:
     """Why the execution ended in the middle of user code, through no fault of that code."""
     begun: Op | None = None
     """With `lost`: the step whose body was under way, if that is known."""
+    version: int | None = None
+    """Over HTTP: the version of the protocol with which the app answered."""
 
     @property
     def next(self) -> Outcome | None:

@@ -39,19 +39,33 @@ MAX_BACKOFF = 2.0
 """Seconds between two attempts while Temporal can't be reached."""
 
 
+class HttpApp(pydantic.BaseModel):
+    """Where an app that is served over HTTP is, and what serves it there."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    url: str
+    sdk: str = ""
+    """Language and version of its SDK, such as `js:v4.24.0`."""
+    framework: str = ""
+
+
 class AppConfig(pydantic.BaseModel):
-    """What a worker publishes: an app and all its functions."""
+    """What is published: an app and all its functions."""
 
     model_config = pydantic.ConfigDict(frozen=True)
 
     app_id: str
     task_queue: str
     functions: list[FunctionConfig]
+    http: HttpApp | None = None
+    """None: workers of the app execute its functions."""
 
     def to_json(self) -> dict[str, Any]:
         """As it is published."""
         functions = [function.to_wire() for function in self.functions]
-        return {"app_id": self.app_id, "task_queue": self.task_queue, "functions": functions}
+        app = {"app_id": self.app_id, "task_queue": self.task_queue, "functions": functions}
+        return app if self.http is None else {**app, "http": self.http.model_dump()}
 
 
 @dataclass(frozen=True)

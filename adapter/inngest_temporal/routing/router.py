@@ -287,6 +287,7 @@ def _run_input(
         not_before_ms=first["ts"] if is_delayed else 0,
         needs=needs_of(function.config, first),
         factor=factor_of(function.config, first),
+        url=function.config.url,
     )
 
 

@@ -58,6 +58,8 @@ class RunInput:
     """In the order in which they are passed."""
     factor: int = 0
     """The run's priority in queues: seconds by which it goes before others."""
+    url: str | None = None
+    """Where the function was served over HTTP when the run was created; None: it is native."""
 
     @staticmethod
     def from_json(given: Mapping[str, Any]) -> "RunInput":

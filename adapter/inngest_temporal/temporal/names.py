@@ -10,6 +10,9 @@ import json
 SYSTEM_TASK_QUEUE = "inngest-system"
 """Task queue of the entity workflows (registry, hubs, mailboxes); every worker process polls it."""
 
+HTTP_TASK_QUEUE = "inngest-http"
+"""Task queue of the runs of all functions that are served over HTTP."""
+
 EVENT_ID_ATTRIBUTE = "InngestEventId"
 """Search attribute (KeywordList) of every run: the internal ids of the events that started it."""
 
