@@ -8,7 +8,7 @@ import pytest
 from temporalio.client import Client
 
 import inngest_temporal as inngest
-from inngest_temporal_workers.runs import executions
+from inngest_temporal_workers.runs import executions, memory
 from inngest_temporal_workers.runs.memory import MemoCache
 from tests.harness import TRIGGER, new_client, running, until
 
@@ -70,7 +70,7 @@ async def test_a_worker_that_can_not_ask_the_run_is_given_its_memos_and_nothing_
     async def busy(*_: Any) -> Any:
         raise TimeoutError("consistent query buffer is full")
 
-    monkeypatch.setattr(executions, "_asked", busy)
+    monkeypatch.setattr(memory, "_asked", busy)
     monkeypatch.setattr(MemoCache, "get", lambda *_: None)
     attempts: list[int] = []
 
@@ -100,7 +100,7 @@ async def test_an_execution_that_temporal_has_given_up_is_not_begun(
     async def is_stale(_: Any) -> bool:
         return next(stale, False)
 
-    monkeypatch.setattr(executions.ExecutionActivities, "_is_stale", is_stale)
+    monkeypatch.setattr(executions, "is_stale", is_stale)
     attempts: list[int] = []
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0)

@@ -32,6 +32,8 @@ MAX_CHAIN_BYTES = 128 * 1024
 """Size of results after which a chain ends."""
 MAX_CHAIN_STEPS = 250
 """Steps after which a chain ends."""
+STALE_SECONDS = 20.0
+"""Age of an activity, by two clocks, from which Temporal is asked whether it still counts."""
 ORDERING_PAUSE = 0.02
 """Seconds that the SDK's own heartbeat has to leave before the next one of ours, which is newer."""
 
@@ -139,3 +141,11 @@ class Checkpoints:
         async with self._turn:
             activity.heartbeat(*self.details)
             await asyncio.sleep(ORDERING_PAUSE)
+
+
+async def is_stale(client: Client) -> bool:
+    """Whether Temporal has given the current activity up already, as after a process stood still
+    between taking it and beginning it: another worker may execute it now."""
+    if time.time() - activity.info().started_time.timestamp() < STALE_SECONDS:
+        return False
+    return not await Checkpoints(client, ExecutionRequest(), None).heartbeat()

@@ -3,18 +3,16 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import json
-import logging
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError
-from temporalio.service import RPCError
+from temporalio.client import Client
 
 from inngest_temporal.drivers.failures import error_info
 from inngest_temporal.drivers.local import Execution, Given
@@ -39,14 +37,14 @@ from inngest_temporal.errors import (
     OutputUnserializableError,
 )
 from inngest_temporal.functions import FunctionPart
-from inngest_temporal.logger import STACK
 from inngest_temporal.routing import events, signals
 from inngest_temporal.routing.router import Router
 from inngest_temporal.wire import from_wire, to_wire
 
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, is_stale
+from .failing import log_failure
 from .heartbeats import Heartbeats
-from .memory import MemoCache, RunMemory
+from .memory import MemoCache, Memories, RunMemory
 from .retries import next_delay
 
 LOCAL_SECONDS = 0.5
@@ -54,11 +52,6 @@ LOCAL_SECONDS = 0.5
 activity."""
 ADOPTION_SECONDS = 60.0
 """Time for which a handler that outlived its workflow task is kept for the activity after it."""
-QUERY_TIMEOUT = timedelta(seconds=3)
-"""Limit of asking a run for its memos: under load that may fail for long."""
-STALE_SECONDS = 20.0
-"""Age of an activity, by two clocks, from which Temporal is asked whether it still counts."""
-
 _Key = tuple[str, int, int]
 
 
@@ -84,6 +77,10 @@ class ExecutionActivities:
 
     _adoptable: dict[_Key, Execution] = field(default_factory=dict, init=False)
 
+    @functools.cached_property
+    def _memories(self) -> Memories:
+        return Memories(self.client, self.settings.cache)
+
     def all(self) -> list[Callable[..., Any]]:
         return [self.execute]
 
@@ -96,24 +93,15 @@ class ExecutionActivities:
         if part is None:
             answer = Progress(unstarted=f"function {info.workflow_type} is not here", missing=True)
             return _as_dict(answer)
-        if not info.is_local and await self._is_stale():
+        if not info.is_local and await is_stale(self.client):
             return _as_dict(Progress(unstarted="the worker stood still before it began"))
-        memory = await self._memory(request)
+        memory = await self._memories.of(request)
         if memory is None:
             text = "this worker does not know the run"
             return _as_dict(Progress(unstarted=text, forgotten=True))
         if info.is_local:
             return _as_dict(await self._execute_locally(part, request, memory))
         return _as_dict(await self._execute(part, request, memory))
-
-    async def _is_stale(self) -> bool:
-        """Whether Temporal has given this activity up already, as after a process stood still
-        between taking it and beginning it: another worker may execute it now."""
-        info = activity.info()
-        if time.time() - info.started_time.timestamp() < STALE_SECONDS:
-            return False
-        probe = Checkpoints(self.client, ExecutionRequest(), None)
-        return not await probe.heartbeat()
 
     async def _execute_locally(
         self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory
@@ -256,7 +244,8 @@ class ExecutionActivities:
         if is_first and request.target is None:
             attempt = request.losses
         delay = self._delay(request, error, attempt)
-        self._log(part, request, f'Step "{done.op.name}"', error, attempt, delay)
+        what = f'Step "{done.op.name}"'
+        log_failure(part.client.logger, what, part.id, error, attempt, request.retries, delay)
         return replace(done, retry_ms=None if delay is None else _ms(delay))
 
     def _failed_handler(
@@ -269,94 +258,21 @@ class ExecutionActivities:
     ) -> Failed:
         delay = self._delay(request, failed.error, attempt)
         if not (delay is None and _is_of_a_step(failed.error, memory.memos[: request.base])):
-            self._log(part, request, "The handler", failed.error, attempt, delay)
+            log_failure(
+                part.client.logger,
+                "The handler",
+                part.id,
+                failed.error,
+                attempt,
+                request.retries,
+                delay,
+            )
         return replace(failed, retry_ms=None if delay is None else _ms(delay))
 
     def _delay(self, request: ExecutionRequest, error: ErrorInfo, attempt: int) -> timedelta | None:
         if attempt >= request.retries:
             return None
         return next_delay(error, attempt, self.settings.retry_interval)
-
-    def _log(
-        self,
-        part: FunctionPart,
-        request: ExecutionRequest,
-        what: str,
-        error: ErrorInfo,
-        attempt: int,
-        delay: timedelta | None,
-    ) -> None:
-        """Write what failed in user code to the client's logger, with the user's stack."""
-        if error.quiet:
-            return
-        when = (
-            "and is not tried again"
-            if delay is None
-            else f"and is tried again in {delay.total_seconds():.1f} s"
-        )
-        part.client.logger.log(
-            logging.ERROR if delay is None else logging.WARNING,
-            "%s of %s failed in attempt %d of %d, %s (run %s): %s: %s%s",
-            what,
-            part.id,
-            attempt + 1,
-            request.retries + 1,
-            when,
-            activity.info().workflow_id,
-            error.name,
-            error.message,
-            f"\n{error.stack}" if error.stack else "",
-            extra={STACK: error.stack},
-        )
-
-    # What this process knows of the run.
-
-    async def _memory(self, request: ExecutionRequest) -> RunMemory | None:
-        """The run's events and its first `base` memos; None if the request has to carry them."""
-        info = activity.info()
-        assert info.workflow_run_id is not None
-        assert info.workflow_id is not None
-        cache = self.settings.cache
-        memory = cache.get(info.workflow_run_id)
-        if memory is not None and len(memory.memos) >= request.base:
-            return memory
-        if request.events is not None:
-            memory = RunMemory(request.events)
-            for step, text in request.memos:
-                memory.append(step, text)
-        else:
-            run = self.client.get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
-            try:
-                async with asyncio.timeout(QUERY_TIMEOUT.total_seconds()):
-                    memory = await _asked(run, memory, request.base)
-            except (RPCError, WorkflowQueryFailedError, TimeoutError) as error:
-                activity.logger.debug("Run %s was asked in vain: %s", info.workflow_id, error)
-                return None
-        if len(memory.memos) < request.base:
-            return None
-        cache.put(info.workflow_run_id, memory)
-        return memory
-
-
-async def _asked(run: WorkflowHandle[Any, Any], known: RunMemory | None, base: int) -> RunMemory:
-    """What the run itself answers: its events, unless they are known, and further memos."""
-    if known is None:
-        given: list[dict[str, Any]] = []
-        total = 1
-        while len(given) < total:
-            answer = await run.query("events", len(given), result_type=dict)
-            given.extend(answer["items"])
-            total = answer["total"]
-        known = RunMemory(given)
-    memory = RunMemory(known.events, list(known.memos), size=known.size)
-    while len(memory.memos) < base:
-        answer = await run.query("memos", len(memory.memos), result_type=dict)
-        if not answer["items"]:
-            break
-        for step, memo in answer["items"]:
-            memory.append(step, json.dumps(memo, separators=(",", ":")))
-        memory.pending = set(answer["pending"])
-    return memory
 
 
 async def _set_when_stopping(checkpoints: Checkpoints) -> None:

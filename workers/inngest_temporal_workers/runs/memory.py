@@ -5,12 +5,23 @@ puts its own memory here, and an activity that does not find it (the workflow ru
 process) asks the run for it.
 """
 
+import asyncio
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowHandle, WorkflowQueryFailedError
+from temporalio.service import RPCError
+
+from inngest_temporal.drivers.protocol import ExecutionRequest
+
+QUERY_TIMEOUT = timedelta(seconds=3)
+"""Limit of asking a run for its memos: under load that may fail for long."""
 
 
 @dataclass
@@ -75,6 +86,61 @@ class MemoCache:
 
     def __len__(self) -> int:
         return len(self._runs)
+
+
+class Memories:
+    """Where the activities of a process get what they must know of a run."""
+
+    def __init__(self, client: Client, cache: MemoCache) -> None:
+        self._client = client
+        self._cache = cache
+
+    async def of(self, request: ExecutionRequest) -> RunMemory | None:
+        """The events of the current activity's run and its first `base` memos; None if the request
+        has to carry them."""
+        info = activity.info()
+        assert info.workflow_run_id is not None
+        assert info.workflow_id is not None
+        memory = self._cache.get(info.workflow_run_id)
+        if memory is not None and len(memory.memos) >= request.base:
+            return memory
+        if request.events is not None:
+            memory = RunMemory(request.events)
+            for step, text in request.memos:
+                memory.append(step, text)
+        else:
+            run = self._client.get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+            try:
+                async with asyncio.timeout(QUERY_TIMEOUT.total_seconds()):
+                    memory = await _asked(run, memory, request.base)
+            except (RPCError, WorkflowQueryFailedError, TimeoutError) as error:
+                activity.logger.debug("Run %s was asked in vain: %s", info.workflow_id, error)
+                return None
+        if len(memory.memos) < request.base:
+            return None
+        self._cache.put(info.workflow_run_id, memory)
+        return memory
+
+
+async def _asked(run: WorkflowHandle[Any, Any], known: RunMemory | None, base: int) -> RunMemory:
+    """What the run itself answers: its events, unless they are known, and further memos."""
+    if known is None:
+        given: list[dict[str, Any]] = []
+        total = 1
+        while len(given) < total:
+            answer = await run.query("events", len(given), result_type=dict)
+            given.extend(answer["items"])
+            total = answer["total"]
+        known = RunMemory(given)
+    memory = RunMemory(known.events, list(known.memos), size=known.size)
+    while len(memory.memos) < base:
+        answer = await run.query("memos", len(memory.memos), result_type=dict)
+        if not answer["items"]:
+            break
+        for step, memo in answer["items"]:
+            memory.append(step, json.dumps(memo, separators=(",", ":")))
+        memory.pending = set(answer["pending"])
+    return memory
 
 
 def page(
