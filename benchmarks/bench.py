@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from temporalio.client import Client
-from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
 
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
-from inngest_temporal.temporal import names
 from inngest_temporal_workers.commands.embedded import POLL_SETTING, server_program
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +43,6 @@ async def embedded_server(*settings: str) -> AsyncIterator[Client]:
     env = await WorkflowEnvironment.start_local(
         dev_server_existing_path=server_program(),
         dev_server_log_level="error",
-        search_attributes=[SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)],
         dev_server_extra_args=[
             part for each in settings for part in ("--dynamic-config-value", each)
         ],

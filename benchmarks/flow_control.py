@@ -10,7 +10,6 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.routing import events
-from inngest_temporal.routing.gates import Entry, debounced_run_id
 from inngest_temporal.routing.router import Router
 
 from . import flow_functions as functions
@@ -47,7 +46,7 @@ async def features(report: Report, client: Client, router: Router) -> None:
             if name == "batch":
                 run = await batch_of(client, function.id, last)
             elif name == "debounce":
-                run = debounced_run_id(function.id, Entry("", event.internal_id, event.event, 0))
+                run = events.run_id(function.id, event)
                 await started(client, run)
                 begun += functions.DEBOUNCE.total_seconds()
             else:

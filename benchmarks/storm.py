@@ -22,7 +22,6 @@ from temporalio.client import (
     StartWorkflowInput,
     WorkflowHandle,
 )
-from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
@@ -32,7 +31,6 @@ from inngest_temporal.routing import events
 from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.gates import Gates
 from inngest_temporal.routing.registry import RegisteredFunction
-from inngest_temporal.temporal import names
 from inngest_temporal.temporal.runs import input_of
 from inngest_temporal_workers.commands.embedded import server_program
 from inngest_temporal_workers.entities import entity
@@ -141,7 +139,6 @@ async def main() -> None:
     env = await WorkflowEnvironment.start_local(
         dev_server_existing_path=server_program(),
         dev_server_log_level="error",
-        search_attributes=[SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)],
     )
     async with env, system_worker(env.client):
         found = await storm(env.client, seconds)

@@ -1,7 +1,7 @@
 """One embedded Temporal server for the whole session, a fresh namespace for every test.
 
 Ids of ours (registry, hubs, mailboxes) are fixed within a namespace, so tests are kept apart by
-giving each its own: registering one, with our search attribute, takes about 20 ms. Task queues
+giving each its own: registering one takes about 20 ms. Task queues
 belong to a namespace too, so a test may use `names.SYSTEM_TASK_QUEUE` without meeting another
 test's workers.
 """
@@ -15,16 +15,13 @@ from datetime import timedelta
 
 import pytest
 import pytest_asyncio
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
-from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from ulid import ULID
 
-from inngest_temporal.temporal import names
+from inngest_temporal.temporal.connection import find_namespace
 from inngest_temporal_workers.commands.embedded import server_program
 
 _status = pytest.StashKey[int]()
@@ -56,7 +53,6 @@ async def temporal() -> AsyncIterator[WorkflowEnvironment]:
     env = await WorkflowEnvironment.start_local(
         dev_server_existing_path=server_program(),
         dev_server_log_level="error",
-        search_attributes=[SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)],
         # A namespace per test: 20/s is the default.
         dev_server_extra_args=[
             "--dynamic-config-value",
@@ -78,19 +74,15 @@ def temporal_address(temporal: WorkflowEnvironment) -> str:
 
 @pytest_asyncio.fixture
 async def namespace(temporal_address: str) -> str:
-    """A new namespace that has our search attribute and no workflows."""
+    """A new namespace."""
     name = f"test-{ULID()}".lower()
     client = await Client.connect(temporal_address, namespace=name)
     request = RegisterNamespaceRequest(namespace=name)
     request.workflow_execution_retention_period.FromTimedelta(timedelta(days=1))
     await client.workflow_service.register_namespace(request)
-    kind = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST
-    attributes = AddSearchAttributesRequest(
-        namespace=name, search_attributes={names.EVENT_ID_ATTRIBUTE: kind}
-    )
     for attempt in range(50):  # the server learns of a new namespace within a moment
         try:
-            await client.operator_service.add_search_attributes(attributes)
+            await find_namespace(client)
             break
         except RPCError:
             if attempt == 49:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client
-from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
 
 from inngest_temporal.routing import signals
@@ -83,7 +82,6 @@ async def record() -> None:
     env = await WorkflowEnvironment.start_local(
         dev_server_existing_path=server_program(),
         dev_server_log_level="error",
-        search_attributes=[SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)],
     )
     target = HISTORIES / importlib.metadata.version("inngest-temporal")
     shutil.rmtree(target, ignore_errors=True)

@@ -22,7 +22,6 @@ from inngest_temporal.routing import events
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
-from inngest_temporal.temporal import names
 from inngest_temporal_workers.commands.embedded import server_program
 from tests.apps import chaos
 from tests.harness import App, registered, until
@@ -191,7 +190,7 @@ async def test_an_ingress_killed_between_an_event_and_its_retry_starts_one_run(
         assert await post() == first
         stamped = events.Stamped({"id": first[0]}, first[0])
         assert await app.run_of(chaos.work, stamped).result() == ["first", "left", "right", "last"]
-        query = f"{names.EVENT_ID_ATTRIBUTE} = '{first[0]}'"
+        query = f"WorkflowId STARTS_WITH '{events.run_prefix(first[0])}'"
         assert len(await until(lambda: listed(client, query))) == 1
     assert len(processes.lines("end")) == 4
 
@@ -220,7 +219,6 @@ async def test_a_restart_of_temporal_in_the_middle_of_a_sleep_and_of_a_wait(tmp_
         "--log-level",
         "never",
     ]
-    command += ["--search-attribute", f"{names.EVENT_ID_ATTRIBUTE}=KeywordList"]
 
     def start() -> "subprocess.Popen[bytes]":
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

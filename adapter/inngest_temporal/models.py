@@ -184,6 +184,10 @@ class SendEventsResult(Model):
     """Internal id (ULID) of each accepted event, in order."""
 
 
+BATCH_TIMEOUT = datetime.timedelta(seconds=60)
+"""Of a batch that has none configured: Inngest's default."""
+
+
 class Batch(ConfigModel):
     """Start one run for several events. A batch ends when it has `max_size` events or is `timeout`
     old."""

@@ -231,7 +231,7 @@ class World:
         return [
             *(program("temporal"), "server", "start-dev", "--headless", "--ip", "127.0.0.1"),
             *("--port", port, "--db-filename", str(self._directory / "temporal.db")),
-            *("--log-level", "error", "--search-attribute", "InngestEventId=KeywordList"),
+            *("--log-level", "error"),
             *("--dynamic-config-value", "history.transferProcessorMaxPollRPS=1000"),
         ]
 

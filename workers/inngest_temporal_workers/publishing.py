@@ -22,7 +22,7 @@ from ulid import ULID
 from inngest_temporal.errors import FunctionConfigInvalidError
 from inngest_temporal.routing.registry import AppConfig, AppDocument, Follower, Release
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.connection import RPC_TIMEOUT, ensure_search_attribute, passes
+from inngest_temporal.temporal.connection import RPC_TIMEOUT, passes
 from inngest_temporal.temporal.entity import EntityHandle
 
 from .entities.app import MAX_APP_BYTES, RENEW_SECONDS, Member, Publication, size
@@ -119,7 +119,6 @@ class Publisher:
         told = False
         while True:
             try:
-                await ensure_search_attribute(self._client)
                 before = _document(await self._entity.memo())
                 await self._join()
                 await publish(self._client, self._app, app_version=self._app_version)

@@ -8,7 +8,6 @@ semantics §1, §2.2, §2.3.
 Each resource has a file of its own here, with a class whose `routes` are put together below.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,13 +28,13 @@ from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError, Reg
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
-from inngest_temporal.temporal.connection import RPC_TIMEOUT, Settings, ensure_search_attribute
+from inngest_temporal.temporal.connection import RPC_TIMEOUT, Settings
 
 from .auth import Keys
 from .bodies import Bodies
 from .cancellations import Cancellations
 from .events import Events
-from .replies import ReplyError, error_reply, is_connect, json_reply, unavailable, v1_error
+from .replies import ReplyError, error_reply, json_reply, unavailable, v1_error
 from .runs import Runs
 from .signals import Signals
 
@@ -61,11 +60,9 @@ def create_ingress(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        preparing = asyncio.create_task(_prepare(client), name="inngest search attribute")
         if own:
             follower.start()
         yield
-        preparing.cancel()
         if own:
             await follower.stop()
 
@@ -85,7 +82,7 @@ def _routes(
 ) -> list[Route | Mount]:
     keys, bodies = Keys(settings), Bodies()
     v1 = [
-        *Runs(client).routes(),
+        *Runs(client, follower).routes(),
         *Cancellations(client, follower, bodies).routes(),
         *Signals(client, bodies).routes(),
     ]
@@ -149,20 +146,6 @@ class _Ready:
 async def _health(_: Request) -> Response:
     """`GET /health`: the process answers."""
     return json_reply({"status": 200, "message": "OK"})
-
-
-async def _prepare(client: Client) -> None:
-    """A new namespace has no search attribute of ours, without which no run can be started."""
-    while True:
-        try:
-            await ensure_search_attribute(client)
-        except Exception as error:
-            if isinstance(error, RuntimeError) and not is_connect(error):
-                logger.error("%s", error)
-                return
-            await asyncio.sleep(1)
-        else:
-            return
 
 
 def _finish_replies(app: FastAPI, kind: str) -> None:

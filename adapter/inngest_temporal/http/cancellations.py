@@ -35,7 +35,7 @@ from inngest_temporal.routing import events
 from inngest_temporal.routing.router import SnapshotSource
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
-from inngest_temporal.temporal.runs import input_of, rfc3339
+from inngest_temporal.temporal.runs import input_of, quoted, rfc3339
 
 from .bodies import Bodies
 from .replies import ReplyError, envelope, ulid, v1_error
@@ -82,8 +82,7 @@ class Cancellation:
     @property
     def query(self) -> str:
         """Finds its runs in visibility, as far as they run."""
-        kind = self.function_id.replace("\\", "\\\\").replace("'", "\\'")
-        query = f"WorkflowType = '{kind}' AND ExecutionStatus = 'Running'"
+        query = f"WorkflowType = {quoted(self.function_id)} AND ExecutionStatus = 'Running'"
         query += f" AND StartTime <= '{_time(self.started_before_ms)}'"
         if self.started_after_ms is not None:
             query += f" AND StartTime >= '{_time(self.started_after_ms)}'"

@@ -8,6 +8,7 @@ from starlette.routing import Route
 from temporalio.client import Client
 
 from inngest_temporal.drivers.failures import standard_error
+from inngest_temporal.routing.router import SnapshotSource
 from inngest_temporal.temporal import names, runs
 from inngest_temporal.temporal.runs import RunRecord, rfc3339
 
@@ -17,8 +18,9 @@ from .replies import ReplyError, envelope, ulid, v1_error
 class Runs:
     """Shows and cancels runs."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, source: SnapshotSource) -> None:
         self._client = client
+        self._source = source
 
     def routes(self) -> list[Route]:
         return [
@@ -29,7 +31,9 @@ class Runs:
 
     async def of_event(self, request: Request) -> Response:
         """`GET /v1/events/{id}/runs`: the runs that an event (by its internal id) started."""
-        found = await runs.of_event(self._client, ulid(request.path_params["id"]))
+        snapshot = self._source.snapshot
+        batches = {} if snapshot is None else snapshot.batch_timeouts
+        found = await runs.of_event(self._client, ulid(request.path_params["id"]), batches)
         return envelope([_shown(run) for run in found], 15)
 
     async def get(self, request: Request) -> Response:

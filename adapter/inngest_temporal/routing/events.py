@@ -29,6 +29,8 @@ MAX_EVENTS = 5_000
 MAX_EVENT_BYTES = 1_800_000
 """One event, as Temporal's default converter writes it (compact, ASCII): Inngest allows 3 MiB, but
 a Temporal payload is limited to 2 MiB and an event travels with the ids around it."""
+RUN_PREFIX = 18
+"""Characters of a run's id that its event's begins with, too."""
 MAX_DEPTH = 100
 """Levels of nesting of one event."""
 
@@ -52,7 +54,8 @@ class Stamped:
 
     event: dict[str, Any]
     internal_id: str
-    """ULID; what the sender is told, and what finds the event's runs."""
+    """ULID; what the sender is told, and what finds the event's runs. It derives from the event's
+    own id, if the sender gave one."""
 
 
 @dataclass(frozen=True)
@@ -153,25 +156,25 @@ def stamp_invocation(raw: object, function_id: str, internal_id: str | None = No
 
 def run_id(function_id: str, event: Stamped) -> str:
     """The id of the run of a function for an event: always the same one, so a second start is a
-    duplicate.
-
-    The event's id counts, whatever internal id it got: one run per function and event id. An event
-    without one has its internal id, by which it is known when it is sent again.
-    """
-    given = event.event["id"]
-    try:
-        ulid = ULID.from_str(given)
-    except ValueError:
-        ulid = None
-    if ulid is None or str(ulid) != given:
-        return str(ULID(_digest("run", function_id, given)[:16]))
-    return _ulid(ulid.milliseconds, "run", function_id, given)
+    duplicate."""
+    return _run_id(event.internal_id, "run", function_id)
 
 
-def batch_run_id(function_id: str, batch_id: str, first_id: str) -> str:
+def batch_run_id(function_id: str, first_id: str) -> str:
     """The id of the run of a function for a batch of events, of which the first has the internal id
     `first_id`."""
-    return _ulid(ULID.from_str(first_id).milliseconds, "batch", function_id, batch_id)
+    return _run_id(first_id, "batch", function_id)
+
+
+def run_prefix(internal_id: str) -> str:
+    """What the ids of an event's runs begin with: its time and half of the rest of its id. Few
+    other events have the same."""
+    return internal_id[:RUN_PREFIX]
+
+
+def _run_id(internal_id: str, *parts: str) -> str:
+    """A ULID that begins as the event's. All of that id counts for the rest."""
+    return run_prefix(internal_id) + _ulid(0, internal_id, *parts)[RUN_PREFIX:]
 
 
 def correlation_id(event: Mapping[str, Any]) -> str | None:
@@ -216,14 +219,11 @@ def invoked(
     if v is not None:
         event["v"] = v
     _check_limits(event)
-    return Stamped(event, _ulid(ts, INVOKED, correlation))
+    return Stamped(event, event["id"])
 
 
-def scheduled(
-    function_id: str, cron: str, scheduled_at: datetime, fire_at: datetime
-) -> tuple[Stamped, str]:
-    """The event of one tick of a function's cron, and the id of its run; the same tick always gives
-    the same (§4.12).
+def scheduled(function_id: str, cron: str, scheduled_at: datetime, fire_at: datetime) -> Stamped:
+    """The event of one tick of a function's cron; the same tick always gives the same (§4.12).
 
     `scheduled_at` is what the expression says, in whole seconds; `fire_at` is that and the jitter.
     """
@@ -236,9 +236,7 @@ def scheduled(
         "ts": int(fire_at.timestamp() * 1000),
         "user": {},
     }
-    return Stamped(event, _ulid(ms, TIMER, function_id, cron, at)), _ulid(
-        ms, "run", function_id, cron, at
-    )
+    return Stamped(event, _ulid(ms, TIMER, function_id, cron, at))
 
 
 def ended(
@@ -307,7 +305,7 @@ def _lifecycle(
     data["_inngest"] = {"status": status}
     event: dict[str, Any] = {"id": event_id, "name": name, "data": data, "ts": ts, "user": {}}
     _fit(event)
-    return Stamped(event, _ulid(ts, name, event_id))
+    return Stamped(event, event_id)
 
 
 def _fit(event: dict[str, Any]) -> None:
@@ -366,10 +364,22 @@ def _fields(raw: object) -> dict[str, Any]:
 
 
 def _stamped(event: dict[str, Any], internal_id: str | None) -> Stamped:
-    internal_id = internal_id or str(ULID())
-    event["id"] = event["id"] or internal_id
+    """An event with an id of its own gets the same internal id each time that it is sent; so does
+    one that is sent again with the internal id that it got."""
+    given = event["id"]
+    internal_id = _internal_id(given) if given else internal_id or str(ULID())
+    event["id"] = given or internal_id
     _check_limits(event)
     return Stamped(event, internal_id)
+
+
+def _internal_id(given: str) -> str:
+    try:
+        if str(ULID.from_str(given)) == given:
+            return given
+    except ValueError:
+        pass
+    return str(ULID(_digest("event", given)[:16]))
 
 
 def _typed(raw: Mapping[str, Any], field: str, kind: type, expected: str) -> Any:

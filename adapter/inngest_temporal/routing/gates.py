@@ -24,13 +24,12 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import EvaluationError, ExpressionError
 from inngest_temporal.expressions import compile_expression
-from inngest_temporal.models import Batch, Debounce, milliseconds
+from inngest_temporal.models import BATCH_TIMEOUT, Batch, Debounce, milliseconds
 from inngest_temporal.routing.run_input import Invoker
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.entity import EntityHandle
 from inngest_temporal.temporal.healing import heal
 
-from . import events
 from .coalescer import Coalescer
 from .events import Stamped
 from .registry import RegisteredFunction
@@ -39,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 RATE_LIMITED = "invoked function is rate limited"
 """What the invoker of a rate limited function is told, as in Inngest."""
-BATCH_TIMEOUT = timedelta(seconds=60)
-"""Of a batch that has none configured: Inngest's default."""
 DAY_MS = 86_400_000
 
 MAX_WAITING_BYTES = 15_000_000
@@ -299,8 +296,3 @@ def _asked(
 ) -> _Asked:
     size = len(json.dumps(stamped.event, separators=(",", ":"))) + ENTRY_OVERHEAD
     return _Asked(function, Entry(run_id, stamped.internal_id, stamped.event, size, invoker))
-
-
-def debounced_run_id(function_id: str, entry: Entry) -> str:
-    """As in Inngest, the run of a debounced event goes by its internal id, not by the sender's."""
-    return events.run_id(function_id, Stamped({"id": entry.id}, entry.id))

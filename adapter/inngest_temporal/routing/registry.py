@@ -15,6 +15,7 @@ import logging
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Self
 
 import pydantic
@@ -26,7 +27,7 @@ from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import ExpressionError, FunctionConfigInvalidError
 from inngest_temporal.expressions import Expression, compile_expression
 from inngest_temporal.expressions.syntax import Call, Const, Node, const_path
-from inngest_temporal.models import TriggerEvent
+from inngest_temporal.models import BATCH_TIMEOUT, TriggerEvent, milliseconds
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
 
@@ -213,6 +214,15 @@ class Snapshot:
     def function(self, function_id: str) -> RegisteredFunction | None:
         """The function of a full id (`app-fn`)."""
         return self._functions.get(function_id)
+
+    @property
+    def batch_timeouts(self) -> dict[str, timedelta]:
+        """Of each function that takes batches, by its id."""
+        return {
+            id: timedelta(milliseconds=milliseconds(batch.timeout or BATCH_TIMEOUT))
+            for id, function in self._functions.items()
+            if (batch := function.config.batch_events) is not None
+        }
 
     def match(self, event: Mapping[str, Any]) -> list[RegisteredFunction]:
         """The functions that an event triggers, each once: name or prefix match and the expression

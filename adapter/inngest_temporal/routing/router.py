@@ -14,12 +14,7 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.common import (
-    SearchAttributePair,
-    TypedSearchAttributes,
-    WorkflowIDConflictPolicy,
-    WorkflowIDReusePolicy,
-)
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -27,8 +22,8 @@ from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import RegistryNotReadyError
 from inngest_temporal.models import milliseconds
 from inngest_temporal.routing.run_input import Invoker, RunInput
+from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
-from inngest_temporal.temporal.runs import EVENT_IDS
 
 from . import events, reports
 from .events import Stamped
@@ -42,9 +37,6 @@ MAX_CONCURRENT = 200
 events that it asks gates about; the rest wait."""
 MAX_EVENTS = 100
 """Events of one request that are in hand at once."""
-MAX_FINDABLE = 70
-"""Events of a batch by which its run is found: Temporal limits a search attribute to 2 KiB, and a
-ULID takes 29."""
 
 T = TypeVar("T")
 
@@ -180,21 +172,18 @@ class Router:
             else Routed(runs, missing, first.refusal, first.run)
         )
 
-    async def start(
-        self, function: RegisteredFunction, stamped: Stamped, run_id: str
-    ) -> str | None:
+    async def start(self, function: RegisteredFunction, stamped: Stamped) -> str | None:
         """Start one function for an event that is for no other; the run's id, None if a gate starts
         none or a later one. Raises what Temporal's client raises."""
-        return (await self._start(function, stamped, run_id=run_id)).run
+        return (await self._start(function, stamped)).run
 
     async def _start(
         self,
         function: RegisteredFunction,
         stamped: Stamped,
         invoker: Invoker | None = None,
-        run_id: str | None = None,
     ) -> _Started:
-        run_id = run_id or events.run_id(function.id, stamped)
+        run_id = events.run_id(function.id, stamped)
         invokers = [] if invoker is None else [invoker]
         if Gates.guard(function.config):
             async with self._gate_slots:
@@ -251,9 +240,7 @@ async def start_run(
             task_queue=function.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            search_attributes=TypedSearchAttributes(
-                [SearchAttributePair(EVENT_IDS, event_ids[:MAX_FINDABLE])]
-            ),
+            memo={names.EVENTS_MEMO: event_ids},
             start_delay=timedelta(milliseconds=delay_ms) if delay_ms > 0 else None,
             rpc_timeout=rpc_timeout,
             priority=priority_of(given.factor),
@@ -314,12 +301,9 @@ async def _take_back(
 
 def refuses(error: RPCError) -> bool:
     """Whether Temporal would refuse the same request again. One of a workflow that has had 10,000
-    signals it takes once that has continued as new; one with a search attribute that the namespace
-    lacks, once that was added."""
-    passing = (EVENT_IDS.name, "limit for signal events")
-    return error.status == RPCStatusCode.INVALID_ARGUMENT and not any(
-        text in error.message for text in passing
-    )
+    signals it takes once that has continued as new."""
+    passes = "limit for signal events" in error.message
+    return error.status == RPCStatusCode.INVALID_ARGUMENT and not passes
 
 
 async def _all_or_error(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

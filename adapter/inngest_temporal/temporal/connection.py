@@ -1,23 +1,16 @@
 """What a process reads from its environment: Inngest's variables for HTTP, Temporal's own for the
 connection."""
 
-import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import (
-    AddSearchAttributesRequest,
-    ListSearchAttributesRequest,
-)
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RetryConfig, RPCError, RPCStatusCode
-
-from . import names
 
 RPC_TIMEOUT = timedelta(seconds=3)
 """Of one attempt at one call, where a sender waits for it."""
@@ -96,58 +89,8 @@ def passes(error: BaseException) -> bool:
     )
 
 
-async def ensure_search_attribute(client: Client) -> None:
-    """Make sure the namespace has the search attribute by which an event's runs are found.
-
-    Raises `RuntimeError`, with the command for the cluster's operator, if it is missing and may not
-    be added or has another type; `RPCError` if Temporal can't be reached.
-    """
-    wanted = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST
-    command = (
-        f"temporal operator search-attribute create --namespace {client.namespace} "
-        f"--name {names.EVENT_ID_ATTRIBUTE} --type KeywordList"
-    )
-    try:
-        found = await client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=client.namespace), timeout=RPC_TIMEOUT
-        )
-        kind = found.custom_attributes.get(names.EVENT_ID_ATTRIBUTE)
-        if kind is None:
-            request = AddSearchAttributesRequest(namespace=client.namespace)
-            request.search_attributes[names.EVENT_ID_ATTRIBUTE] = wanted
-            try:
-                await client.operator_service.add_search_attributes(request, timeout=RPC_TIMEOUT)
-            except RPCError as error:
-                if error.status != RPCStatusCode.ALREADY_EXISTS:  # another process was faster
-                    raise
-            await _added(client)
-            kind = wanted
-    except RPCError as error:
-        refused = (
-            RPCStatusCode.PERMISSION_DENIED,
-            RPCStatusCode.UNAUTHENTICATED,
-            RPCStatusCode.UNIMPLEMENTED,
-        )
-        if error.status not in refused:
-            raise
-        raise RuntimeError(
-            f"Namespace {client.namespace!r} needs the search attribute {names.EVENT_ID_ATTRIBUTE}"
-            f" and this process may not add it ({error.message}). Ask the operator of the cluster"
-            f" to run: {command}"
-        ) from error
-    if kind != wanted:
-        raise RuntimeError(
-            f"Search attribute {names.EVENT_ID_ATTRIBUTE} of namespace {client.namespace!r} has"
-            f" another type. Ask the operator of the cluster to remove it and run: {command}"
-        )
-
-
-async def _added(client: Client) -> None:
-    """A cluster takes a moment to know a new attribute; a workflow started before that would be
-    refused."""
-    request = ListSearchAttributesRequest(namespace=client.namespace)
-    for _ in range(50):
-        found = await client.operator_service.list_search_attributes(request, timeout=RPC_TIMEOUT)
-        if names.EVENT_ID_ATTRIBUTE in found.custom_attributes:
-            return
-        await asyncio.sleep(0.1)
+async def find_namespace(client: Client) -> None:
+    """Raises `RPCError` if Temporal, or the client's namespace, is not there yet or refuses this
+    process."""
+    request = DescribeNamespaceRequest(namespace=client.namespace)
+    await client.workflow_service.describe_namespace(request, timeout=RPC_TIMEOUT)

@@ -1,7 +1,7 @@
 """Names that the ingress, the workers and a Temporal cluster's operator share.
 
-Everything of ours in a namespace is found by these: workflow types, workflow ids, task queues, the
-search attribute.
+Everything of ours in a namespace is found by these: workflow types, workflow ids, task queues,
+memos.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ SYSTEM_TASK_QUEUE = "inngest-system"
 HTTP_TASK_QUEUE = "inngest-http"
 """Task queue of the runs of all functions that are served over HTTP."""
 
-EVENT_ID_ATTRIBUTE = "InngestEventId"
-"""Search attribute (KeywordList) of every run: the internal ids of the events that started it."""
+EVENTS_MEMO = "inngestEvents"
+"""Memo of every run: the internal ids of the events that started it."""
 
 REGISTRY_TYPE = "InngestRegistry"
 APP_TYPE = "InngestApp"

@@ -2,30 +2,37 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pydantic
 from temporalio.client import (
     Client,
+    WorkflowExecution,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
 )
-from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError, RPCStatusCode
+from ulid import ULID
 
 from inngest_temporal.drivers.failures import error_of
 from inngest_temporal.drivers.protocol import ErrorInfo
+from inngest_temporal.routing import events
 from inngest_temporal.routing.run_input import RunInput
 
 from . import names
 from .connection import RPC_TIMEOUT
 
-EVENT_IDS = SearchAttributeKey.for_keyword_list(names.EVENT_ID_ATTRIBUTE)
 MAX_RUNS = 100
 """Maximum number of runs of one event that are listed."""
+MAX_BATCHES = 1_000
+"""Maximum number of batches that are looked at for one event."""
+BATCH_GRACE = timedelta(minutes=1)
+"""By how much a batch's run may begin later than its timeout says, or earlier by another clock."""
+_LATEST_MS = 4_102_444_800_000  # 2100-01-01
 
 _STATUS = {
     WorkflowExecutionStatus.RUNNING: "Running",
@@ -65,7 +72,7 @@ async def load(client: Client, run_id: str) -> RunRecord | None:
     run = RunRecord(
         id=run_id,
         function_id=found.workflow_type,
-        event_id=found.typed_search_attributes[EVENT_IDS][0],
+        event_id=(await found.memo_value(names.EVENTS_MEMO))[0],
         status=await found.memo_value(names.STATUS_MEMO, _STATUS[found.status]),
         started_at=found.start_time,
         ended_at=found.close_time,
@@ -84,18 +91,42 @@ async def load(client: Client, run_id: str) -> RunRecord | None:
     return replace(run, output=json.loads(json.dumps(result), parse_constant=lambda _: None))
 
 
-async def of_event(client: Client, event_id: str) -> list[RunRecord]:
+async def of_event(
+    client: Client, event_id: str, batches: Mapping[str, timedelta]
+) -> list[RunRecord]:
     """The runs that an event (by its internal id, a ULID) started, as visibility knows them: a new
-    one is missing for about a second. Raises `RPCError`."""
-    found = client.list_workflows(
-        f"{EVENT_IDS.name} = '{event_id}'",
-        page_size=MAX_RUNS,
-        limit=MAX_RUNS,
-        rpc_timeout=RPC_TIMEOUT,
-    )
-    ids = sorted({run.id async for run in found})
-    runs = await asyncio.gather(*(load(client, id) for id in ids))
+    one is missing for about a second.
+
+    A run's id begins as its event's. That of a batch begins as its first event's; the others are
+    looked for in the batches that began in time. `batches`: the timeouts of the functions with
+    batches. Raises `RPCError`.
+    """
+    queries = [(f"WorkflowId STARTS_WITH '{events.run_prefix(event_id)}'", MAX_RUNS)]
+    if batches:
+        queries.append((_batches_since(ULID.from_str(event_id).milliseconds, batches), MAX_BATCHES))
+    ids = set()
+    for query, limit in queries:
+        found = client.list_workflows(query, limit=limit, rpc_timeout=RPC_TIMEOUT)
+        ids |= {run.id async for run in found if event_id in await started_by(run)}
+    runs = await asyncio.gather(*(load(client, id) for id in sorted(ids)[:MAX_RUNS]))
     return [run for run in runs if run is not None]
+
+
+def _batches_since(ms: int, batches: Mapping[str, timedelta]) -> str:
+    """Finds the runs of these functions that a batch with an event of that time may have begun. The
+    time of an event with an id of its own is none."""
+    at = datetime.fromtimestamp(min(ms, _LATEST_MS) / 1000, UTC)
+    first, last = at - BATCH_GRACE, at + max(batches.values()) + BATCH_GRACE
+    return (
+        f"WorkflowType IN ({', '.join(map(quoted, batches))})"
+        f" AND StartTime BETWEEN '{rfc3339(first)}' AND '{rfc3339(last)}'"
+    )
+
+
+def quoted(text: str) -> str:
+    """A text in a query of visibility."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 async def describe(client: Client, run_id: str) -> WorkflowExecutionDescription | None:
@@ -106,7 +137,13 @@ async def describe(client: Client, run_id: str) -> WorkflowExecutionDescription 
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
         return None
-    return found if found.typed_search_attributes.get(EVENT_IDS) else None
+    return found if await started_by(found) else None
+
+
+async def started_by(found: WorkflowExecution) -> list[str]:
+    """Internal ids of the events that started a run; none if it is no run of ours."""
+    ids: list[str] = await found.memo_value(names.EVENTS_MEMO, [])
+    return ids
 
 
 async def input_of(client: Client, run_id: str) -> RunInput | None:

@@ -513,7 +513,7 @@ async def test_all_of_many_are_cancelled_and_reported_once_though_the_worker_is_
             await become(client, runs, {"CANCELED": MANY})
 
             # The event that reports a run has the run's id, and starts one run of a function.
-            expected = {events.run_id(told, Stamped({"id": run}, "")) for run in runs}
+            expected = {events.run_id(told, Stamped({}, run)) for run in runs}
 
             async def reported() -> bool:
                 await asyncio.sleep(0.5)

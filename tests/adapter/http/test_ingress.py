@@ -25,9 +25,10 @@ from inngest_temporal.http.app import create_ingress
 from inngest_temporal.http.auth import signing_tokens
 from inngest_temporal.http.bodies import MAX_BODY_BYTES
 from inngest_temporal.http.events import Events
-from inngest_temporal.models import TriggerEvent
+from inngest_temporal.models import Batch, TriggerEvent
 from inngest_temporal.routing import events
 from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
+from inngest_temporal.routing.router import start_run
 from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.temporal import connection as settings
 from inngest_temporal.temporal import names
@@ -131,10 +132,11 @@ async def test_an_event_is_accepted_and_starts_its_run(
 
 async def test_several_events_are_answered_in_order(api: httpx.AsyncClient) -> None:
     seed = f"1700000000000,{base64.b64encode(bytes(10)).decode()}"
-    batch = [{"name": "shop/ok", "id": "mine"}, {"name": "nobody"}, {"name": "many/x"}]
+    batch = [{"name": "shop/ok"}, {"name": "nobody", "id": "mine"}, {"name": "many/x"}]
     reply = await api.post("/e/key", json=batch, headers={"x-inngest-event-id-seed": seed})
     ids = reply.json()["ids"]
-    assert [ULID.from_str(one).bytes[-4:] for one in ids] == [n.to_bytes(4) for n in (1, 2, 3)]
+    assert [ULID.from_str(ids[n]).bytes[-4:] for n in (0, 2)] == [n.to_bytes(4) for n in (1, 3)]
+    assert ids[1] == events.stamp(batch[1]).internal_id
     again = await api.post("/e/key", json=batch, headers={"x-inngest-event-id-seed": seed})
     assert again.json()["ids"] == ids
 
@@ -433,6 +435,29 @@ async def ended(api: httpx.AsyncClient, run_id: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("worker")
+async def test_a_batch_is_found_by_each_of_its_events_and_by_no_other(client: Client) -> None:
+    config = FunctionConfig(id="shop-ok", name="ok", triggers=[], batch_events=Batch(max_size=3))
+    snapshot = Snapshot(
+        [AppConfig(app_id="shop", task_queue=names.task_queue("shop"), functions=[config])]
+    )
+    function = snapshot.function("shop-ok")
+    assert function is not None
+    sent = [events.stamp({"name": "shop/many"}) for _ in range(3)]
+    run = events.batch_run_id(function.id, sent[0].internal_id)
+    await start_run(client, function, sent, run, batched=True)
+    async with http(ingress_for(client, snapshot=snapshot)) as api:
+
+        async def runs_of(event_id: str) -> list[str]:
+            reply = await api.get(f"/v1/events/{event_id}/runs")
+            return [run["run_id"] for run in reply.json()["data"]]
+
+        await until(lambda: runs_of(sent[0].internal_id))
+        assert [await runs_of(one.internal_id) for one in sent] == [[run]] * 3
+        near = sent[0].internal_id[:-1] + ("0" if sent[0].internal_id[-1] != "0" else "1")
+        assert await runs_of(near) == []
+
+
+@pytest.mark.usefixtures("worker")
 async def test_a_completed_run_shows_its_output(api: httpx.AsyncClient) -> None:
     run = await started(api, "shop/ok", amount=5)
     run = await ended(api, run["run_id"])
@@ -648,7 +673,7 @@ async def test_the_official_client_sends_events(
         ids = await sender.send(sent)
         assert len(set(ids)) == 3
         for event in sent:
-            stamped = events.Stamped({"id": event.id}, "")
+            stamped = events.stamp({"name": event.name, "id": event.id})
             await client.get_workflow_handle(events.run_id("shop-ok", stamped)).describe()
         with pytest.raises(Exception, match="reserved for internal use"):
             await sender.send(inngest.Event(name="inngest/x"))

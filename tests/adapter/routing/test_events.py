@@ -217,7 +217,7 @@ def test_a_malformed_seed_is_ignored(header: str | None) -> None:
 def test_a_run_of_a_named_event_depends_on_function_and_event_id_only() -> None:
     one = events.stamp({"name": "a", "id": "order-1", "data": {"x": 1}})
     two = events.stamp({"name": "b", "id": "order-1"})
-    assert one.internal_id != two.internal_id
+    assert one.internal_id == two.internal_id
     assert events.run_id("app-f", one) == events.run_id("app-f", two)
     assert events.run_id("app-f", one) != events.run_id("app-g", one)
     assert events.run_id("app-f", one) != events.run_id(
@@ -256,11 +256,22 @@ def test_a_run_of_an_unnamed_event_depends_on_the_internal_id_and_sorts_by_its_t
 
 
 @given(st.text(), st.text(min_size=1))
-def test_every_run_id_is_a_ulid(function: str, event_id: str) -> None:
-    stamped = Stamped({"id": event_id}, str(ULID()))
-    text = events.run_id(function, stamped)
-    assert str(ULID.from_str(text)) == text
-    assert text[0] <= "7"
+def test_every_run_id_is_a_ulid_that_begins_as_its_event_s(function: str, event_id: str) -> None:
+    stamped = events.stamp({"name": "a", "id": event_id})
+    for text in (
+        events.run_id(function, stamped),
+        events.batch_run_id(function, stamped.internal_id),
+    ):
+        assert str(ULID.from_str(text)) == text
+        assert text[0] <= "7"
+        assert text.startswith(events.run_prefix(stamped.internal_id))
+    assert events.run_id(function, stamped) != events.batch_run_id(function, stamped.internal_id)
+
+
+def test_runs_of_events_whose_ids_begin_alike_differ() -> None:
+    ids = [f"01M844C8Y4K6A2BZ3T9Z3FYH{n:02}" for n in range(100)]
+    assert len({events.run_prefix(id) for id in ids}) == 1
+    assert len({events.run_id("app-f", Stamped({}, id)) for id in ids}) == 100
 
 
 # The system's own events

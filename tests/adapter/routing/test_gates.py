@@ -299,7 +299,7 @@ async def test_a_debounce_starts_one_run_with_the_last_event_exactly_after_the_p
     await skipping.settled()
     assert skipping.runs() == [(22, [2])]
     run = skipping.started[0][1]
-    assert run.run_id == events.run_id(fn.id, Stamped({"id": run.entries[0].id}, run.entries[0].id))
+    assert run.run_id == events.run_id(fn.id, Stamped({}, run.entries[0].id))
 
 
 async def test_an_older_event_neither_replaces_nor_moves_a_debounce(skipping: Skipping) -> None:
@@ -741,7 +741,7 @@ async def test_a_run_that_was_started_before_says_which_events_it_has(client: Cl
     fn = function(batch_events=Batch(max_size=5))
     sent = [event(n=n) for n in range(4)]
     entries = [Entry(one.internal_id, one.internal_id, one.event, 0) for one in sent]
-    run_id = events.batch_run_id(fn.id, "batch", entries[0].id)
+    run_id = events.batch_run_id(fn.id, entries[0].id)
     start = SystemActivities(client).start
     assert await start(StartRequest(Target.of(fn), run_id, entries[:3])) == []
     assert await start(StartRequest(Target.of(fn), run_id, entries)) == [

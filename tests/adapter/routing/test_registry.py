@@ -7,11 +7,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import (
-    AddSearchAttributesRequest,
-    RemoveSearchAttributesRequest,
-)
 from temporalio.client import Client, WithStartWorkflowOperation, WorkflowUpdateFailedError
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
@@ -400,22 +395,3 @@ async def test_a_connection_is_temporals_own_configuration(
     client = await settings.connect(lazy=False)
     assert client.namespace == namespace
     assert len(await Follower(client).refresh()) == 0
-
-
-async def test_the_search_attribute_is_added_once_and_its_type_is_checked(client: Client) -> None:
-    await settings.ensure_search_attribute(client)
-    request = RemoveSearchAttributesRequest(
-        namespace=client.namespace, search_attributes=[names.EVENT_ID_ATTRIBUTE]
-    )
-    await client.operator_service.remove_search_attributes(request)
-    await asyncio.gather(*(settings.ensure_search_attribute(client) for _ in range(5)))
-    await settings.ensure_search_attribute(client)
-
-    await client.operator_service.remove_search_attributes(request)
-    wrong = AddSearchAttributesRequest(namespace=client.namespace)
-    wrong.search_attributes[names.EVENT_ID_ATTRIBUTE] = IndexedValueType.INDEXED_VALUE_TYPE_INT
-    await client.operator_service.add_search_attributes(wrong)
-    with pytest.raises(
-        RuntimeError, match=r"has another type.*temporal operator search-attribute create"
-    ):
-        await settings.ensure_search_attribute(client)

@@ -23,7 +23,7 @@ from inngest_temporal.routing.router import (
 )
 from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.temporal import connection as settings
-from inngest_temporal.temporal.runs import EVENT_IDS
+from inngest_temporal.temporal.runs import started_by
 
 
 @dataclass
@@ -98,7 +98,7 @@ async def test_an_event_starts_each_function_that_it_triggers(client: Client) ->
 
     run = await client.get_workflow_handle(routed.runs[0]).describe()
     assert (run.workflow_type, run.task_queue) == ("shop-a", "queue-of-shop")
-    assert run.typed_search_attributes[EVENT_IDS] == [event.internal_id]
+    assert await started_by(run) == [event.internal_id]
     expected = RunInput([event.event], [event.internal_id], retries=4)
     assert await given(client, routed.runs[0]) == expected
 
@@ -343,7 +343,6 @@ async def test_waits_that_can_not_be_reached_do_not_hold_a_sender(client: Client
     [
         ("Blob data size exceeds limit.", True),
         ("exceeded workflow execution limit for signal events", False),
-        ("Namespace test has no mapping defined for search attribute InngestEventId", False),
     ],
 )
 def test_what_temporal_takes_later_is_not_refused(message: str, refused: bool) -> None:

@@ -28,7 +28,7 @@ from inngest_temporal.models import TriggerCron
 from inngest_temporal.routing import events
 from inngest_temporal.routing.registry import AppConfig, AppDocument, Follower
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.runs import EVENT_IDS
+from inngest_temporal.temporal.runs import started_by
 from inngest_temporal_workers import publishing
 from inngest_temporal_workers.entities import schedule as schedules
 from inngest_temporal_workers.entities.schedule import ScheduleActivities, cron_triggers
@@ -494,10 +494,10 @@ async def test_a_tick_starts_one_run_of_that_function_alone(client: Client) -> N
         assert event.name == "inngest/scheduled.timer"
         assert event.data == {"cron": cron, "scheduledAt": event.id, "fireAt": event.id}
         assert event.ts == at.timestamp() * 1000
-        stamped, run_id = events.scheduled("app-fn", cron, at, at)
+        stamped = events.scheduled("app-fn", cron, at, at)
+        run_id = events.run_id("app-fn", stamped)
         assert run.id == run_id
-        attributes = (await run.describe()).typed_search_attributes
-        assert attributes[EVENT_IDS] == [stamped.internal_id]
+        assert await started_by(await run.describe()) == [stamped.internal_id]
 
         # The tick again, as after a lost reply.
         tick = ScheduleActivities(client, Follower(client)).tick
@@ -527,9 +527,8 @@ async def test_real_ticks_come_on_time_each_with_its_run(client: Client) -> None
         else:
             assert at.timestamp() % 3 == 0
             assert timedelta() <= fired - at < timedelta(seconds=5)
-        runs[one.data["cron"], one.id] = events.scheduled(
-            fn.id, str(one.data["cron"]), at.astimezone(UTC), fired
-        )[1]
+        stamped = events.scheduled(fn.id, str(one.data["cron"]), at.astimezone(UTC), fired)
+        runs[one.data["cron"], one.id] = events.run_id(fn.id, stamped)
 
     async def listed() -> bool:
         return {run.id for run in await runs_of(client, fn.id)} >= set(runs.values())

@@ -13,8 +13,7 @@ from typing import IO
 
 from temporalio.service import RetryConfig, RPCError
 
-from inngest_temporal.temporal import names
-from inngest_temporal.temporal.connection import connect, ensure_search_attribute
+from inngest_temporal.temporal.connection import connect, find_namespace
 
 from .children import Children, in_background
 from .processes import ProcessError
@@ -37,7 +36,6 @@ async def temporal_server(
     """
     command = [server_program(), "server", "start-dev", "--ip", HOST, "--log-level", "error"]
     command += ["--port", str(port), "--ui-port", str(ui_port)]
-    command += ["--search-attribute", f"{names.EVENT_ID_ATTRIBUTE}=KeywordList"]
     command += ["--dynamic-config-value", POLL_SETTING]
     if db_filename is not None:
         command += ["--db-filename", db_filename]
@@ -79,7 +77,7 @@ async def _until_answering(lost: "asyncio.Task[None]") -> None:
             lost.result()
         try:
             client = await connect(lazy=False, retry_config=RetryConfig(max_retries=0))
-            await ensure_search_attribute(client)
+            await find_namespace(client)
             return
         except (RPCError, RuntimeError, TimeoutError) as error:
             if time.monotonic() > deadline:

@@ -8,7 +8,7 @@ from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from inngest_temporal.logger import CONTEXT
-from inngest_temporal.temporal import names
+from inngest_temporal.temporal.runs import started_by
 
 logger = logging.getLogger("inngest_temporal.runs")
 
@@ -47,8 +47,11 @@ async def report_ends(client: Client) -> None:
 
 async def _ended(client: Client, since: datetime) -> list[WorkflowExecution]:
     """Runs that ended since then, in order."""
-    query = f"CloseTime > '{since.isoformat()}' AND {names.EVENT_ID_ATTRIBUTE} IS NOT NULL"
-    found = [run async for run in client.list_workflows(query) if run.status in _ENDED]
+    found = [
+        run
+        async for run in client.list_workflows(f"CloseTime > '{since.isoformat()}'")
+        if run.status in _ENDED and await started_by(run)
+    ]
     return sorted(found, key=lambda run: run.close_time or since)
 
 

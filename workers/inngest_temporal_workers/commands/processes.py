@@ -15,7 +15,7 @@ from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
 
-from inngest_temporal.temporal.connection import connect, ensure_search_attribute, passes
+from inngest_temporal.temporal.connection import connect, find_namespace, passes
 
 out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 err = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
@@ -101,7 +101,7 @@ async def wait_for_temporal(stop: asyncio.Event, waiting: Waiting) -> Client | N
     while not stop.is_set():
         try:
             client = await connect(lazy=False)
-            await ensure_search_attribute(client)
+            await find_namespace(client)
             return client
         except ValueError as error:
             raise ProcessError(

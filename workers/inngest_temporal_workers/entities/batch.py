@@ -143,7 +143,7 @@ class BatchWorkflow(Entity):
 
     async def _start_run(self, target: Target, batch: Sequence[Entry]) -> list[str]:
         """Start a run; the internal ids of the events that it has, if it was started before."""
-        run_id = events.batch_run_id(target.config["id"], batch[0].id, batch[0].id)
+        run_id = events.batch_run_id(target.config["id"], batch[0].id)
         invokers = [entry.invoker for entry in batch if entry.invoker is not None]
         request = StartRequest(target, run_id, list(batch), invokers)
         return await self.call("inngest.start", [request], list[str])

@@ -16,7 +16,6 @@ from inngest_temporal.routing.gates import (
     Entry,
     StartRequest,
     Target,
-    debounced_run_id,
 )
 from inngest_temporal.routing.run_input import Invoker
 from inngest_temporal.temporal import names
@@ -65,8 +64,7 @@ class DebounceWorkflow(Entity):
     async def act(self) -> None:
         held = self._held
         if held is not None and self.now_ms >= held.deadline_ms:
-            run_id = debounced_run_id(held.target.config["id"], held.last)
-            request = StartRequest(held.target, run_id, [held.last], held.invokers)
+            request = StartRequest(held.target, held.last.key, [held.last], held.invokers)
             self._held = None
             await self.call("inngest.start", [request], list[str])
         self._seen.forget(self.now_ms)

@@ -256,8 +256,8 @@ class ScheduleActivities:
         )
         if function is None:
             return {}
-        stamped, run_id = events.scheduled(trigger.function_id, trigger.cron, at, fired)
-        return {"run": await self._router.start(function, stamped, run_id)}
+        stamped = events.scheduled(trigger.function_id, trigger.cron, at, fired)
+        return {"run": await self._router.start(function, stamped)}
 
 
 def _refusal(trigger: CronTrigger, reason: str) -> str:
