@@ -111,7 +111,7 @@ class Executing:
     def _may_be_local(self, request: ExecutionRequest) -> bool:
         """Only the very first one, and only at the first try: a handler that takes its worker down
         would do so for ever, because nothing counts the tries of a workflow task."""
-        if self._looked or request.target is not None or request.until_over:
+        if self._looked or request.target is not None or request.until_over or request.url:
             return False
         self._looked = True
         return workflow.info().get_current_history_length() <= FIRST_TASK_LENGTH

@@ -28,7 +28,6 @@ from inngest_temporal.drivers.protocol import (
     Returned,
     json_size,
     memo_from_json,
-    memo_to_json,
 )
 from inngest_temporal.errors import (
     BodyInvalidError,
@@ -310,13 +309,6 @@ def _as_dict(progress: Progress) -> dict[str, Any]:
 
 def _ms(delay: timedelta) -> int:
     return round(delay.total_seconds() * 1000)
-
-
-def memo_text(done: Done) -> str | None:
-    """A finished step's memo as JSON text, as executions get it; None if it is to be tried
-    again."""
-    memo = done.memo
-    return None if memo is None else json.dumps(memo_to_json(memo), separators=(",", ":"))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from inngest_temporal_workers.calls import Calls
 
 from .admission import Admission
 from .executing import HEARTBEAT_TIMEOUT, Executing
-from .executions import RunSettings, memo_text
+from .executions import RunSettings
 from .memory import RunMemory, page
 from .times import now_ms, summary_of
 from .waiting import StepWaits
@@ -193,7 +193,7 @@ class RunWorkflow:
             if ended.progress is None:
                 assert ended.memo is not None
                 self._store(Done(ended.op, ended.memo.data, ended.memo.error))
-                look = True
+                look = look or self._looks_beside(ended.op)
                 continue
             following, planned = await self._apply(ended.progress, ended.op, ended.attempt)
             if isinstance(following, Ops):
@@ -201,7 +201,7 @@ class RunWorkflow:
             elif following is not None:
                 return following
             elif not planned:
-                look = True
+                look = look or self._looks_beside(ended.op)
         if look or not self._tasks:
             return await self._look()
         return None
@@ -214,7 +214,7 @@ class RunWorkflow:
         What is needed next, if it still holds; and whether a step is to be tried again, so that the
         handler is at a step for now.
         """
-        holds, planned = progress.base == len(self._memory.memos), False
+        holds, planned = self._holds(progress), False
         for done in progress.done:
             if done.op.id not in self._ops:
                 self._know(done.op)
@@ -224,13 +224,21 @@ class RunWorkflow:
                 tried = attempt if target is not None and done.op.id == target.id else 0
                 if target is None and done is progress.done[0]:
                     tried = self._losses
-                self._plan(done.op, tried + 1, done.retry_ms)
+                self._plan(self._ops[done.op.id], tried + 1, done.retry_ms)
                 planned = True
         if progress.lost is not None:
             return None, await self._after_loss(progress, target, attempt)
         if target is not None and all(done.op.id != target.id for done in progress.done):
             self._forget(target, progress)
         return progress.next if holds else None, planned
+
+    def _holds(self, progress: Progress) -> bool:
+        """Whether what is needed next still is: nothing has ended beside the execution."""
+        return progress.base == len(self._memory.memos)
+
+    def _looks_beside(self, ended: Op) -> bool:
+        """Whether the handler is executed once a step has ended though others are under way."""
+        return True
 
     def _forget(self, op: Op, progress: Progress) -> None:
         """The handler asked for a step, and did not when that was to be executed. A deploy may have
@@ -285,14 +293,18 @@ class RunWorkflow:
         return False
 
     def _store(self, done: Done) -> None:
-        text = memo_text(done)
-        assert text is not None
+        text = self._text_of(done)
         self._memory.append(done.op.id, text)
         self._remember()
         self._attempt = self._losses = self._lost_seconds = 0
         if self._memory.size > MAX_STATE_BYTES:
             message = f"The function run exceeded the state size limit of {MAX_STATE_BYTES} bytes."
             raise RunFailure(ErrorInfo("InngestErrStateOverflowed", message))
+
+    def _text_of(self, done: Done) -> str:
+        """A finished step's memo as executions get it, JSON text."""
+        memo = Memo(done.data, done.error)
+        return json.dumps(protocol.memo_to_json(memo), separators=(",", ":"))
 
     def _remember(self) -> None:
         """Let activities of this process find what they need of the run."""
@@ -316,9 +328,12 @@ class RunWorkflow:
                 return following
 
     async def _execute(self, target: Op | None, attempt: int) -> Progress:
-        others = [op for op in self._tasks if target is None or op != target.id]
         self._remember()
-        request = ExecutionRequest(
+        return await self._executing.execute(self._request(target, attempt), target)
+
+    def _request(self, target: Op | None, attempt: int) -> ExecutionRequest:
+        others = [op for op in self._tasks if target is None or op != target.id]
+        return ExecutionRequest(
             base=len(self._memory.memos),
             target=None if target is None else target.id,
             attempt=attempt,
@@ -328,7 +343,6 @@ class RunWorkflow:
             alone=not others,
             until_over=self._admission.counts,
         )
-        return await self._executing.execute(request, target)
 
     async def _retry(self, failed: Failed) -> Outcome | None:
         if failed.retry_ms is None:
