@@ -9,10 +9,17 @@ import datetime
 import enum
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
-from pydantic import AliasChoices, BeforeValidator, Field, PlainSerializer, ValidationInfo
+from pydantic import (
+    AliasChoices,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
@@ -132,6 +139,32 @@ class ConfigModel(Model):
             raise FunctionConfigInvalidError(f"{cls.__name__}, {describe(error)}") from None
 
 
+class _ExtendedModel(ConfigModel):
+    """Base of models that have fields which the official ones lack: those are written and shown
+    only if they are set."""
+
+    _additions: ClassVar[frozenset[str]] = frozenset()
+    """Names of those fields."""
+
+    @pydantic.model_serializer(mode="wrap")
+    def _as_the_official_one(
+        self, handler: pydantic.SerializerFunctionWrapHandler
+    ) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        return {
+            field: value
+            for field, value in written.items()
+            if field not in self._additions or value is not None
+        }
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        return (
+            (name, value)
+            for name, value in super().__repr_args__()
+            if name not in self._additions or value is not None
+        )
+
+
 def describe(error: pydantic.ValidationError) -> str:
     """The first problem of a validation error, as `field: problem`."""
     first = error.errors(include_url=False)[0]
@@ -205,8 +238,10 @@ class Batch(ConfigModel):
     """CEL over `event`: an event for which it is false gets its own run."""
 
 
-class Cancel(ConfigModel):
+class Cancel(_ExtendedModel):
     """Cancel a run when an event arrives."""
+
+    _additions = frozenset({"until"})
 
     event: str
     if_exp: Annotated[
@@ -215,10 +250,14 @@ class Cancel(ConfigModel):
     """CEL: `event` is the run's, `async` the one that arrives."""
     timeout: Duration | None = None
     """How long after the run's start the event still counts."""
+    until: Annotated[AwareDatetime | None, Field(strict=False)] = None
+    """Instead of `timeout`: the moment after which the event does not count any more."""
 
 
-class Concurrency(ConfigModel):
+class Concurrency(_ExtendedModel):
     """Limit how many steps execute at once; or, at level `fn`, how many runs are under way."""
+
+    _additions = frozenset({"level"})
 
     key: str | None = None
     """CEL over `event`: one limit per value."""
@@ -229,24 +268,6 @@ class Concurrency(ConfigModel):
     level: Literal["step", "fn"] | None = None
     """`step` (default): a run counts while it executes, not while it sleeps or waits. `fn`: from
     its first execution to its end."""
-
-    @pydantic.model_serializer(mode="wrap")
-    def _as_the_official_one(
-        self, handler: pydantic.SerializerFunctionWrapHandler
-    ) -> dict[str, Any]:
-        written: dict[str, Any] = handler(self)
-        return {
-            field: value
-            for field, value in written.items()
-            if field != "level" or value is not None
-        }
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        return (
-            (name, value)
-            for name, value in super().__repr_args__()
-            if name != "level" or value is not None
-        )
 
 
 class Debounce(ConfigModel):

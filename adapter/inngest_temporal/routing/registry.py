@@ -445,7 +445,7 @@ def _read(app: Mapping[str, Any]) -> AppConfig:
                 app["app_id"],
                 error,
             )
-    return AppConfig(app_id=app["app_id"], task_queue=app["task_queue"], functions=functions)
+    return AppConfig.model_validate({**app, "functions": functions})
 
 
 def _no_namespace(error: RPCError) -> bool:

@@ -132,9 +132,6 @@ class Waits:
         now_ms = round(time.time() * 1000)
 
         async def register(index: int, cancel: Cancel) -> tuple[str, str]:
-            lifetime_ms = (
-                CANCEL_LIFETIME_MS if cancel.timeout is None else milliseconds(cancel.timeout)
-            )
             wait = f"{CANCEL}{index}"
             mailbox = await self.register(
                 run=run,
@@ -143,13 +140,16 @@ class Waits:
                 condition=cancel.if_exp,
                 event=event,
                 own=own,
-                expires_ms=now_ms + lifetime_ms,
+                expires_ms=_cancel_expires_ms(cancel, now_ms),
             )
             return wait, mailbox
 
-        return dict(
-            await asyncio.gather(*(register(index, cancel) for index, cancel in enumerate(cancels)))
-        )
+        lasting = [
+            (index, cancel)
+            for index, cancel in enumerate(cancels)
+            if _cancel_expires_ms(cancel, now_ms) > now_ms
+        ]
+        return dict(await asyncio.gather(*(register(*each) for each in lasting)))
 
     async def deregister(self, mailbox: str, run: str, wait: str) -> None:
         """Take a wait back; fine if it is not there."""
@@ -198,6 +198,15 @@ class Waits:
     async def _update_hub(self, event_name: str, path: str) -> None:
         await self._hub(event_name).update_with_start("add_path", path, type(None))
         self._known[event_name, path] = time.monotonic()
+
+
+def _cancel_expires_ms(cancel: Cancel, started_ms: int) -> int:
+    """Until when an event cancels a run that was started then."""
+    if cancel.until is not None:
+        return round(cancel.until.timestamp() * 1000)
+    if cancel.timeout is not None:
+        return started_ms + milliseconds(cancel.timeout)
+    return started_ms + CANCEL_LIFETIME_MS
 
 
 class _HubReader:

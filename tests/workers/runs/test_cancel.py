@@ -2,11 +2,12 @@
 events."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
+from temporalio.service import RPCError
 
 import inngest_temporal as inngest
 from inngest_temporal.routing.router import Router
@@ -165,6 +166,24 @@ async def test_a_cancel_entry_whose_timeout_has_passed_does_not_count(client: Cl
         await app.send("stop")
         assert await ended(other) == WorkflowExecutionStatus.CANCELED
         assert await status(run) == WorkflowExecutionStatus.RUNNING
+
+
+async def test_a_cancel_entry_may_end_at_a_moment(client: Client) -> None:
+    now = datetime.now(UTC)
+    fn = sleeper(
+        cancel=[
+            inngest.Cancel(event="past", until=now - timedelta(days=1)),
+            inngest.Cancel(event="future", until=now + timedelta(days=1)),
+        ]
+    )
+    async with running(client, fn) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+        await app.send("past")
+        await app.send("future")
+        assert await ended(run) == WorkflowExecutionStatus.CANCELED
+        mailbox = client.get_workflow_handle(names.mailbox_id("past", "", None))
+        with pytest.raises(RPCError, match="not found"):
+            await mailbox.describe()
 
 
 async def test_a_run_that_takes_longer_than_its_finish_timeout_is_cancelled(client: Client) -> None:
