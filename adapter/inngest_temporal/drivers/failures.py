@@ -43,8 +43,8 @@ def error_info(error: BaseException) -> ErrorInfo:
         retry_after_ms = round(min(max(delay, low), high))
     return ErrorInfo(
         name=error.name if isinstance(error, Error) else type(error).__name__,
-        message=_text(error.message if isinstance(error, Error) else str(error)),
-        stack=None if (stack := _stack(error)) is None else _text(stack),
+        message=bounded(error.message if isinstance(error, Error) else str(error)),
+        stack=None if (stack := _stack(error)) is None else bounded(stack),
         retriable=_is_retriable(error),
         retry_after_ms=retry_after_ms,
         quiet=bool(getattr(error, "quiet", False)),
@@ -58,7 +58,7 @@ def _is_retriable(error: BaseException) -> bool:
     return error.is_retriable if isinstance(error, Error) else True
 
 
-def _text(text: str) -> str:
+def bounded(text: str) -> str:
     """Without halves of characters, as in the names of odd files, which nothing downstream can
     encode; and not too long: messages may quote all that a server answered."""
     if len(text) > MAX_TEXT:

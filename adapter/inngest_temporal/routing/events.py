@@ -399,7 +399,7 @@ def _check_limits(event: Mapping[str, Any]) -> None:
             f"Event is over the max size: Max {MAX_EVENT_BYTES} bytes / Size {len(text)} bytes"
         )
     # Few brackets can't nest deeply: most events need no walk.
-    if text.count("{") + text.count("[") > MAX_DEPTH and _deeper(event, MAX_DEPTH):
+    if text.count("{") + text.count("[") > MAX_DEPTH and deeper(event, MAX_DEPTH):
         raise BodyInvalidError(f"event is nested too deeply: Max {MAX_DEPTH} levels")
 
 
@@ -407,7 +407,7 @@ def _compact(event: Mapping[str, Any]) -> str:
     return json.dumps(event, separators=(",", ":"))
 
 
-def _deeper(value: object, levels: int) -> bool:
+def deeper(value: object, levels: int) -> bool:
     """Whether a JSON value has more than `levels` objects and arrays inside each other."""
     layer: list[Any] = [value]
     for _ in range(levels):
