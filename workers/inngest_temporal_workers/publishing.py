@@ -1,6 +1,6 @@
-"""How a worker makes its functions known, and keeps them known while it is up.
+"""How a worker keeps its functions known while it is up.
 
-What is published is a *release*: the functions, and the version of the app if its client has one.
+What it publishes is a *release*: the functions, and the version of the app if its client has one.
 The app's entity (`inngest_temporal_workers.entities.app`) keeps the releases that have workers. A
 worker joins its release before it publishes it and leaves it when it stops; while workers of other
 releases are up, it renews. It publishes again if the registry has lost its release, so that the
@@ -11,95 +11,33 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
-from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.client import Client
 from temporalio.service import RPCError
 from ulid import ULID
 
 from inngest_temporal.errors import FunctionConfigInvalidError
+from inngest_temporal.routing.publishing import (
+    app_entity,
+    document_of,
+    list_version,
+    publish,
+    release_key,
+)
 from inngest_temporal.routing.registry import AppConfig, AppDocument, Follower, Release
-from inngest_temporal.temporal import names
-from inngest_temporal.temporal.connection import RPC_TIMEOUT, passes
-from inngest_temporal.temporal.entity import EntityHandle
+from inngest_temporal.temporal.connection import passes
 
-from .entities.app import MAX_APP_BYTES, RENEW_SECONDS, Member, Publication, size
-from .entities.schedule import cron_triggers
+from .entities.app import RENEW_SECONDS, Member
 
 logger = logging.getLogger(__name__)
 
-PUBLISH_TIMEOUT = timedelta(seconds=30)
-SHARED_SECONDS = 10
-"""Replicas that start within such a time share one update: Temporal allows 10 in flight, and one
-too many makes it forget them all."""
 DEPLOY_SECONDS = 600
 """How long two releases may be up before they are taken for two services with one app id."""
 RETRY_SECONDS = 1.0
 """Seconds between two attempts of a worker that starts."""
 SHOWN = 10
 """Functions that a line of the log names."""
-
-
-def release_key(app: AppConfig, app_version: str | None = None) -> str:
-    """What workers of the same functions and version of an app have in common."""
-    return names.digest(app.to_json(), app_version)
-
-
-async def publish(
-    client: Client,
-    app: AppConfig,
-    timeout: timedelta = PUBLISH_TIMEOUT,
-    *,
-    app_version: str | None = None,
-) -> int:
-    """Make an app's functions known; returns the configuration's version once every reader can see
-    it and its cron triggers are scheduled.
-
-    If no worker has joined the release, it replaces what was published so. An unchanged release
-    keeps its version and, without cron triggers, writes nothing. A worker on
-    `names.SYSTEM_TASK_QUEUE` must run.
-
-    Raises:
-        FunctionConfigInvalidError: The configuration is too large, or Temporal refuses a cron
-            trigger.
-        TimeoutError: No worker answered in time.
-    """
-    config, key = app.to_json(), release_key(app, app_version)
-    _check_size(app, config)
-    known = await _app(client, app.app_id).memo()
-    listed = await _listed(client, app.app_id)
-    # Schedules may have been deleted behind our back: with cron triggers each worker that starts
-    # has them looked at.
-    document = _document(known)
-    unchanged = document.release(key) is not None and not cron_triggers([config])
-    version: int = known.get("version", 0)
-    if not unchanged:
-        version = await _update(
-            _app(client, app.app_id),
-            "publish",
-            Publication(key, config, max(version, listed)),
-            timeout,
-            names.digest(key, version, int(time.time() // SHARED_SECONDS)),
-        )
-    await _list(client, app.app_id, version, timeout)
-    return version
-
-
-async def remove(client: Client, app_id: str, timeout: timedelta = PUBLISH_TIMEOUT) -> bool:
-    """Make an app unknown: none of its functions is triggered any more. False if it is not there.
-
-    Raises `TimeoutError` if no worker answered in time.
-    """
-    app = _app(client, app_id)
-    known = await app.memo()
-    if not known:
-        return False
-    listed = await _listed(client, app_id)
-    version = await _update(app, "remove", listed, timeout)
-    await _update(_registry(client), "drop", [app_id, version], timeout)
-    return listed > 0 or known.get("app") is not None
 
 
 class Publisher:
@@ -109,7 +47,7 @@ class Publisher:
         self._client = client
         self._app = app
         self._app_version = app_version
-        self._entity = _app(client, app.app_id)
+        self._entity = app_entity(client, app.app_id)
         self._member = Member(release_key(app, app_version), str(ULID()))
         self._log = _Log(app.app_id, self._member.key)
 
@@ -119,10 +57,10 @@ class Publisher:
         told = False
         while True:
             try:
-                before = _document(await self._entity.memo())
+                before = document_of(await self._entity.memo())
                 await self._join()
                 await publish(self._client, self._app, app_version=self._app_version)
-                self._log.published(before, _document(await self._entity.memo()))
+                self._log.published(before, document_of(await self._entity.memo()))
                 await follower.refresh()
                 return
             except (RPCError, RuntimeError, TimeoutError) as error:
@@ -160,15 +98,15 @@ class Publisher:
 
     async def _look(self) -> None:
         memo = await self._entity.memo()
-        app = _document(memo)
+        app = document_of(memo)
         if memo and memo.get("app") is None:
             return  # removed by an operator: a worker that starts brings it back
         if app.release(self._member.key) is None:
             await self._join()
             await publish(self._client, self._app, app_version=self._app_version)
-            app = _document(await self._entity.memo())
+            app = document_of(await self._entity.memo())
         else:
-            await _list(self._client, self._app.app_id, memo["version"], PUBLISH_TIMEOUT)
+            await list_version(self._client, self._app.app_id, memo["version"])
             if len(app.releases) > 1:
                 await self._join()
         self._log.seen(app)
@@ -195,7 +133,14 @@ class _Log:
         if mine is None:
             return
         gone = [each for each in before.releases if after.release(each.key) is None]
-        if gone:
+        if gone and (http := gone[-1].app.get("http")):
+            logger.warning(
+                "App %r was served over HTTP at %s, and workers execute its functions from now on."
+                " If these are two services, give each an app id of its own.",
+                self._app_id,
+                http.get("url"),
+            )
+        elif gone:
             logger.info("App %r has a new release: %s.", self._app_id, _difference(gone[-1], mine))
         self.seen(after)
 
@@ -273,54 +218,3 @@ def _listing(before: str, functions: Any) -> str:
     shown = sorted(functions)
     more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     return before + ", ".join(shown[:SHOWN]) + more if shown else ""
-
-
-def _check_size(app: AppConfig, config: Mapping[str, Any]) -> None:
-    bytes = size(AppDocument([], {}).with_release(config, "key", 0, 0))
-    if bytes > MAX_APP_BYTES:
-        raise FunctionConfigInvalidError(
-            f"The configuration of app {app.app_id!r} ({len(app.functions)} functions) has"
-            f" {bytes:,} bytes; the limit is {MAX_APP_BYTES:,}. Divide the functions among several"
-            " apps."
-        )
-
-
-def _document(memo: Mapping[str, Any]) -> AppDocument:
-    app = memo.get("app")
-    return AppDocument([], {}) if app is None else AppDocument.from_json(app)
-
-
-def _app(client: Client, app_id: str) -> EntityHandle:
-    return EntityHandle(client, names.APP_TYPE, names.app_id(app_id), RPC_TIMEOUT)
-
-
-def _registry(client: Client) -> EntityHandle:
-    return EntityHandle(client, names.REGISTRY_TYPE, names.REGISTRY_ID, RPC_TIMEOUT)
-
-
-async def _listed(client: Client, app_id: str) -> int:
-    version: int = (await _registry(client).memo()).get("apps", {}).get(app_id, 0)
-    return version
-
-
-async def _list(client: Client, app_id: str, version: int, timeout: timedelta) -> None:
-    """Make readers look at an app's version, unless they know it."""
-    if await _listed(client, app_id) < version:
-        update_id = names.digest(app_id, version, int(time.time() // SHARED_SECONDS))
-        await _update(_registry(client), "put", [app_id, version], timeout, update_id)
-
-
-async def _update(
-    entity: EntityHandle,
-    update: str,
-    message: object,
-    timeout: timedelta,
-    update_id: str | None = None,
-) -> int:
-    """Those who update with one id share one update."""
-    try:
-        return await entity.update_with_start(
-            update, message, int, timeout=timeout, update_id=update_id
-        )
-    except WorkflowUpdateFailedError as error:
-        raise FunctionConfigInvalidError(f"The registry refused: {error.cause}") from error

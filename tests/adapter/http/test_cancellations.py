@@ -24,14 +24,13 @@ from inngest_temporal.config import FunctionConfig
 from inngest_temporal.http import cancellations
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.models import TriggerEvent
-from inngest_temporal.routing import events
+from inngest_temporal.routing import events, publishing
 from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.registry import AppConfig, Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
-from inngest_temporal_workers import publishing
 from inngest_temporal_workers.plugin import system_worker
 from tests.apps import sleepers
 from tests.harness import PATIENCE, App, new_client, running, until

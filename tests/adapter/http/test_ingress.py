@@ -26,14 +26,13 @@ from inngest_temporal.http.auth import signing_tokens
 from inngest_temporal.http.bodies import MAX_BODY_BYTES
 from inngest_temporal.http.events import Events
 from inngest_temporal.models import Batch, TriggerEvent
-from inngest_temporal.routing import events
+from inngest_temporal.routing import events, publishing
 from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
 from inngest_temporal.routing.router import start_run
 from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.temporal import connection as settings
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
-from inngest_temporal_workers import publishing
 from inngest_temporal_workers.plugin import system_worker
 from tests.harness import until
 

@@ -8,10 +8,10 @@ import pytest
 from temporalio.client import Client
 
 from inngest_temporal.http.app import create_ingress
+from inngest_temporal.routing.publishing import publish
 from inngest_temporal.routing.registry import AppConfig
 from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers.plugin import system_worker
-from inngest_temporal_workers.publishing import publish
 from tests.harness import TRIGGER, new_client, until
 
 EVENTS = 3_000

@@ -16,10 +16,10 @@ from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import FunctionConfigInvalidError
 from inngest_temporal.expressions import Expression
 from inngest_temporal.models import Batch, RateLimit, TriggerCron, TriggerEvent
+from inngest_temporal.routing import publishing
 from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
 from inngest_temporal.temporal import connection as settings
 from inngest_temporal.temporal import names
-from inngest_temporal_workers import publishing
 from inngest_temporal_workers.entities import entity
 from inngest_temporal_workers.entities.app import AppWorkflow
 from inngest_temporal_workers.entities.registry import RegistryWorkflow

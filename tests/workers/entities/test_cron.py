@@ -25,11 +25,10 @@ from inngest_temporal.config import FunctionConfig
 from inngest_temporal.cron import parse_cron
 from inngest_temporal.errors import FunctionConfigInvalidError
 from inngest_temporal.models import TriggerCron
-from inngest_temporal.routing import events
+from inngest_temporal.routing import events, publishing
 from inngest_temporal.routing.registry import AppConfig, AppDocument, Follower
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.runs import started_by
-from inngest_temporal_workers import publishing
 from inngest_temporal_workers.entities import schedule as schedules
 from inngest_temporal_workers.entities.schedule import ScheduleActivities, cron_triggers
 from inngest_temporal_workers.plugin import system_worker

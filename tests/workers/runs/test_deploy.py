@@ -12,11 +12,15 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import CancelledError
 
 import inngest_temporal as inngest
+from inngest_temporal.config import FunctionConfig
+from inngest_temporal.errors import FunctionConfigInvalidError
 from inngest_temporal.routing.events import Stamped
-from inngest_temporal.routing.registry import Follower
+from inngest_temporal.routing.publishing import publish, remove
+from inngest_temporal.routing.registry import AppConfig, Follower, HttpApp
 from inngest_temporal.temporal import names
 from inngest_temporal_workers import publishing
 from inngest_temporal_workers.entities import app as app_entity
+from inngest_temporal_workers.plugin import system_worker
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 from tests.workers.runs.test_run import failure_of
 
@@ -357,9 +361,86 @@ async def test_a_worker_publishes_again_what_the_registry_has_lost(
         await client.get_workflow_handle(names.app_id("app")).terminate()
         await client.get_workflow_handle(names.REGISTRY_ID).terminate()
         await until_triggered(client, "one")
-        assert await publishing.remove(client, "app")
+        assert await remove(client, "app")
         await asyncio.sleep(1)  # some rounds
         assert await triggered(client) == set()
+
+
+def http_app(*ids: str, path: str = "") -> AppConfig:
+    url = f"http://app.test{path}"
+    functions = [
+        FunctionConfig(
+            id=f"app-{id}",
+            name=id,
+            triggers=[inngest.TriggerEvent(event="all")],
+            url=f"{url}?fnId=app-{id}",
+        )
+        for id in ids
+    ]
+    return AppConfig(
+        app_id="app",
+        task_queue=names.HTTP_TASK_QUEUE,
+        functions=functions,
+        http=HttpApp(url=url, sdk="js:v4.24.0"),
+    )
+
+
+async def test_what_an_http_app_registers_replaces_what_it_had_registered(client: Client) -> None:
+    async with system_worker(client):
+        first = await publish(client, http_app("kept", "removed"))
+        second = await publish(client, http_app("kept", "added"))
+        assert second > first
+        assert await triggered(client) == {"kept", "added"}
+        assert await publish(client, http_app("kept", "added")) == second
+        await publish(client, http_app("kept", "removed"))  # a deploy is rolled back
+        assert await triggered(client) == {"kept", "removed"}
+        await publish(client, http_app("kept", path="/moved"))
+        snapshot = await Follower(client).refresh()
+        assert [app.http for app in snapshot.apps] == [
+            HttpApp(url="http://app.test/moved", sdk="js:v4.24.0")
+        ]
+        function = snapshot.function("app-kept")
+        assert function is not None
+        assert function.config.url == "http://app.test/moved?fnId=app-kept"
+        assert function.task_queue == names.HTTP_TASK_QUEUE
+
+
+async def test_an_http_app_does_not_take_the_place_of_workers(client: Client) -> None:
+    async with running(client, *release("one")):
+        with pytest.raises(FunctionConfigInvalidError, match="has workers that execute"):
+            await publish(client, http_app("two"))
+        assert await triggered(client) == {"one"}
+    async with system_worker(client):  # the worker has left
+        await publish(client, http_app("two"))
+        assert await triggered(client) == {"two"}
+
+
+async def test_workers_that_were_killed_are_removed_by_hand(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(self: publishing.Publisher) -> None:
+        """Leaves nothing behind."""
+
+    monkeypatch.setattr(publishing.Publisher, "leave", killed)
+    async with running(client, *release("one")):
+        pass
+    async with system_worker(client):
+        with pytest.raises(FunctionConfigInvalidError, match="inngest-temporal remove app"):
+            await publish(client, http_app("two"))
+        await remove(client, "app")
+        await publish(client, http_app("two"))
+        assert await triggered(client) == {"two"}
+
+
+async def test_workers_take_the_place_of_an_http_app_and_say_so(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with system_worker(client):
+        await publish(client, http_app("two"))
+    async with running(client, *release("one")):
+        assert await triggered(client) == {"one"}
+    [line] = [each for each in logged(caplog) if "HTTP" in each]
+    assert "'app' was served over HTTP at http://app.test" in line
 
 
 async def test_the_newer_configuration_of_a_function_counts(client: Client) -> None:

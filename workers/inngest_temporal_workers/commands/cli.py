@@ -15,9 +15,9 @@ import typer
 from temporalio.service import RPCError
 
 from inngest_temporal.errors import Error
+from inngest_temporal.routing import publishing
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.temporal.connection import Settings, connect
-from inngest_temporal_workers import publishing
 from inngest_temporal_workers.plugin import system_worker
 from inngest_temporal_workers.worker import GRACE
 

@@ -10,12 +10,14 @@ releases are up, as during a rolling deploy, the functions of all are there; the
 the one that was published first last. So a replica of an old release that restarts changes nothing.
 A release without workers is dropped as soon as another one has some; the last one stays, so that
 events are accepted while no worker is up.
+
+An app that is served over HTTP has no workers that join: what it registers replaces what it had
+registered before. It can't take the place of one that has workers; these can take its place.
 """
 
 import asyncio
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -27,6 +29,7 @@ from temporalio.exceptions import ApplicationError, FailureError
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import FunctionConfigInvalidError
 from inngest_temporal.routing.locks import Change, changes
+from inngest_temporal.routing.publishing import MAX_APP_BYTES, Publication, size
 from inngest_temporal.routing.registry import AppDocument
 from inngest_temporal.temporal import names
 
@@ -34,8 +37,6 @@ from .entity import NEVER_MS, Entity, entity
 from .lock import announce
 from .schedule import Schedules, cron_triggers
 
-MAX_APP_BYTES = 1_600_000
-"""Maximum size of an app's document: a memo is limited to 2 MiB, and so is what is carried over."""
 RENEW_SECONDS = 60
 """How often a worker renews while workers of several releases are up. While there is one release,
 nothing depends on who is up, and nobody renews."""
@@ -45,18 +46,6 @@ MAX_WORKERS = 100
 """Workers of one release that are remembered: it is up as long as one of them is."""
 MAX_ORDERS = 200
 """Releases that are remembered, so that one that was up before does not count as new."""
-
-
-@dataclass(frozen=True)
-class Publication:
-    """Argument of `App.publish`."""
-
-    key: str
-    """The release's."""
-    app: dict[str, Any]
-    """`AppConfig` JSON."""
-    after: int = 0
-    """The last version that the registry knows of."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +135,8 @@ class AppWorkflow(Entity):
         """
         self.asked(at_ms)
         async with self._turn:
+            if publication.app.get("http") and (refusal := self._refusal()):
+                raise ApplicationError(refusal, type="FunctionConfigInvalidError")
             if not self._state.version:
                 await self._schedules.adopt(_app_id())
             app = (self._state.app or AppDocument([], {})).with_release(
@@ -175,6 +166,21 @@ class AppWorkflow(Entity):
         async with self._turn:
             await self._replace(None, max(after + 1, at_ms))
             return self._state.version
+
+    def _refusal(self) -> str | None:
+        """Why the app can't be served over HTTP, if it can't."""
+        releases = [] if self._state.app is None else self._state.app.releases
+        if all(each.app.get("http") or self._is_free(each.key) for each in releases):
+            return None
+        return (
+            f"App {_app_id()!r} has workers that execute its functions, so it can't be served over"
+            " HTTP. Give one of the two another app id; or stop the workers, and if they were"
+            f" killed, run: inngest-temporal remove {_app_id()}"
+        )
+
+    def _is_free(self, key: str) -> bool:
+        """Whether no worker has joined a release and not left it."""
+        return not any(self._state.workers.get(key, {}))
 
     def _join(self, member: Member) -> None:
         workers = self._state.workers.setdefault(member.key, {})
@@ -269,11 +275,6 @@ class AppWorkflow(Entity):
     @property
     def is_long(self) -> bool:
         return super().is_long and not self._announcing
-
-
-def size(app: AppDocument) -> int:
-    """Bytes of a document's JSON."""
-    return len(json.dumps(dataclasses.asdict(app), separators=(",", ":")))
 
 
 def _app_id() -> str:
