@@ -16,6 +16,9 @@
     ├── BodyInvalidError             JSON from outside, or an event that can't be JSON
     ├── FunctionNotFoundError        no function of that id
     ├── RegistryNotReadyError        the registry was not read from Temporal yet
+    ├── SdkDeniedError               an app has a version of its SDK that is refused
+    ├── WorkerMissingError           no worker is there to do what the ingress asks for
+    ├── SyncError                    an app that is served over HTTP can't be registered
     ├── OutputUnserializableError    a step or handler returned what JSON can't hold
     ├── OutputTooLargeError          a step or handler returned more than a Temporal payload holds
     ├── StepInvalidError             a handler called a step in a way that can't work
@@ -252,6 +255,19 @@ class RegistryNotReadyError(Error):
 
     def __init__(self) -> None:
         super().__init__("The function registry was not read from Temporal yet; try again.")
+
+
+class SdkDeniedError(Error):
+    """An app has a version of its SDK that is refused."""
+
+
+class WorkerMissingError(Error):
+    """No worker is there to do what the ingress asks for; the message says which one to start."""
+
+
+class SyncError(Error):
+    """An app that is served over HTTP can't be registered; the message names its URL and says what
+    to do."""
 
 
 class OutputUnserializableError(Error):

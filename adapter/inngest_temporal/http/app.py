@@ -34,6 +34,7 @@ from .auth import Keys
 from .bodies import Bodies
 from .cancellations import Cancellations
 from .events import Events
+from .registrations import Registrations
 from .replies import ReplyError, error_reply, json_reply, unavailable, v1_error
 from .runs import Runs
 from .signals import Signals
@@ -89,6 +90,7 @@ def _routes(
     guard = Middleware(_RunApi, keys=keys, follower=follower)
     return [
         *Events(router, keys, bodies).routes(),
+        *Registrations(client, settings, follower, keys, bodies).routes(),
         Route("/health", _health),
         Route("/ready", _Ready(client, follower).get),
         Mount("/v1", routes=v1, middleware=[guard]),

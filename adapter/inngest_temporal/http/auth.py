@@ -1,4 +1,4 @@
-"""Who may send events, invoke functions, and see and cancel runs."""
+"""Who may send events, invoke functions, register apps, and see and cancel runs."""
 
 import binascii
 import hashlib
@@ -53,6 +53,15 @@ class Keys:
                 raise ReplyError(Response("Authentication failed", 401, media_type="text/plain"))
         elif not self._dev:
             raise ReplyError(v1_error(503, "A signing key is required to serve runs securely"))
+
+    def check_registration(self, request: Request) -> None:
+        """Who may register an app."""
+        if self._tokens:
+            if not _is_any(_bearer(request), self._tokens):
+                raise ReplyError(error_reply(401, "Authentication failed"))
+        elif not self._dev:
+            problem = "A signing key is required to register apps securely: set INNGEST_SIGNING_KEY"
+            raise ReplyError(error_reply(503, problem))
 
 
 def signing_tokens(key: str) -> list[str]:
