@@ -304,9 +304,9 @@ def _unwrapped(reply: Reply) -> Reply:
 
     The names of its fields and their case vary by SDK; Go's has no headers.
     """
-    envelope = parse_json(reply.body) if len(reply.body) <= MAX_REPLY_BYTES else None
-    if envelope is None and reply.body:
+    if len(reply.body) > MAX_REPLY_BYTES:
         return reply
+    envelope = parse_json(reply.body)
     if not isinstance(envelope, Mapping):
         raise BodyInvalidError("The streamed reply has no envelope.")
     fields = {key.lower().replace("_", ""): value for key, value in envelope.items()}
