@@ -1,0 +1,151 @@
+"""Which addresses may be connected to on behalf of an app, whose user may have named them.
+
+What is not public is refused, unless it is allowed: an app must not reach through us what only we
+can reach. The address that was checked is the one that is connected to, so a name can't be another
+address a moment later.
+"""
+
+import asyncio
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import httpcore
+
+ALLOW_VARIABLE = "INNGEST_TEMPORAL_GATEWAY_ALLOW"
+
+IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_SPECIAL = [
+    ipaddress.ip_network(network)
+    for network in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+        *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24"),
+        *("192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15"),
+        *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        "168.63.129.16/32",  # Azure's own services, in each machine there
+        *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
+    )
+]
+"""IANA's special-purpose addresses. Python's `is_global` has had gaps."""
+_PUBLIC_V6 = ipaddress.ip_network("2000::/3")
+_WITH_V4 = (ipaddress.ip_network("::ffff:0:0/96"), ipaddress.ip_network("64:ff9b::/96"))
+"""Networks whose addresses stand for those of IPv4."""
+
+
+class AddressRefusedError(Exception):
+    """The policy does not permit any address of a host. The message is for whoever looks at the
+    run."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"{host} has no public address, and {ALLOW_VARIABLE} of the worker does not allow it."
+        )
+
+
+@dataclass(frozen=True)
+class AddressPolicy:
+    """What may be connected to besides public addresses."""
+
+    everything: bool = False
+    hosts: frozenset[str] = frozenset()
+    networks: tuple[IPNetwork, ...] = ()
+
+    @classmethod
+    def from_env(cls, *, dev: bool, environ: Mapping[str, str] | None = None) -> "AddressPolicy":
+        """From `INNGEST_TEMPORAL_GATEWAY_ALLOW`: hosts, addresses and networks, with commas between
+        them. `dev`: everything. Raises `ValueError`."""
+        environ = os.environ if environ is None else environ
+        hosts, networks = set(), []
+        for part in filter(None, map(str.strip, environ.get(ALLOW_VARIABLE, "").split(","))):
+            try:
+                networks.append(ipaddress.ip_network(part, strict=False))
+            except ValueError:
+                if "/" in part or ":" in part:
+                    raise ValueError(
+                        f"{ALLOW_VARIABLE}: {part!r} is neither a host nor a network such as"
+                        " 10.0.0.0/8."
+                    ) from None
+                hosts.add(_host(part))
+        return cls(dev, frozenset(hosts), tuple(networks))
+
+    def permits(self, host: str, address: str) -> bool:
+        """`address`: one that `host` has."""
+        if self.everything or _host(host) in self.hosts:
+            return True
+        try:
+            ip = _plain(ipaddress.ip_address(address))
+        except ValueError:
+            return False
+        return is_public(ip) or any(ip in network for network in self.networks)
+
+
+def is_public(address: IPAddress) -> bool:
+    """Whether the address is one that anybody on the internet can reach."""
+    address = _plain(address)
+    if address.version == 6 and (address not in _PUBLIC_V6 or getattr(address, "scope_id", None)):
+        return False
+    return not any(address in network for network in _SPECIAL)
+
+
+class GuardedBackend(httpcore.AsyncNetworkBackend):
+    """Connects only to what a policy permits."""
+
+    def __init__(self, policy: AddressPolicy) -> None:
+        self._policy = policy
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Tries each address that is permitted. Raises `AddressRefusedError`, and httpcore's
+        errors."""
+        addresses = await self._addresses(host, port, timeout)
+        permitted = [each for each in addresses if self._policy.permits(host, each)]
+        if not permitted:
+            raise AddressRefusedError(host)
+        for address in permitted[:-1]:
+            try:
+                return await self._inner.connect_tcp(
+                    address, port, timeout, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                continue
+        return await self._inner.connect_tcp(
+            permitted[-1], port, timeout, local_address, socket_options
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        """httpcore waits between its own attempts."""
+        await self._inner.sleep(seconds)
+
+    async def _addresses(self, host: str, port: int, timeout: float | None) -> list[str]:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout):
+                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(f"The name {host} was not resolved in time.") from error
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(f"The name {host} can't be resolved: {error}") from error
+        return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+def _plain(address: IPAddress) -> IPAddress:
+    """The address of IPv4 that one of IPv6 stands for, or the address itself."""
+    if address.version == 6 and any(address in network for network in _WITH_V4):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def _host(name: str) -> str:
+    return name.rstrip(".").lower()
