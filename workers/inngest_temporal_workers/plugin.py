@@ -52,6 +52,9 @@ from inngest_temporal_workers.runs.heartbeats import Heartbeats
 from inngest_temporal_workers.runs.memory import MemoCache
 from inngest_temporal_workers.runs.workflow import dynamic_run_workflow, run_workflows
 
+HEARTBEAT_THROTTLE = timedelta(seconds=1)
+"""The SDK's heartbeats must leave at once: a later one of ours is to arrive after them."""
+
 
 class InngestPlugin(SimplePlugin):
     """Runs Inngest functions in a Temporal worker.
@@ -95,13 +98,13 @@ class InngestPlugin(SimplePlugin):
         executions = ExecutionActivities(
             client, self._parts, self._settings, router, self._executor, self._heartbeats
         )
-        activities = RunActivities(client, self.app_id, router, waits)
+        activities = RunActivities(client, lambda _: self.app_id, router, waits, self._follower)
         admission = AdmissionActivities(Locks(client), self._parts, self._follower)
         workflows = [*config.get("workflows", []), *self._workflows]
         if not any(_is_dynamic(each) for each in workflows):  # a worker can have one
             workflows.append(dynamic_run_workflow(self._settings, self._belongs_elsewhere))
         config["workflows"] = workflows
-        logging.getLogger("temporalio.activity").addFilter(_is_shown)
+        hide_failures_of_user_code()
         config["activities"] = [
             *config.get("activities", []),
             *executions.all(),
@@ -115,8 +118,7 @@ class InngestPlugin(SimplePlugin):
                 "inngest_temporal", "inngest_temporal_workers"
             )
             config["workflow_runner"] = dataclasses.replace(runner, restrictions=restrictions)
-        # The SDK's heartbeats must leave at once: a later one of ours is to arrive after them.
-        config["max_heartbeat_throttle_interval"] = timedelta(seconds=1)
+        config["max_heartbeat_throttle_interval"] = HEARTBEAT_THROTTLE
         return config
 
     def _belongs_elsewhere(self, function_id: str) -> bool:
@@ -138,7 +140,7 @@ class InngestPlugin(SimplePlugin):
         app = AppConfig(app_id=self.app_id, task_queue=worker.task_queue, functions=configs)
         try:
             async with (
-                _own_system_worker(worker.client, self._follower),
+                own_system_worker(worker.client, self._follower),
                 self._follower,
                 self._heartbeats,
                 healing(worker.client),
@@ -173,9 +175,12 @@ def _is_dynamic(workflow_class: type) -> bool:
     return definition is not None and definition.name is None
 
 
+def hide_failures_of_user_code() -> None:
+    """Let temporalio not log them: our activities do, with the user's stack."""
+    logging.getLogger("temporalio.activity").addFilter(_is_shown)
+
+
 def _is_shown(record: logging.LogRecord) -> bool:
-    """Of what temporalio logs: user code that failed is logged by our activities, with the user's
-    stack, not ours."""
     return not (record.exc_info and isinstance(record.exc_info[1], RunFailure))
 
 
@@ -220,7 +225,8 @@ def system_worker(client: Client, follower: Follower | None = None) -> Worker:
     )
 
 
-def _own_system_worker(client: Client, follower: Follower) -> Worker:
+def own_system_worker(client: Client, follower: Follower) -> Worker:
+    """As `system_worker`, with an error that says what to do about a second one."""
     try:
         return system_worker(client, follower)
     except RuntimeError as error:

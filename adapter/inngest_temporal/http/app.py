@@ -33,11 +33,13 @@ from inngest_temporal.temporal.connection import RPC_TIMEOUT, Settings
 from .auth import Keys
 from .bodies import Bodies
 from .cancellations import Cancellations
+from .checkpoints import CheckpointCalls, LocalCalls
 from .events import Events
 from .registrations import Registrations
 from .replies import ReplyError, error_reply, json_reply, unavailable, v1_error
 from .runs import Runs
 from .signals import Signals
+from .state import RunState
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ def create_ingress(
     *,
     follower: Follower | None = None,
     router: Router | None = None,
+    calls: LocalCalls | None = None,
 ) -> FastAPI:
     """The ASGI application. With a lazy `client` (`settings.connect`) it starts before Temporal
     does.
@@ -73,19 +76,24 @@ def create_ingress(
     app.state.follower = follower
     # Plain routes: what FastAPI adds for typed parameters costs time on each event and is not
     # needed here.
-    app.router.routes += _routes(client, settings, follower, router)
+    app.router.routes += _routes(client, settings, follower, router, calls)
     _finish_replies(app, "dev" if settings.dev else "cloud")
     return app
 
 
 def _routes(
-    client: Client, settings: Settings, follower: Follower, router: Router
+    client: Client,
+    settings: Settings,
+    follower: Follower,
+    router: Router,
+    calls: LocalCalls | None,
 ) -> list[Route | Mount]:
     keys, bodies = Keys(settings), Bodies()
     v1 = [
         *Runs(client, follower).routes(),
         *Cancellations(client, follower, bodies).routes(),
         *Signals(client, bodies).routes(),
+        *CheckpointCalls(client, bodies, calls).routes(),
     ]
     guard = Middleware(_RunApi, keys=keys, follower=follower)
     return [
@@ -93,6 +101,7 @@ def _routes(
         *Registrations(client, settings, follower, keys, bodies).routes(),
         Route("/health", _health),
         Route("/ready", _Ready(client, follower).get),
+        Mount("/v0", routes=RunState(client).routes(), middleware=[guard]),
         Mount("/v1", routes=v1, middleware=[guard]),
     ]
 

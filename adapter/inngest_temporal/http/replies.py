@@ -28,7 +28,7 @@ class ReplyError(Exception):
 
 
 def json_reply(
-    body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+    body: Mapping[str, Any] | list[Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A JSON body."""
     # ASCII, because text from user code may hold halves of characters, which UTF-8 can't.

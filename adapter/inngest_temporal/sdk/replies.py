@@ -85,6 +85,16 @@ class Answer:
     ignored: list[str] = field(default_factory=list)
     """Operations that were accepted and have no effect, such as `DeferAdd later`."""
 
+    @property
+    def has_only_executed(self) -> bool:
+        """Whether steps were executed, all with success, and what comes next is not known."""
+        others = (self.retry, self.ops, self.returned, self.failed)
+        return (
+            bool(self.done)
+            and all(each is None for each in others)
+            and all(step.error is None for step in self.done)
+        )
+
 
 def read_reply(reply: Reply, now_ms: int | None = None) -> Answer:
     """What a reply means; garbage is a failure of the attempt. Raises nothing.

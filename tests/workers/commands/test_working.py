@@ -157,9 +157,9 @@ async def test_health_and_ready_tell_whether_the_process_lives_and_events_reach_
 def test_an_address_is_a_host_and_a_port(text: str, place: tuple[str, int] | None) -> None:
     if place is None and text != "80":
         with pytest.raises(ProcessError, match="write HOST:PORT"):
-            parse_address(text)
+            parse_address("--health", text)
     else:
-        assert parse_address(text) == (place or ("0.0.0.0", 80))
+        assert parse_address("--health", text) == (place or ("0.0.0.0", 80))
 
 
 def test_the_printed_curl_is_for_an_event_that_may_be_sent() -> None:

@@ -26,6 +26,7 @@ from inngest_temporal.drivers.failures import error_of
 from inngest_temporal.drivers.local import hashed
 from inngest_temporal.logger import STACK
 from inngest_temporal.routing import events
+from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.routing.waits import Waits
@@ -675,7 +676,6 @@ async def test_a_run_ends_although_temporal_refuses_what_its_end_starts(
 
     @inngest_client.create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> str:
-        await ctx.step.sleep("nap", 1)
         return "ended"
 
     async with running(client, fn) as app:
@@ -683,7 +683,9 @@ async def test_a_run_ends_although_temporal_refuses_what_its_end_starts(
             monkeypatch.setattr(Router, "route", refuse)
             assert await asyncio.wait_for(app.run(fn), 60) == "ended"
         else:
-            activities = RunActivities(client, "app", app.router, Waits.of(client))
+            activities = RunActivities(
+                client, lambda _: "app", app.router, Waits.of(client), Follower(client)
+            )
             monkeypatch.setattr(WorkflowHandle, "signal", refuse_signal)
             with caplog.at_level(logging.ERROR):
                 environment = ActivityEnvironment()

@@ -8,7 +8,7 @@ import contextlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +22,7 @@ from inngest_temporal_workers.plugin import system_worker
 from inngest_temporal_workers.worker import GRACE
 
 from . import loading, logs
+from .calling import CallingOptions, CallingProcess
 from .health import health_app, parse_address
 from .logs import LogFormat, LogLevel
 from .processes import (
@@ -37,7 +38,7 @@ from .processes import (
     url_of,
     wait_for_temporal,
 )
-from .working import WorkerOptions, WorkerProcess
+from .working import WorkerOptions, WorkerProcess, WorkingProcess
 
 app = typer.Typer(
     help="Inngest-style functions on Temporal.",
@@ -134,7 +135,8 @@ def ingress(
 ) -> None:
     """The HTTP side: takes events, answers for runs. Any number of replicas; needs only
     Temporal."""
-    import uvloop  # a fifth less CPU for each event
+    # A fifth less CPU for each event. Workers keep Python's own loop: users' code may expect it.
+    import uvloop
 
     from inngest_temporal.http.app import create_ingress
 
@@ -167,7 +169,10 @@ def ingress(
 
 @app.command()
 def worker(
-    module: Annotated[str, typer.Argument(help=MODULE)],
+    module: Annotated[str | None, typer.Argument(help=MODULE)] = None,
+    http: Annotated[
+        bool, typer.Option("--http", help="Call apps that are served over HTTP; needs no MODULE.")
+    ] = False,
     task_queue: Annotated[
         str | None, typer.Option(help="Temporal task queue; inngest-APP unless given.")
     ] = None,
@@ -182,6 +187,20 @@ def worker(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where to serve /health and /ready over HTTP."),
     ] = None,
+    serve_at: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            help="With --http: where to serve an ingress, too, to which apps report steps.",
+        ),
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="With --listen: the URL under which other ingresses reach this one."
+        ),
+    ] = None,
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.TEXT,
     try_at: Annotated[
@@ -191,29 +210,42 @@ def worker(
         int | None, typer.Option(hidden=True, help="Pipe to print to, for `dev`.")
     ] = None,
 ) -> None:
-    """Runs the functions of one app. Any number of replicas; needs only Temporal."""
-    import uvloop  # a fifth less CPU for each run
+    """Runs the functions of one app, or with --http of all apps that are served over HTTP. Any
+    number of replicas; needs only Temporal."""
 
     with _plain_errors():
+        place = None if health is None else parse_address("--health", health)
+        if http:
+            if module is not None or task_queue is not None:
+                raise ProcessError("--http goes without MODULE and --task-queue: run two workers.")
+            logs.configure(log_level, log_format)
+            options = CallingOptions(serve_at, advertise, grace, retry_interval)
+            calling = CallingProcess(options, Settings.from_env())
+            run_until_stopped(lambda stop: _run_worker(calling, calling.serve, place, stop))
+            return
+        if module is None:
+            raise ProcessError("Name the MODULE whose functions run here, or use --http.")
+        if serve_at is not None or advertise is not None:
+            raise ProcessError("--listen and --advertise go with --http.")
         functions = loading.load(loading.find(module))
         logs.configure(log_level, log_format, events=announce is not None)
         process = WorkerProcess(
             WorkerOptions(module, functions, task_queue, grace, retry_interval, try_at, announce)
         )
-        place = None if health is None else parse_address(health)
-        run_until_stopped(
-            lambda stop: _run_worker(process, place, stop), loop_factory=uvloop.new_event_loop
-        )
+        run_until_stopped(lambda stop: _run_worker(process, process.run, place, stop))
 
 
 async def _run_worker(
-    process: WorkerProcess, place: tuple[str, int] | None, stop: asyncio.Event
+    process: WorkingProcess,
+    run: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    place: tuple[str, int] | None,
+    stop: asyncio.Event,
 ) -> None:
     if place is None:
-        await process.run(stop)
+        await run(stop)
     else:
         async with serving(health_app(process.problem), listen(*place, "--health")):
-            await process.run(stop)
+            await run(stop)
 
 
 @app.command()

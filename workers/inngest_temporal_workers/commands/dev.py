@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +26,8 @@ from temporalio.service import RPCError
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing.registry import POLL_INTERVAL, Follower
 from inngest_temporal.temporal.connection import Settings, connect
+from inngest_temporal_workers.http.dispatches import Dispatches
+from inngest_temporal_workers.http.worker import create_http_worker
 
 from . import embedded
 from .children import Children, in_background
@@ -105,8 +108,11 @@ class DevServer:
             client = await connect()
             follower = Follower(client)
             stack.push_async_callback(follower.stop)
-            ingress = create_ingress(client, Settings(dev=True), follower=follower)
+            settings, dispatches = Settings(dev=True), Dispatches()
+            ingress = create_ingress(client, settings, follower=follower, calls=dispatches)
             parts.append(await stack.enter_async_context(serving(ingress, listener)))
+            calling = self._call_apps(settings, dispatches)
+            parts.append(await stack.enter_async_context(in_background(calling)))
             parts.append(await stack.enter_async_context(in_background(report_ends(client))))
             self._print_places()
             if options.source is None:
@@ -117,6 +123,19 @@ class DevServer:
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             for part in ended:
                 part.result()
+
+    async def _call_apps(self, settings: Settings, dispatches: Dispatches) -> None:
+        """Run the functions of apps that are served over HTTP."""
+        interval = self._options.retry_interval
+        worker = create_http_worker(
+            await connect(lazy=False),
+            settings,
+            dispatches=dispatches,
+            address=self._options.url,
+            retry_interval=None if interval is None else timedelta(seconds=interval),
+            graceful_shutdown_timeout=timedelta(seconds=GRACE_SECONDS),
+        )
+        await worker.run()
 
     def _print_places(self) -> None:
         options = self._options

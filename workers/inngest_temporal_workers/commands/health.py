@@ -25,10 +25,10 @@ def health_app(problem: Callable[[], Awaitable[str | None]]) -> Starlette:
     return Starlette(routes=[Route("/health", health), Route("/ready", ready)])
 
 
-def parse_address(text: str) -> tuple[str, int]:
+def parse_address(option: str, text: str) -> tuple[str, int]:
     """Host and port of `HOST:PORT` (`[::1]:8080`, `:8080` on all addresses). Raises
     `ProcessError`."""
     host, _, port = text.rpartition(":")
     if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise ProcessError(f"--health {text}: write HOST:PORT, as in 127.0.0.1:8289.")
+        raise ProcessError(f"{option} {text}: write HOST:PORT, as in 127.0.0.1:8289.")
     return host.strip("[]") or "0.0.0.0", int(port)

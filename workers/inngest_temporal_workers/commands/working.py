@@ -47,15 +47,27 @@ class WorkerOptions:
     """For `dev`: a file descriptor that gets what is printed otherwise, at once, and is closed."""
 
 
-class WorkerProcess:
+class WorkingProcess:
     """Runs a worker, and another one if Temporal goes away while it starts."""
 
-    def __init__(self, options: WorkerOptions) -> None:
-        self._options = options
+    not_ready: str
+    """Why events reach nothing here at first."""
+
+    def __init__(self, grace: float, is_quiet: bool = False) -> None:
+        """`grace`: seconds that what is executed may go on after a stop was asked for."""
+        self._grace = grace
+        self._is_quiet = is_quiet
         self._waiting = Waiting()
         self._client: Client | None = None
-        self._announce = options.announce
         self._ready = False
+
+    def create(self, client: Client) -> Worker:
+        """The worker."""
+        raise NotImplementedError
+
+    async def tell(self, client: Client, worker: Worker) -> None:
+        """Returns once events reach the functions, and says so."""
+        raise NotImplementedError
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop`. Raises `ProcessError` if Temporal refuses this process."""
@@ -75,7 +87,7 @@ class WorkerProcess:
     async def problem(self) -> str | None:
         """Why events don't reach this worker, if they don't."""
         if self._client is None or not self._ready:
-            return "The functions are not published yet."
+            return self.not_ready
         try:
             await self._client.service_client.check_health(timeout=timedelta(seconds=2))
         except (RPCError, RuntimeError, TimeoutError) as error:
@@ -83,15 +95,7 @@ class WorkerProcess:
         return None
 
     async def _work(self, client: Client, stop: asyncio.Event) -> None:
-        options = self._options
-        interval = options.retry_interval
-        worker = create_worker(
-            client,
-            options.functions,
-            task_queue=options.task_queue,
-            retry_interval=None if interval is None else timedelta(seconds=interval),
-            graceful_shutdown_timeout=timedelta(seconds=options.grace),
-        )
+        worker = self.create(client)
         running = asyncio.create_task(worker.run())
         telling = asyncio.create_task(self._tell(client, worker))
         try:
@@ -102,7 +106,47 @@ class WorkerProcess:
         await self._stop(worker, running)
 
     async def _tell(self, client: Client, worker: Worker) -> None:
-        """Once events reach the functions, say so."""
+        await self.tell(client, worker)
+        self._ready = True
+        self._waiting.over()
+
+    async def _stop(self, worker: Worker, running: "asyncio.Task[None]") -> None:
+        if not running.done():
+            if not worker.is_running:
+                running.cancel()
+            else:
+                if self._grace and not self._is_quiet:
+                    out.print(
+                        f"Stopping. Running steps may go on for {self._grace:g} s; then another"
+                        " worker executes them again."
+                    )
+                await worker.shutdown()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+class WorkerProcess(WorkingProcess):
+    """The functions of a module."""
+
+    not_ready = "The functions are not published yet."
+
+    def __init__(self, options: WorkerOptions) -> None:
+        super().__init__(options.grace, is_quiet=options.announce is not None)
+        self._options = options
+        self._announce = options.announce
+
+    def create(self, client: Client) -> Worker:
+        options = self._options
+        interval = options.retry_interval
+        return create_worker(
+            client,
+            options.functions,
+            task_queue=options.task_queue,
+            retry_interval=None if interval is None else timedelta(seconds=interval),
+            graceful_shutdown_timeout=timedelta(seconds=options.grace),
+        )
+
+    async def tell(self, client: Client, worker: Worker) -> None:
         [plugin] = [each for each in worker.config()["plugins"] if isinstance(each, InngestPlugin)]
         await plugin.published.wait()
         options = self._options
@@ -116,23 +160,6 @@ class WorkerProcess:
             announce, self._announce = self._announce, None
             with contextlib.suppress(BrokenPipeError), os.fdopen(announce, "w") as pipe:
                 pipe.write(text)
-        self._ready = True
-        self._waiting.over()
-
-    async def _stop(self, worker: Worker, running: "asyncio.Task[None]") -> None:
-        grace = self._options.grace
-        if not running.done():
-            if not worker.is_running:
-                running.cancel()
-            else:
-                if grace and self._options.announce is None:
-                    out.print(
-                        f"Stopping. Running steps may go on for {grace:g} s; then another worker"
-                        " executes them again."
-                    )
-                await worker.shutdown()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
 
 
 async def _until_ingresses_have_looked(client: Client) -> None:

@@ -14,6 +14,7 @@ from inngest_temporal.drivers import protocol
 from inngest_temporal.drivers.protocol import ErrorInfo, Memo
 from inngest_temporal.errors import BodyInvalidError, ExpressionError
 from inngest_temporal.routing import events, signals
+from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router, refuses
 from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.routing.waits import Waits
@@ -25,9 +26,11 @@ class RunActivities:
     """What runs ask of Temporal."""
 
     client: Client
-    app_id: str
+    app_of: Callable[[str], str]
+    """The app of a function, by full ids."""
     router: Router
     waits: Waits
+    follower: Follower
 
     def all(self) -> list[Callable[..., Any]]:
         return [
@@ -126,13 +129,16 @@ class RunActivities:
                 run_id=info.workflow_id,
                 step=arguments["step"],
                 source_function_id=info.workflow_type,
-                source_app_id=self.app_id,
+                source_app_id=self.app_of(info.workflow_type),
                 ts=arguments["ts"],
                 v=arguments["payload"].get("v"),
             )
         except BodyInvalidError as error:
             return {"error": error.message}
         routed = await self.router.invoke(stamped)
+        if routed.missing is not None:
+            await self.follower.refresh()  # it may have been published a moment ago
+            routed = await self.router.invoke(stamped)
         if routed.missing is not None:
             return {"error": f"could not find function with ID: {function_id}"}
         if routed.refused is not None:

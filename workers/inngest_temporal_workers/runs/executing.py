@@ -30,7 +30,7 @@ from inngest_temporal.wire import from_wire, to_wire
 from inngest_temporal_workers.calls import Calls
 
 from .memory import RunMemory
-from .retries import next_delay
+from .retries import retry_ms
 from .times import summary_of
 
 MAX_CARRIED_BYTES = 1_500_000
@@ -73,8 +73,6 @@ class Executing:
             progress = await self._executed(request, target)
             if progress.unstarted is None:
                 return progress
-            if progress.begun is not None:
-                request = replace(request, begun=progress.begun)
             if progress.missing and waited >= MISSING_SECONDS:
                 raise RunFailure(_function_not_found())
             is_carried = request.events is not None
@@ -167,14 +165,11 @@ def _unanswered(error: ActivityError, request: ExecutionRequest, target: Op | No
         return Progress(request.base, done, lost="it sent no heartbeats", begun=begun)
     limit = f"It did not end within {STEP_TIMEOUT}."
     info = ErrorInfo("StepTimeout", limit)
-    delay = None
-    if request.attempt < request.retries:
-        delay = next_delay(info, request.attempt, None, workflow.random())
-    retry_ms = None if delay is None else round(delay.total_seconds() * 1000)
+    delay_ms = retry_ms(info, request.attempt, request.retries, None, workflow.random())
     step = begun or target
     if step is None or any(each.op.id == step.id for each in done):
-        return Progress(request.base, done, failed=Failed(info, retry_ms))
-    done.append(Done(step, error=info, retry_ms=retry_ms))
+        return Progress(request.base, done, failed=Failed(info, delay_ms))
+    done.append(Done(step, error=info, retry_ms=delay_ms))
     return Progress(request.base, done)
 
 

@@ -14,8 +14,7 @@ from typing import Any
 from temporalio import activity
 from temporalio.client import Client
 
-from inngest_temporal.drivers.failures import error_info
-from inngest_temporal.drivers.local import Execution, Given, Ledger
+from inngest_temporal.drivers.local import Execution, Given
 from inngest_temporal.drivers.protocol import (
     MAX_OUTPUT_BYTES,
     Done,
@@ -25,15 +24,12 @@ from inngest_temporal.drivers.protocol import (
     Ops,
     Outcome,
     Progress,
-    Returned,
     json_size,
     memo_from_json,
 )
 from inngest_temporal.errors import (
     BodyInvalidError,
     NonRetriableError,
-    OutputTooLargeError,
-    OutputUnserializableError,
 )
 from inngest_temporal.functions import FunctionPart
 from inngest_temporal.routing import events, signals
@@ -42,11 +38,14 @@ from inngest_temporal.wire import from_wire, to_wire
 
 from .checkpoints import Checkpoints, is_stale
 from .failing import log_failure
-from .first import LOCAL_SECONDS, FirstSteps, Paces
 from .heartbeats import Heartbeats
+from .limits import within_limits
 from .memory import MemoCache, Memories, RunMemory
-from .retries import next_delay
+from .retries import retry_ms
 
+LOCAL_SECONDS = 0.5
+"""Time that a handler may take inside a workflow task; one that needs longer goes on in a regular
+activity."""
 ADOPTION_SECONDS = 60.0
 """Time for which a handler that outlived its workflow task is kept for the activity after it."""
 _Key = tuple[str, int, int]
@@ -72,8 +71,7 @@ class ExecutionActivities:
     executor: concurrent.futures.Executor
     heartbeats: Heartbeats
 
-    _adoptable: dict[_Key, tuple[Execution, FirstSteps]] = field(default_factory=dict, init=False)
-    _paces: Paces = field(default_factory=Paces, init=False)
+    _adoptable: dict[_Key, Execution] = field(default_factory=dict, init=False)
 
     @functools.cached_property
     def _memories(self) -> Memories:
@@ -104,36 +102,23 @@ class ExecutionActivities:
     async def _execute_locally(
         self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory
     ) -> Progress:
-        """Within a workflow task: find out what the handler needs first, and execute that if it is
-        known to be quick."""
+        """Within a workflow task: only find out what the handler needs first."""
         key = self._key(request)
-        # What a loss repeats is not known: the workflow task leaves nothing behind.
-        policy = part.checkpointing if request.retries else None
-        ledger = FirstSteps(part.id, self._paces, policy)
-        execution = self._begin(part, request, memory, ledger)
-        self._offer(key, execution, ledger)
+        execution = self._begin(part, request, memory, None)
+        self._offer(key, execution)
         await asyncio.wait([execution.outcome], timeout=LOCAL_SECONDS)
         if not execution.outcome.done():
-            ledger.closed = True
-            text = "the handler takes longer than a workflow task should"
-            return Progress(unstarted=text, begun=ledger.begun)
+            return Progress(unstarted="the handler takes longer than a workflow task should")
         self._adoptable.pop(key, None)
-        progress = self._progress(part, request, memory, execution, execution.outcome.result())
-        if progress.returned is None or await self.router.is_heard(events.FINISHED):
-            return progress
-        return replace(progress, unheard=True)
+        return self._progress(part, request, memory, execution, execution.outcome.result())
 
     async def _execute(
         self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory
     ) -> Progress:
         checkpoints = Checkpoints(self.client, request, part.checkpointing)
-        adopted, ledger = self._adoptable.pop(self._key(request), (None, None))
-        if adopted is not None and ledger is not None and request.target is None:
+        adopted = self._adoptable.pop(self._key(request), None)
+        if adopted is not None and request.target is None:
             execution = adopted
-            checkpoints.begun = ledger.begun
-        elif request.begun is not None:
-            text = "it went on in a worker process that this activity did not reach"
-            return Progress(request.base, lost=text, begun=request.begun)
         else:
             execution = self._begin(part, request, memory, checkpoints)
         async with self._attended(part, request, execution, checkpoints) as lost:
@@ -148,7 +133,7 @@ class ExecutionActivities:
         part: FunctionPart,
         request: ExecutionRequest,
         memory: RunMemory,
-        ledger: Ledger,
+        checkpoints: Checkpoints | None,
     ) -> Execution:
         info = activity.info()
         assert info.workflow_id is not None
@@ -163,7 +148,9 @@ class ExecutionActivities:
             request_id=info.activity_id,
         )
         outside = _Outside(self.client, self.router, request.started_ms)
-        execution = Execution(part, given, outside=outside, ledger=ledger, executor=self.executor)
+        execution = Execution(
+            part, given, outside=outside, ledger=checkpoints, executor=self.executor
+        )
         execution.start()
         return execution
 
@@ -172,13 +159,13 @@ class ExecutionActivities:
         assert run is not None
         return run, request.base, request.attempt
 
-    def _offer(self, key: _Key, execution: Execution, ledger: FirstSteps) -> None:
+    def _offer(self, key: _Key, execution: Execution) -> None:
         """Let a later activity go on with an execution, so that no code of the handler is executed
         twice at once."""
-        offer = self._adoptable[key] = execution, ledger
+        self._adoptable[key] = execution
 
         def expire() -> None:
-            if self._adoptable.get(key) is offer:
+            if self._adoptable.get(key) is execution:
                 del self._adoptable[key]
                 execution.close()
 
@@ -225,7 +212,6 @@ class ExecutionActivities:
     ) -> Progress:
         """What an execution came to, as its run is told."""
         done = list(execution.done)
-        self._paces.learn(part.id, done)
         if done and done[-1].error is not None:
             done[-1] = self._failed_step(
                 part, request, done[-1], done[-1].error, is_first=len(done) == 1
@@ -233,7 +219,7 @@ class ExecutionActivities:
         if isinstance(outcome, Ops):
             # A thousand parallel steps would name each other a million times.
             outcome = Ops([op for op in outcome.ops if op.id not in memory.pending])
-        outcome = _within_limits(outcome)
+        outcome = within_limits(outcome)
         if isinstance(outcome, Failed):
             attempt = 0 if done or request.target is not None else request.attempt
             outcome = self._failed_handler(part, request, memory, outcome, attempt)
@@ -253,10 +239,10 @@ class ExecutionActivities:
         attempt = request.attempt if done.op.id == request.target else 0
         if is_first and request.target is None:
             attempt = request.losses
-        delay = self._delay(request, error, attempt)
+        delay_ms = self._retry_ms(request, error, attempt)
         what = f'Step "{done.op.name}"'
-        log_failure(part.client.logger, what, part.id, error, attempt, request.retries, delay)
-        return replace(done, retry_ms=None if delay is None else _ms(delay))
+        log_failure(part.client.logger, what, part.id, error, attempt, request.retries, delay_ms)
+        return replace(done, retry_ms=delay_ms)
 
     def _failed_handler(
         self,
@@ -266,8 +252,8 @@ class ExecutionActivities:
         failed: Failed,
         attempt: int,
     ) -> Failed:
-        delay = self._delay(request, failed.error, attempt)
-        if not (delay is None and _is_of_a_step(failed.error, memory.memos[: request.base])):
+        delay_ms = self._retry_ms(request, failed.error, attempt)
+        if not (delay_ms is None and _is_of_a_step(failed.error, memory.memos[: request.base])):
             log_failure(
                 part.client.logger,
                 "The handler",
@@ -275,14 +261,12 @@ class ExecutionActivities:
                 failed.error,
                 attempt,
                 request.retries,
-                delay,
+                delay_ms,
             )
-        return replace(failed, retry_ms=None if delay is None else _ms(delay))
+        return replace(failed, retry_ms=delay_ms)
 
-    def _delay(self, request: ExecutionRequest, error: ErrorInfo, attempt: int) -> timedelta | None:
-        if attempt >= request.retries:
-            return None
-        return next_delay(error, attempt, self.settings.retry_interval)
+    def _retry_ms(self, request: ExecutionRequest, error: ErrorInfo, attempt: int) -> int | None:
+        return retry_ms(error, attempt, request.retries, self.settings.retry_interval)
 
 
 async def _set_when_stopping(checkpoints: Checkpoints) -> None:
@@ -298,28 +282,9 @@ def _is_of_a_step(error: ErrorInfo, memos: Sequence[tuple[str, str]]) -> bool:
     )
 
 
-def _within_limits(outcome: Outcome | None) -> Outcome | None:
-    """The outcome; or an error, if it is larger or deeper than what crosses to Temporal."""
-    if outcome is None or isinstance(outcome, Failed):
-        return outcome
-    returned = isinstance(outcome, Returned)
-    what = "The function's output" if returned else "What the handler gives to its steps"
-    try:
-        size = json_size(to_wire(outcome))
-    except RecursionError:  # a thread, where the handler may have been, has a few levels more
-        return Failed(error_info(OutputUnserializableError(f"{what} is nested too deeply.")))
-    if size > MAX_OUTPUT_BYTES:
-        return Failed(error_info(OutputTooLargeError(what, size, MAX_OUTPUT_BYTES)))
-    return outcome
-
-
 def _as_dict(progress: Progress) -> dict[str, Any]:
     wire: dict[str, Any] = to_wire(progress)
     return wire
-
-
-def _ms(delay: timedelta) -> int:
-    return round(delay.total_seconds() * 1000)
 
 
 @dataclass(frozen=True)

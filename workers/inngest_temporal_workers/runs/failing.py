@@ -1,7 +1,6 @@
 """What is logged of user code that failed."""
 
 import logging
-from datetime import timedelta
 
 from temporalio import activity
 
@@ -16,21 +15,21 @@ def log_failure(
     error: ErrorInfo,
     attempt: int,
     retries: int,
-    delay: timedelta | None,
+    retry_ms: int | None,
 ) -> None:
     """Log what failed in user code, once, with the user's stack. Activities alone may call it.
 
-    `what`: the step, or the handler. `delay`: when it is tried again; None: never.
+    `what`: the step, or the handler. `retry_ms`: when it is tried again; None: never.
     """
     if error.quiet:
         return
     when = (
         "and is not tried again"
-        if delay is None
-        else f"and is tried again in {delay.total_seconds():.1f} s"
+        if retry_ms is None
+        else f"and is tried again in {retry_ms / 1000:.1f} s"
     )
     logger.log(
-        logging.ERROR if delay is None else logging.WARNING,
+        logging.ERROR if retry_ms is None else logging.WARNING,
         "%s of %s failed in attempt %d of %d, %s (run %s): %s: %s%s",
         what,
         function_id,

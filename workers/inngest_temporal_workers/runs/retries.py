@@ -33,3 +33,15 @@ def next_delay(
     return timedelta(
         seconds=TABLE[min(attempt, len(TABLE) - 1)] + (chance or _CHANCE).uniform(0, JITTER)
     )
+
+
+def retry_ms(
+    error: ErrorInfo,
+    attempt: int,
+    retries: int,
+    interval: timedelta | None = None,
+    chance: random.Random | None = None,
+) -> int | None:
+    """`next_delay` in milliseconds; None as well if the attempts are used up."""
+    delay = None if attempt >= retries else next_delay(error, attempt, interval, chance)
+    return None if delay is None else round(delay.total_seconds() * 1000)

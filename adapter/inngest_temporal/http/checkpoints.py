@@ -1,0 +1,142 @@
+"""Steps that apps report while a call to them is open: `/v1/checkpoint/{run}/async`.
+
+A step is durable before the reply says so. The process that has the call makes it so
+(`LocalCalls`). Another one finds that process by what Temporal says of the run, and hands the
+request over: workers that call apps tell Temporal, as their identity, where they listen. Source:
+http-protocol §14.
+"""
+
+import enum
+from collections import OrderedDict
+from typing import Protocol
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from inngest_temporal.drivers.protocol import Done
+from inngest_temporal.sdk.replies import read_checkpoint
+
+from .bodies import Bodies
+from .replies import json_reply, v1_error
+
+RELAYED = "x-inngest-temporal-relayed"
+"""Header of a request that another ingress has handed over: it goes no further."""
+RELAY_SECONDS = 10.0
+MAX_REMEMBERED = 10_000
+"""Calls of which an ingress remembers who has them."""
+
+_IDENTITY = "inngest-http "
+_EXECUTION = "inngest.execute"
+
+
+class Committed(enum.Enum):
+    """What became of reported steps."""
+
+    DONE = 200
+    """They are durable."""
+    STALE = 409
+    """The call is over, or another one has taken its place: the app is to stop."""
+    LATER = 503
+    """Not now; the app may report again, or return the steps with its reply."""
+
+
+class LocalCalls(Protocol):
+    """The calls to apps that are under way in this process."""
+
+    async def commit(self, dispatch: str, run: str, steps: list[Done]) -> Committed:
+        """Make steps durable. `dispatch`: id of the call. Raises `RPCError`."""
+        ...
+
+
+def identity_of(url: str) -> str:
+    """The identity by which a worker tells ingresses where it listens. `url`: without a path."""
+    return _IDENTITY + url
+
+
+class CheckpointCalls:
+    """Takes the steps that apps report."""
+
+    def __init__(self, client: Client, bodies: Bodies, local: LocalCalls | None) -> None:
+        """`local`: None if this process calls no apps."""
+        self._client = client
+        self._bodies = bodies
+        self._local = local
+        self._http = httpx.AsyncClient(timeout=RELAY_SECONDS, trust_env=False)
+        self._places: OrderedDict[str, str] = OrderedDict()
+        """Call -> URL of the worker that has it."""
+
+    def routes(self) -> list[Route]:
+        return [Route("/checkpoint/{run:path}/async", self.commit, methods=["POST"])]
+
+    async def commit(self, request: Request) -> Response:
+        """`POST /v1/checkpoint/{run}/async` `{"qi_id", "steps": [op], ...}`: 200 once the steps are
+        durable; 409 if the call is not the run's current one."""
+        run = request.path_params["run"]
+        async with self._bodies.read(request) as body:
+            dispatch, steps = read_checkpoint(body)
+            if self._local is not None:
+                committed = await self._local.commit(dispatch, run, steps)
+                if committed is not Committed.STALE or RELAYED in request.headers:
+                    return _reply(committed.value)
+            if RELAYED in request.headers:
+                return _reply(Committed.STALE.value)
+            return await self._relay(request, dispatch, run, body)
+
+    async def _relay(self, request: Request, dispatch: str, run: str, body: bytes) -> Response:
+        known = self._places.get(dispatch)
+        try:
+            places = [known] if known is not None else await self._find(run)
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+            return v1_error(404, f"There is no run {run}.")
+        status = Committed.STALE.value
+        for place in places:
+            answer = await self._hand_over(place, request, run, body)
+            if answer == Committed.DONE.value:
+                self._remember(dispatch, place)
+                return _reply(answer)
+            if answer != Committed.STALE.value:
+                status = answer
+        return _reply(status)
+
+    async def _find(self, run: str) -> list[str]:
+        """Where the workers listen that execute the run now."""
+        described = await self._client.get_workflow_handle(run).describe()
+        return [
+            each.last_worker_identity.removeprefix(_IDENTITY)
+            for each in described.raw_description.pending_activities
+            if each.activity_type.name == _EXECUTION
+            and each.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
+            and each.last_worker_identity.startswith(_IDENTITY)
+        ]
+
+    async def _hand_over(self, place: str, request: Request, run: str, body: bytes) -> int:
+        headers = {"content-type": "application/json", RELAYED: "true"}
+        if "authorization" in request.headers:
+            headers["authorization"] = request.headers["authorization"]
+        url = f"{place}{request.url.path}"
+        try:
+            answer = await self._http.post(url, content=body, headers=headers)
+        except httpx.HTTPError:
+            return Committed.LATER.value
+        return answer.status_code if answer.status_code in (200, 409) else Committed.LATER.value
+
+    def _remember(self, dispatch: str, place: str) -> None:
+        self._places[dispatch] = place
+        self._places.move_to_end(dispatch)
+        if len(self._places) > MAX_REMEMBERED:
+            self._places.popitem(last=False)
+
+
+def _reply(status: int) -> Response:
+    if status == Committed.DONE.value:
+        return json_reply({"data": None})
+    if status == Committed.STALE.value:
+        return v1_error(status, "This call is not the run's current one: another one goes on.")
+    return v1_error(status, "The steps can't be stored now; report them again.")

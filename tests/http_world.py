@@ -1,0 +1,97 @@
+"""Apps of the official SDKs on the embedded server: an ingress, a worker that calls apps, and apps
+that are served on loopback."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from temporalio.client import Client
+
+from inngest_temporal.http.app import create_ingress
+from inngest_temporal.routing.registry import Follower
+from inngest_temporal.temporal.connection import Settings
+from inngest_temporal_workers.commands.processes import listen, serving
+from inngest_temporal_workers.http.dispatches import Dispatches
+from inngest_temporal_workers.http.worker import create_http_worker
+
+ENDED = ("Completed", "Failed", "Cancelled", "Skipped")
+
+
+class HttpWorld:
+    """An ingress, and a worker that calls apps."""
+
+    def __init__(self, client: Client, url: str, follower: Follower) -> None:
+        self.client = client
+        self.url = url
+        self._follower = follower
+        self._http = httpx.AsyncClient(base_url=url, timeout=30)
+
+    async def sync(self, app_url: str) -> None:
+        """Have an app register, as `dev -u` does."""
+        headers = {"x-inngest-server-kind": "dev"}
+        answer = await self._http.put(app_url, json={"url": app_url}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        await self._follower.refresh()
+
+    async def send(self, name: str, data: dict[str, Any] | None = None) -> str:
+        """Send an event; its id."""
+        answer = await self._http.post("/e/dev", json={"name": name, "data": data or {}})
+        assert answer.status_code == 200, answer.text
+        [id] = answer.json()["ids"]
+        return str(id)
+
+    async def runs(self, event: str, seconds: float = 60) -> list[dict[str, Any]]:
+        """The runs of an event, once all have ended."""
+        until = time.monotonic() + seconds
+        while True:
+            answer = await self._http.get(f"/v1/events/{event}/runs")
+            runs: list[dict[str, Any]] = answer.json()["data"]
+            if runs and all(run["status"] in ENDED for run in runs):
+                return runs
+            assert time.monotonic() < until, runs
+            await asyncio.sleep(0.05)
+
+    async def run(self, name: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send an event, and wait for its only run."""
+        [run] = await self.runs(await self.send(name, data))
+        return run
+
+
+@contextlib.asynccontextmanager
+async def http_world(
+    client: Client,
+    *,
+    retry_interval: timedelta = timedelta(milliseconds=10),
+    settings: Settings | None = None,
+) -> AsyncIterator[HttpWorld]:
+    """An ingress on loopback and a worker that calls apps, in this process."""
+    settings = settings or Settings(dev=True)
+    dispatches = Dispatches()
+    listener = listen("127.0.0.1", 0, "port")
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with Follower(client) as follower:
+        app = create_ingress(client, settings, follower=follower, calls=dispatches)
+        worker = create_http_worker(
+            client,
+            settings,
+            dispatches=dispatches,
+            address=url,
+            retry_interval=retry_interval,
+            graceful_shutdown_timeout=timedelta(0),
+        )
+        async with serving(app, listener), worker:
+            yield HttpWorld(client, url, follower)
+
+
+@contextlib.asynccontextmanager
+async def served(make: Callable[[str], Any], path: str = "/api/inngest") -> AsyncIterator[str]:
+    """An ASGI application on loopback; yields the URL of its SDK handler. `make` gets its
+    origin."""
+    listener = listen("127.0.0.1", 0, "port")
+    origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with serving(make(origin), listener):
+        yield origin + path

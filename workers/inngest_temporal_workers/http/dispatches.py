@@ -1,0 +1,139 @@
+"""The calls to apps that are under way in this process, and the steps that apps report meanwhile.
+
+An app with checkpointing reports each step that it has executed while its call is still open, to
+any ingress. That hands the steps to the process that has the call, which makes them durable by the
+heartbeat of the call's activity: so there is one writer, and no heartbeat can undo another.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from temporalio import activity
+
+from inngest_temporal.drivers.protocol import Done, json_size
+from inngest_temporal.http.checkpoints import Committed
+from inngest_temporal.wire import from_wire, to_wire
+from inngest_temporal_workers.runs.checkpoints import (
+    MAX_CHAIN_BYTES,
+    MAX_CHAIN_STEPS,
+    Checkpoints,
+)
+
+CHECKPOINT_SIGNAL = "checkpoint"
+"""Signal of a run: a list of `Done`, as JSON."""
+
+
+@dataclass
+class Reports(Checkpoints):
+    """The steps that an app reports during one call.
+
+    They are the details of heartbeats, until those are so large that it is cheaper to give them to
+    the run.
+    """
+
+    handed_over: int = 0
+    """Steps that were given to the run."""
+    _known: set[str] = field(default_factory=set)
+
+    @property
+    def base(self) -> int:
+        """Memos that the run has, as far as this call is concerned."""
+        return self.request.base + self.handed_over
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the app may execute one step after another."""
+        request = self.request
+        return request.alone and request.target is None and not request.plan_only
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the app is called again once it has executed a step."""
+        return (
+            self.is_free
+            and not self.handed_over
+            and not self.stopping
+            and len(self.done) < MAX_CHAIN_STEPS
+            and self._bytes < MAX_CHAIN_BYTES
+        )
+
+    @property
+    def steps(self) -> list[Done]:
+        """Those that the run does not have yet."""
+        return [from_wire(Done, each) for each in self.done]
+
+    def has(self, step: str) -> bool:
+        """Whether a step, by hashed id, was reported."""
+        return step in self._known
+
+    async def commit(self, steps: list[Done]) -> Committed:
+        """Make steps durable; those that are known already change nothing. Code of the activity.
+
+        Raises `RPCError`; then the same steps may be given once more.
+        """
+        if self.stopping:
+            return Committed.LATER
+        if self._bytes >= MAX_CHAIN_BYTES:
+            await self._hand_over()
+        for step in steps:
+            if step.op.id not in self._known:
+                wire = to_wire(step)
+                self.done.append(wire)
+                self._known.add(step.op.id)
+                self._bytes += json_size(wire)
+        async with self._turn:
+            is_known = await self.heartbeat()
+        return Committed.DONE if is_known else Committed.STALE
+
+    async def _hand_over(self) -> None:
+        info = activity.info()
+        assert info.workflow_id is not None
+        run = self.client.get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+        async with self._turn:
+            count = len(self.done)
+            # Given twice, a step changes nothing.
+            await run.signal(CHECKPOINT_SIGNAL, self.done[:count])
+            self.handed_over += count
+            self.done, self._bytes = self.done[count:], 0
+
+
+@dataclass
+class _Call:
+    run: str
+    reports: Reports
+    context: contextvars.Context
+    """Of the activity."""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Dispatches:
+    """Implements the ingress' `LocalCalls`."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, _Call] = {}
+
+    @contextlib.contextmanager
+    def under_way(self, dispatch: str, reports: Reports) -> Iterator[None]:
+        """A call of the current activity, while the block runs."""
+        run = activity.info().workflow_id
+        assert run is not None
+        self._calls[dispatch] = _Call(run, reports, contextvars.copy_context())
+        try:
+            yield
+        finally:
+            del self._calls[dispatch]
+
+    async def commit(self, dispatch: str, run: str, steps: list[Done]) -> Committed:
+        """Make steps durable that an app has executed during a call.
+
+        Raises `RPCError` if Temporal can't be reached.
+        """
+        call = self._calls.get(dispatch)
+        if call is None or call.run != run:
+            return Committed.STALE
+        async with call.turn:
+            work = asyncio.create_task(call.reports.commit(steps), context=call.context)
+            return await work

@@ -1,0 +1,217 @@
+"""The activity that executes functions over HTTP: one execution is one call to the app.
+
+While a call is under way the app may report steps that it has executed (`Dispatches`). What the
+reply says comes on top of them.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError
+from ulid import ULID
+
+from inngest_temporal.drivers.protocol import (
+    Done,
+    ErrorInfo,
+    ExecutionRequest,
+    Progress,
+)
+from inngest_temporal.http.checkpoints import Committed
+from inngest_temporal.routing.registry import Follower
+from inngest_temporal.sdk.replies import Answer, read_reply
+from inngest_temporal.sdk.requests import HttpCall, execution_call
+from inngest_temporal.wire import from_wire, to_wire
+from inngest_temporal_workers.runs.checkpoints import is_stale
+from inngest_temporal_workers.runs.executions import RunSettings
+from inngest_temporal_workers.runs.heartbeats import Heartbeats
+from inngest_temporal_workers.runs.memory import Memories, RunMemory
+
+from .caller import AppCaller, CallError
+from .dispatches import Dispatches, Reports
+from .gateway import Gateway
+from .memos import memo_text
+from .telling import Telling
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HttpExecutions:
+    """Executes the functions of all apps that are served over HTTP."""
+
+    client: Client
+    settings: RunSettings
+    registry: Follower
+    caller: AppCaller
+    gateway: Gateway
+    dispatches: Dispatches
+    heartbeats: Heartbeats
+    keys: tuple[str, ...]
+    """The first one signs calls."""
+    may_checkpoint: bool
+    """Whether ingresses can reach this process, so that apps may report steps during a call."""
+
+    @functools.cached_property
+    def _memories(self) -> Memories:
+        return Memories(self.client, self.settings.cache)
+
+    def all(self) -> list[Callable[..., Any]]:
+        return [self.execute]
+
+    @activity.defn(name="inngest.execute")
+    async def execute(self, wire: dict[str, Any]) -> dict[str, Any]:
+        """One execution: an `ExecutionRequest`, answered with `Progress`, both as JSON."""
+        request = from_wire(ExecutionRequest, wire)
+        answer: dict[str, Any] = to_wire(await self._progress(request))
+        return answer
+
+    async def _progress(self, request: ExecutionRequest) -> Progress:
+        if await is_stale(self.client):
+            return Progress(unstarted="the worker stood still before it began")
+        memory = await self._memories.of(request)
+        if memory is None:
+            return Progress(unstarted="this worker does not know the run", forgotten=True)
+        function_id, url, sdk = await self._place(request)
+        if url is None:
+            return Progress(unstarted=f"function {function_id} is not here", missing=True)
+        place = _Place(function_id, url, sdk)
+        reports = Reports(self.client, request, None)
+        async with self._attended(request, reports) as attended:
+            attended.task = asyncio.create_task(self._chain(place, memory, reports))
+            answer = await asyncio.shield(attended.task)
+        if attended.lost is not None:
+            return Progress(reports.base, reports.steps, lost=attended.lost)
+        memos = memory.memos[: request.base]
+        made = Telling(function_id, memos, reports, self.settings.retry_interval)
+        return made.progress(answer)
+
+    async def _chain(self, place: "_Place", memory: RunMemory, reports: Reports) -> Answer:
+        """Call the app, and call it again for as long as all that it did was to execute a step:
+        an SDK without checkpoints answers after each."""
+        request = reports.request
+        while True:
+            dispatch = str(ULID())
+            call = self._call(place, memory, reports, request, dispatch)
+            with self.dispatches.under_way(dispatch, reports):
+                answer = await self._answered(request, call)
+            goes_on = (
+                answer.has_only_executed
+                and reports.may_go_on
+                and await reports.commit(answer.done) is Committed.DONE
+            )
+            if not goes_on:
+                return answer
+            version = answer.version if request.version < 0 else None
+            request = replace(request, attempt=0, version=version or request.version)
+
+    async def _place(self, request: ExecutionRequest) -> tuple[str, str | None, str]:
+        """Id of the function, where it is served now, and the SDK there. One that was removed is
+        called where it was: its app may have it still."""
+        function_id = activity.info().workflow_type or ""
+        snapshot = self.registry.snapshot
+        if snapshot is None or snapshot.function(function_id) is None:
+            # It may have registered a moment ago, with others that what it does triggers.
+            with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
+                snapshot = await self.registry.refresh()
+        function = None if snapshot is None else snapshot.function(function_id)
+        if snapshot is None or function is None or function.config.url is None:
+            return function_id, request.url, ""
+        [app] = [each for each in snapshot.apps if each.app_id == function.app_id][:1]
+        return function_id, function.config.url, "" if app.http is None else app.http.sdk
+
+    def _call(
+        self,
+        place: "_Place",
+        memory: RunMemory,
+        reports: Reports,
+        request: ExecutionRequest,
+        dispatch: str,
+    ) -> HttpCall:
+        run = activity.info().workflow_id
+        assert run is not None
+        return execution_call(
+            url=place.url,
+            function_id=place.function_id,
+            run_id=run,
+            events=memory.events,
+            memos=[
+                *memory.memos[: reports.base],
+                *((step.op.id, memo_text(step)) for step in reports.steps),
+            ],
+            request=request,
+            dispatch=dispatch if reports.is_free and self.may_checkpoint else None,
+            keys=self.keys,
+            now=round(time.time()),
+            sdk=place.sdk,
+        )
+
+    async def _answered(self, request: ExecutionRequest, call: HttpCall) -> Answer:
+        """What the app needs, once what can be done for it at once is done."""
+        try:
+            answer = read_reply(await self.caller.call(call))
+        except CallError as error:
+            return Answer(failed=ErrorInfo("ConnectionError", str(error)))
+        [*ops] = answer.ops or []
+        wanted = request.target or (ops[0].id if len(ops) == 1 else None)
+        if wanted not in answer.gateways:
+            return answer
+        [op] = [each for each in ops if each.id == wanted]
+        data, failed = await self.gateway.perform(answer.gateways[wanted])
+        if failed is not None and failed.retriable:
+            return replace(answer, ops=None, retry=(op, failed))
+        return replace(answer, ops=None, done=[*answer.done, Done(op, data, failed)])
+
+    @contextlib.asynccontextmanager
+    async def _attended(
+        self, request: ExecutionRequest, reports: Reports
+    ) -> AsyncIterator["_Attended"]:
+        """Heartbeat while the app is at work. If the activity is cancelled, the call is given up,
+        or, where permits are held for it, waited for."""
+        attended = _Attended()
+        stopping = asyncio.create_task(_set_when_stopping(reports))
+        try:
+            async with self.heartbeats.sent(reports):
+                try:
+                    yield attended
+                except asyncio.CancelledError:
+                    if not activity.is_worker_shutdown():
+                        if request.until_over and attended.task is not None:
+                            reports.stopping = True
+                            await asyncio.wait([attended.task])
+                        raise
+                    attended.lost = "The worker stopped during the call; another one calls."
+        finally:
+            stopping.cancel()
+            if attended.task is not None:
+                attended.task.cancel()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A function, where it is served, and by what."""
+
+    function_id: str
+    url: str
+    sdk: str
+
+
+@dataclass
+class _Attended:
+    """A call while it is under way."""
+
+    task: "asyncio.Task[Answer] | None" = None
+    lost: str | None = None
+    """Why nobody waits for its end."""
+
+
+async def _set_when_stopping(reports: Reports) -> None:
+    await activity.wait_for_worker_shutdown()
+    reports.stopping = True

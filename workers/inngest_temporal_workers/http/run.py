@@ -1,0 +1,122 @@
+"""The run workflow of a function that an app serves over HTTP.
+
+It differs from a native run in when it calls the app again (Inngest's rules for parallel steps),
+in the shape of memos, and in what a lost worker means: the user's code is not in the worker.
+Source: semantics §3.7, §3.8; http-protocol §7, §10.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import RawValue
+
+from inngest_temporal.drivers.failures import RunFailure
+from inngest_temporal.drivers.protocol import (
+    Done,
+    ErrorInfo,
+    ExecutionRequest,
+    Op,
+    Ops,
+    Outcome,
+    Progress,
+)
+from inngest_temporal.wire import from_wire
+from inngest_temporal_workers.runs.executions import RunSettings
+from inngest_temporal_workers.runs.workflow import LONGEST_BACKOFF, RunWorkflow
+
+from .dispatches import CHECKPOINT_SIGNAL
+from .memos import memo_text
+
+MAX_EMPTY = 10
+"""How often in a row an app may answer that it needs nothing, though nothing is under way."""
+SEQUENTIAL_VERSION = 1
+"""Version of the protocol in which the app is called after each of several parallel steps."""
+
+
+class HttpRun(RunWorkflow):
+    """Temporal's dynamic workflow of a worker that calls apps: it runs any function."""
+
+    @workflow.init
+    def __init__(self, given: Sequence[RawValue]) -> None:
+        super().__init__(workflow.payload_converter().from_payload(given[0].payload))
+        self._version = -1
+        """Of the protocol, as the app's first reply says; -1: not known."""
+        self._plans = False
+        """Whether the app planned several steps, so that it may not execute one by itself."""
+        self._empty = 0
+        self._exceeded: RunFailure | None = None
+        """What an app reported is more than a run may have."""
+
+    @workflow.run
+    async def run(self, given: Sequence[RawValue]) -> Any:  # type: ignore[override]
+        return await RunWorkflow.run(self, {})
+
+    def _request(self, target: Op | None, attempt: int) -> ExecutionRequest:
+        if not self._tasks and self._version != SEQUENTIAL_VERSION:
+            self._plans = False  # the last of the parallel steps has ended
+        return replace(
+            super()._request(target, attempt),
+            url=self._given.url,
+            version=self._version,
+            plan_only=self._plans,
+        )
+
+    async def _apply(
+        self, progress: Progress, target: Op | None = None, attempt: int = 0
+    ) -> tuple[Outcome | None, bool]:
+        if progress.version is not None and self._version < 0:
+            self._version = progress.version
+        if self._exceeded is not None:
+            raise self._exceeded
+        self._plans = self._plans or len(progress.ops or []) > 1
+        following, planned = await super()._apply(progress, target, attempt)
+        is_empty = isinstance(following, Ops) and not following.ops and not self._tasks
+        self._empty = self._empty + 1 if is_empty else 0
+        if self._empty > MAX_EMPTY:
+            message = f"The app answered {MAX_EMPTY} times that there is nothing to do."
+            raise RunFailure(ErrorInfo("Error", message))
+        return (None if is_empty else following), planned
+
+    @workflow.signal(name=CHECKPOINT_SIGNAL)
+    def _on_checkpoint(self, steps: list[Any]) -> None:
+        """Steps that were executed in a call that is still under way."""
+        known = {step for step, _ in self._memory.memos}
+        try:
+            for done in [from_wire(Done, each) for each in steps]:
+                if done.op.id not in known:
+                    self._know(done.op)
+                    self._store(done)
+        except RunFailure as failure:
+            self._exceeded = failure
+
+    def _holds(self, progress: Progress) -> bool:
+        # Whatever else has ended: as in Inngest, a function that has failed for good has ended.
+        is_final = progress.failed is not None and progress.failed.retry_ms is None
+        return is_final or super()._holds(progress)
+
+    def _looks_beside(self, ended: Op) -> bool:
+        return self._version == SEQUENTIAL_VERSION or bool(ended.options.get("race"))
+
+    async def _after_loss(self, progress: Progress, target: Op | None, attempt: int) -> bool:
+        """The worker that called the app was lost, not the app: the call is repeated, and counts
+        nothing."""
+        self._losses += 1
+        pause = min(LONGEST_BACKOFF, 2 ** (self._losses - 1))
+        if target is not None and all(done.op.id != target.id for done in progress.done):
+            self._plan(target, attempt, pause * 1000)
+            return True
+        await workflow.sleep(pause, summary="a worker was lost")
+        self._calls.new_task()
+        return False
+
+    def _text_of(self, done: Done) -> str:
+        return memo_text(done)
+
+
+def http_run_workflow(settings: RunSettings) -> type:
+    """The workflow class of all functions that apps serve over HTTP."""
+    members = {"settings": settings, "run": HttpRun.run, "__module__": __name__}
+    made = type(HttpRun.__name__, (HttpRun,), members)
+    return workflow.defn(dynamic=True, sandboxed=False)(made)

@@ -1,0 +1,115 @@
+"""What an app answered, as the run is told: attempts, retries, limits."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from temporalio import activity
+
+from inngest_temporal.drivers.protocol import (
+    MAX_OUTPUT_BYTES,
+    RUN,
+    Done,
+    ErrorInfo,
+    Failed,
+    Op,
+    Ops,
+    Outcome,
+    Progress,
+    json_size,
+)
+from inngest_temporal.sdk.replies import Answer
+from inngest_temporal.wire import to_wire
+from inngest_temporal_workers.runs.failing import log_failure
+from inngest_temporal_workers.runs.limits import within_limits
+from inngest_temporal_workers.runs.retries import retry_ms
+
+from .dispatches import Reports
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Telling:
+    """One execution of a function over HTTP, once the app has answered. Code of the activity."""
+
+    function_id: str
+    memos: Sequence[tuple[str, str]]
+    """What the execution began with."""
+    reports: Reports
+    interval: timedelta | None
+    """Replaces Inngest's waits between attempts."""
+
+    def progress(self, answer: Answer) -> Progress:
+        """What was done, in the whole execution, and what is needed next."""
+        reports = self.reports
+        executed = [step for step in answer.done if not reports.has(step.op.id)]
+        for step in executed:
+            if step.error is not None:
+                self._log(step.op, step.error, reports.request.attempt, None)
+        done = [*reports.steps, *executed]
+        if answer.ignored:
+            self._say_ignored(answer.ignored)
+        # A step that was executed begins a new count, as in Inngest.
+        has_executed = reports.handed_over or any(step.error is None for step in done)
+        attempt = 0 if has_executed else reports.request.attempt
+        outcome: Outcome | None = answer.returned
+        if answer.ops is not None:
+            outcome = Ops(answer.ops)
+        if answer.retry is not None:
+            outcome = self._failed_step(*answer.retry, attempt, done)
+        elif answer.failed is not None:
+            outcome = self._failed_function(answer.failed, attempt, done)
+        version = answer.version if reports.request.version < 0 else None
+        progress = Progress.of(reports.base, done, within_limits(outcome))
+        if json_size(to_wire(progress)) > MAX_OUTPUT_BYTES:
+            progress = Progress(reports.base, done)  # what is needed next is asked for once more
+        return replace(progress, version=version)
+
+    def _failed_step(
+        self, op: Op, error: ErrorInfo, attempt: int, done: list[Done]
+    ) -> Failed | None:
+        """An attempt of a step failed. One that was not planned is tried again by another call of
+        the same kind, as in Inngest."""
+        delay_ms = self._retry_ms(error, attempt)
+        self._log(op, error, attempt, delay_ms)
+        if self.reports.request.target is None and delay_ms is not None:
+            return Failed(error, delay_ms)
+        done.append(Done(op, error=error, retry_ms=delay_ms))
+        return None
+
+    def _failed_function(self, error: ErrorInfo, attempt: int, done: list[Done]) -> Failed | None:
+        """The function failed, or the call did. With a target that is an attempt of the target."""
+        target, delay_ms = self.reports.request.target, self._retry_ms(error, attempt)
+        if not (delay_ms is None and self._is_of_a_step(error, done)):
+            self._log(None, error, attempt, delay_ms)
+        if target is None or delay_ms is None:
+            return Failed(error, delay_ms)
+        done.append(Done(Op(RUN, target, target), error=error, retry_ms=delay_ms))
+        return None
+
+    def _is_of_a_step(self, error: ErrorInfo, done: Sequence[Done]) -> bool:
+        """Whether the function failed by the error of one of its steps, which was logged as that
+        ended."""
+        known = [json.loads(text)["error"] for _, text in self.memos if '{"error":' in text[:9]]
+        errors = [(each["name"], each["message"]) for each in known]
+        errors += [(step.error.name, step.error.message) for step in done if step.error]
+        return (error.name, error.message) in errors
+
+    def _retry_ms(self, error: ErrorInfo, attempt: int) -> int | None:
+        return retry_ms(error, attempt, self.reports.request.retries, self.interval)
+
+    def _log(self, op: Op | None, error: ErrorInfo, attempt: int, delay_ms: int | None) -> None:
+        what = "The handler" if op is None else f'Step "{op.name}"'
+        retries = self.reports.request.retries
+        log_failure(logger, what, self.function_id, error, attempt, retries, delay_ms)
+
+    def _say_ignored(self, names: Sequence[str]) -> None:
+        logger.info(
+            "Function %s asks for what has no effect here yet: %s (run %s)",
+            self.function_id,
+            ", ".join(names),
+            activity.info().workflow_id,
+        )
