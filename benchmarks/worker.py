@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import uvloop
 from temporalio.client import Client
 from temporalio.worker import Worker
 
@@ -66,4 +67,7 @@ async def main(side: str, address: str, file: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:4]))
+    # Ours as the command `worker` runs it, the other as temporalio's documentation does.
+    loop_factory = uvloop.new_event_loop if sys.argv[1] == "ours" else None
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main(*sys.argv[1:4]))

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 DEPLOY_SECONDS = 600
 """How long two releases may be up before they are taken for two services with one app id."""
+LEAVE_SECONDS = 2.0
+"""How long a worker that stops waits for its app's entity to hear of it."""
 RETRY_SECONDS = 1.0
 """Seconds between two attempts of a worker that starts."""
 SHOWN = 10
@@ -92,9 +94,18 @@ class Publisher:
 
     async def leave(self) -> None:
         """The worker has stopped. Nothing happens if Temporal can't be reached: it will be
-        missed."""
+        missed.
+
+        Returns when the app's entity has heard of it: a system worker that stops while it is given
+        the task would keep the entity, and the worker that starts next, waiting for ten seconds.
+        """
         with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
             await self._entity.signal("leave", self._member)
+            async with asyncio.timeout(LEAVE_SECONDS):
+                while True:
+                    if not await self._entity.has_task():
+                        return
+                    await asyncio.sleep(0.02)
 
     async def _look(self) -> None:
         memo = await self._entity.memo()

@@ -164,6 +164,9 @@ class ExecutionRequest:
     """Over HTTP: whether no step may be executed that is not the target, as several are planned."""
     alone: bool = True
     """Whether nothing else of the run is under way: then a chain of steps may be executed."""
+    begun: Op | None = None
+    """Without a target: the step whose body is under way in the worker process that had the run's
+    first workflow task. Only there the execution goes on; elsewhere it is lost."""
     until_over: bool = False
     """Whether a cancelled execution ends only once user code has, as permits are held for it."""
     events: list[dict[str, Any]] | None = None
@@ -192,7 +195,9 @@ class Progress:
     lost: str | None = None
     """Why the execution ended in the middle of user code, through no fault of that code."""
     begun: Op | None = None
-    """With `lost`: the step whose body was under way, if that is known."""
+    """With `lost` or `unstarted`: the step whose body was, or is, under way, if that is known."""
+    unheard: bool = False
+    """With `returned`, in a workflow task: no function and no wait listens for the ends of runs."""
     version: int | None = None
     """Over HTTP: the version of the protocol with which the app answered."""
 

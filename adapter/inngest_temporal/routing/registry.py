@@ -236,6 +236,10 @@ class Snapshot:
                     found[trigger.position] = trigger.function
         return [found[position] for position in sorted(found)]
 
+    def listens(self, name: str) -> bool:
+        """Whether a function has a trigger for the name, whatever its expression says."""
+        return bool(self._buckets(name))
+
     def _buckets(self, name: str) -> list[_Bucket]:
         buckets = [self._exact.get(name)]
         if self._prefixes:

@@ -172,6 +172,14 @@ class Router:
             else Routed(runs, missing, first.refusal, first.run)
         )
 
+    async def is_heard(self, name: str) -> bool:
+        """Whether a function or a wait listens for an event of that name, or may. Raises
+        `RPCError`."""
+        snapshot = self._source.snapshot
+        if snapshot is None or snapshot.listens(name):
+            return True
+        return await Waits.of(self._client).listens(name)
+
     async def start(self, function: RegisteredFunction, stamped: Stamped) -> str | None:
         """Start one function for an event that is for no other; the run's id, None if a gate starts
         none or a later one. Raises what Temporal's client raises."""

@@ -171,6 +171,11 @@ class Waits:
             )
         )
 
+    async def listens(self, event_name: str) -> bool:
+        """Whether anybody has ever waited for an event of that name. Raises `RPCError` if Temporal
+        can't be reached."""
+        return bool(await self._hubs.paths(event_name))
+
     def _mailbox(self, mailbox: str) -> EntityHandle:
         return EntityHandle(self._client, names.MAILBOX_TYPE, mailbox)
 

@@ -167,6 +167,11 @@ class EntityHandle:
                 raise
             return None
 
+    async def has_task(self) -> bool:
+        """Whether a worker has yet to deal with something that it was told. Needs no worker."""
+        found = await self.describe()
+        return found is not None and found.raw_description.HasField("pending_workflow_task")
+
     async def memo(self) -> Mapping[str, Any]:
         """Its memo, empty if it is not there. Needs no worker, and is never out of date."""
         found = await self.describe()

@@ -240,6 +240,21 @@ async def test_an_old_replica_that_restarts_takes_no_function_off_the_air(client
         assert len(found.functions) == 2
 
 
+async def test_a_worker_that_stops_takes_no_task_of_its_app_with_it(client: Client) -> None:
+    """Temporal would miss such a task for ten seconds, and the next worker could publish
+    nothing."""
+    for n in range(4):
+        async with running(client, *release(f"{n}")):
+            pass
+    history = await client.get_workflow_handle(names.app_id("app")).fetch_history()
+    lost = [
+        event
+        for event in history.events
+        if event.HasField("workflow_task_timed_out_event_attributes")
+    ]
+    assert lost == []
+
+
 async def until_triggered(client: Client, *ids: str) -> None:
     async def exact() -> bool:
         return await triggered(client) == {*ids}

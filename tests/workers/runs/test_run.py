@@ -676,6 +676,7 @@ async def test_a_run_ends_although_temporal_refuses_what_its_end_starts(
 
     @inngest_client.create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> str:
+        await ctx.step.sleep("nap", 1)
         return "ended"
 
     async with running(client, fn) as app:

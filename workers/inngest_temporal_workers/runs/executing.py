@@ -73,6 +73,8 @@ class Executing:
             progress = await self._executed(request, target)
             if progress.unstarted is None:
                 return progress
+            if progress.begun is not None:
+                request = replace(request, begun=progress.begun)
             if progress.missing and waited >= MISSING_SECONDS:
                 raise RunFailure(_function_not_found())
             is_carried = request.events is not None

@@ -14,7 +14,7 @@ from typing import Any
 from temporalio import activity
 from temporalio.client import Client
 
-from inngest_temporal.drivers.local import Execution, Given
+from inngest_temporal.drivers.local import Execution, Given, Ledger
 from inngest_temporal.drivers.protocol import (
     MAX_OUTPUT_BYTES,
     Done,
@@ -38,14 +38,12 @@ from inngest_temporal.wire import from_wire, to_wire
 
 from .checkpoints import Checkpoints, is_stale
 from .failing import log_failure
+from .first import LOCAL_SECONDS, FirstSteps, Paces
 from .heartbeats import Heartbeats
 from .limits import within_limits
 from .memory import MemoCache, Memories, RunMemory
 from .retries import retry_ms
 
-LOCAL_SECONDS = 0.5
-"""Time that a handler may take inside a workflow task; one that needs longer goes on in a regular
-activity."""
 ADOPTION_SECONDS = 60.0
 """Time for which a handler that outlived its workflow task is kept for the activity after it."""
 _Key = tuple[str, int, int]
@@ -71,7 +69,8 @@ class ExecutionActivities:
     executor: concurrent.futures.Executor
     heartbeats: Heartbeats
 
-    _adoptable: dict[_Key, Execution] = field(default_factory=dict, init=False)
+    _adoptable: dict[_Key, tuple[Execution, FirstSteps]] = field(default_factory=dict, init=False)
+    _paces: Paces = field(default_factory=Paces, init=False)
 
     @functools.cached_property
     def _memories(self) -> Memories:
@@ -102,23 +101,36 @@ class ExecutionActivities:
     async def _execute_locally(
         self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory
     ) -> Progress:
-        """Within a workflow task: only find out what the handler needs first."""
+        """Within a workflow task: find out what the handler needs first, and execute that if it is
+        known to be quick."""
         key = self._key(request)
-        execution = self._begin(part, request, memory, None)
-        self._offer(key, execution)
+        # What a loss repeats is not known: the workflow task leaves nothing behind.
+        policy = part.checkpointing if request.retries else None
+        ledger = FirstSteps(part.id, self._paces, policy)
+        execution = self._begin(part, request, memory, ledger)
+        self._offer(key, execution, ledger)
         await asyncio.wait([execution.outcome], timeout=LOCAL_SECONDS)
         if not execution.outcome.done():
-            return Progress(unstarted="the handler takes longer than a workflow task should")
+            ledger.closed = True
+            text = "the handler takes longer than a workflow task should"
+            return Progress(unstarted=text, begun=ledger.begun)
         self._adoptable.pop(key, None)
-        return self._progress(part, request, memory, execution, execution.outcome.result())
+        progress = self._progress(part, request, memory, execution, execution.outcome.result())
+        if progress.returned is None or await self.router.is_heard(events.FINISHED):
+            return progress
+        return replace(progress, unheard=True)
 
     async def _execute(
         self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory
     ) -> Progress:
         checkpoints = Checkpoints(self.client, request, part.checkpointing)
-        adopted = self._adoptable.pop(self._key(request), None)
-        if adopted is not None and request.target is None:
+        adopted, ledger = self._adoptable.pop(self._key(request), (None, None))
+        if adopted is not None and ledger is not None and request.target is None:
             execution = adopted
+            checkpoints.begun = ledger.begun
+        elif request.begun is not None:
+            text = "it went on in a worker process that this activity did not reach"
+            return Progress(request.base, lost=text, begun=request.begun)
         else:
             execution = self._begin(part, request, memory, checkpoints)
         async with self._attended(part, request, execution, checkpoints) as lost:
@@ -133,7 +145,7 @@ class ExecutionActivities:
         part: FunctionPart,
         request: ExecutionRequest,
         memory: RunMemory,
-        checkpoints: Checkpoints | None,
+        ledger: Ledger,
     ) -> Execution:
         info = activity.info()
         assert info.workflow_id is not None
@@ -148,9 +160,7 @@ class ExecutionActivities:
             request_id=info.activity_id,
         )
         outside = _Outside(self.client, self.router, request.started_ms)
-        execution = Execution(
-            part, given, outside=outside, ledger=checkpoints, executor=self.executor
-        )
+        execution = Execution(part, given, outside=outside, ledger=ledger, executor=self.executor)
         execution.start()
         return execution
 
@@ -159,13 +169,13 @@ class ExecutionActivities:
         assert run is not None
         return run, request.base, request.attempt
 
-    def _offer(self, key: _Key, execution: Execution) -> None:
+    def _offer(self, key: _Key, execution: Execution, ledger: FirstSteps) -> None:
         """Let a later activity go on with an execution, so that no code of the handler is executed
         twice at once."""
-        self._adoptable[key] = execution
+        offer = self._adoptable[key] = execution, ledger
 
         def expire() -> None:
-            if self._adoptable.get(key) is execution:
+            if self._adoptable.get(key) is offer:
                 del self._adoptable[key]
                 execution.close()
 
@@ -212,6 +222,7 @@ class ExecutionActivities:
     ) -> Progress:
         """What an execution came to, as its run is told."""
         done = list(execution.done)
+        self._paces.learn(part.id, done)
         if done and done[-1].error is not None:
             done[-1] = self._failed_step(
                 part, request, done[-1], done[-1].error, is_first=len(done) == 1

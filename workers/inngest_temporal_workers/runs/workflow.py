@@ -96,6 +96,8 @@ class RunWorkflow:
         self._losses = 0
         """Executions lost since a step was last finished."""
         self._lost_seconds = 0
+        self._unheard = False
+        """Whether nobody but its invoker listens for the run's end."""
 
     @workflow.run
     async def run(self, given: dict[str, Any]) -> Any:
@@ -226,6 +228,7 @@ class RunWorkflow:
                     tried = self._losses
                 self._plan(self._ops[done.op.id], tried + 1, done.retry_ms)
                 planned = True
+        self._unheard = progress.unheard
         if progress.lost is not None:
             return None, await self._after_loss(progress, target, attempt)
         if target is not None and all(done.op.id != target.id for done in progress.done):
@@ -469,18 +472,20 @@ class RunWorkflow:
         waits = self._waiting.mailboxes | {
             wait: [mailbox] for wait, mailbox in self._given.cancels.items()
         }
-        result: dict[str, Any] = {
-            "status": status,
-            "ts": now_ms(),
-            "waits": waits,
-            "signals": self._waiting.signals,
-            "input": self._given.to_json(),
-        }
-        if status == "Completed":
-            result["value"] = value
-        if error is not None:
-            result["error"] = protocol.memo_to_json(Memo(error=error))["error"]
-        await self._call("inngest.finish", result)
+        is_told = status != "Completed" or not self._unheard or self._given.invoker is not None
+        if is_told or waits or self._waiting.signals:
+            result: dict[str, Any] = {
+                "status": status,
+                "ts": now_ms(),
+                "waits": waits,
+                "signals": self._waiting.signals,
+                "input": self._given.to_json(),
+            }
+            if status == "Completed":
+                result["value"] = value
+            if error is not None:
+                result["error"] = protocol.memo_to_json(Memo(error=error))["error"]
+            await self._call("inngest.finish", result)
         self.settings.cache.forget(workflow.info().run_id)
 
     # What activities of other processes ask.

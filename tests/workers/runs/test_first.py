@@ -1,0 +1,170 @@
+"""What the first execution of a run does inside its first workflow task."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from temporalio.client import Client, WorkflowHandle
+
+import inngest_temporal as inngest
+from inngest_temporal_workers.runs.executions import ExecutionActivities
+from tests.harness import TRIGGER, App, new_client, registered, running, until
+
+OFTEN = inngest.Checkpointing(buffered_steps=25)
+
+
+async def activities(run: WorkflowHandle[Any, Any]) -> int:
+    """Regular activities of a run."""
+    history = await run.fetch_history()
+    return sum(
+        event.HasField("activity_task_scheduled_event_attributes") for event in history.events
+    )
+
+
+async def twice(app: App, fn: inngest.Function[Any]) -> list[WorkflowHandle[Any, Any]]:
+    runs = []
+    for _ in range(2):
+        runs.append(app.run_of(fn, await app.send("test/event")))
+        await runs[-1].result()
+    return runs
+
+
+async def test_a_step_that_is_known_to_be_quick_needs_no_activity(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=1)
+    async def fn(ctx: inngest.Context) -> int:
+        return await ctx.step.run("step", lambda: 1)
+
+    async with running(client, fn) as app:
+        first, second = await twice(app, fn)
+        assert await activities(first) == 1
+        assert await activities(second) == 0
+        assert len((await second.fetch_history()).events) <= 6
+
+
+async def test_a_handler_that_is_not_async_executes_its_first_step_there_too(
+    client: Client,
+) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=1)
+    def fn(ctx: inngest.ContextSync) -> int:
+        return ctx.step.run("a", lambda: 1) + ctx.step.run("b", lambda: 1)
+
+    async with running(client, fn) as app:
+        _, second = await twice(app, fn)
+        assert await second.result() == 2
+        assert await activities(second) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"retries": 3}, 1),
+        ({"retries": 0}, 1),
+        ({"retries": 3, "checkpointing": OFTEN}, 0),
+        ({"retries": 3, "checkpointing": False}, 3),
+    ],
+    ids=["strict", "without retries", "buffered", "without checkpointing"],
+)
+async def test_as_many_steps_are_executed_there_as_a_loss_may_repeat(
+    client: Client, options: dict[str, Any], expected: int
+) -> None:
+    executed: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, **options)
+    async def fn(ctx: inngest.Context) -> None:
+        for index in range(3):
+            await ctx.step.run(f"step-{index}", lambda: executed.append(1))
+
+    async with running(client, fn) as app:
+        _, second = await twice(app, fn)
+        assert await activities(second) == expected
+    assert len(executed) == 6
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["the same process", "another process"])
+async def test_a_step_that_is_slow_this_time_goes_on_in_an_activity_of_the_same_process(
+    client: Client, monkeypatch: pytest.MonkeyPatch, found: bool
+) -> None:
+    begun: list[int] = []
+    go_on = asyncio.Event()
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=3)
+    async def fn(ctx: inngest.Context) -> int:
+        async def work() -> int:
+            begun.append(ctx.attempt)
+            if len(begun) == 2:
+                await go_on.wait()
+            return len(begun)
+
+        return await ctx.step.run("step", work)
+
+    async with running(client, fn) as app:
+        await app.run(fn)
+        if not found:
+            monkeypatch.setattr(ExecutionActivities, "_offer", lambda *_: None)
+        run = app.run_of(fn, await app.send("test/event"))
+        await until(lambda: len(begun) == 2)
+        if found:
+            await until(lambda: activities(run))
+            go_on.set()
+        assert await asyncio.wait_for(run.result(), 60) == len(begun)
+    assert begun == ([0, 0] if found else [0, 0, 1])
+
+
+async def test_a_step_that_fails_there_is_tried_again(client: Client) -> None:
+    attempts: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=2)
+    async def fn(ctx: inngest.Context) -> int:
+        def work() -> int:
+            attempts.append(ctx.attempt)
+            if len(attempts) in (2, 3):
+                raise ValueError
+            return ctx.attempt
+
+        return await ctx.step.run("step", work)
+
+    async with running(client, fn) as app:
+        assert await app.run(fn) == 0
+        assert await app.run(fn) == 2
+    assert attempts == [0, 0, 1, 2]
+
+
+async def test_whoever_listens_for_the_ends_of_runs_hears_of_one_that_ends_there(
+    client: Client,
+) -> None:
+    ended: list[Any] = []
+    sender = new_client()
+
+    @sender.create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> str:
+        return "ended"
+
+    @sender.create_function(
+        fn_id="waits", trigger=inngest.TriggerEvent(event="test/wait"), retries=0
+    )
+    async def waits(ctx: inngest.Context) -> Any:
+        event = await ctx.step.wait_for_event(
+            "end",
+            event="inngest/function.finished",
+            if_exp="async.data.function_id == 'app-fn'",
+            timeout=60_000,
+        )
+        assert event is not None
+        return event.data["result"]
+
+    async with running(client, fn, waits) as app:
+        await app.run(fn)  # nobody has listened yet
+        run = app.run_of(waits, await app.send("test/wait"))
+        await registered(run)
+        assert await app.run(fn) == "ended"
+        assert await asyncio.wait_for(run.result(), 60) == "ended"
+
+    @sender.create_function(
+        fn_id="hears", trigger=inngest.TriggerEvent(event="inngest/function.finished")
+    )
+    async def hears(ctx: inngest.Context) -> None:
+        ended.append(ctx.event.data["result"])
+
+    async with running(client, fn, hears) as app:
+        await app.run(fn)
+        await until(lambda: "ended" in ended)

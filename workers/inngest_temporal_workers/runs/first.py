@@ -1,0 +1,79 @@
+"""The first execution of a run: inside its first workflow task, where nothing is durable before
+that task ends.
+
+It executes as many steps as a loss may repeat, by the function's checkpointing, and only those that
+this process knows to be quick. So a short run is one workflow task and no activity.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from inngest_temporal.drivers.protocol import Done, Op
+from inngest_temporal.errors import Interrupt
+from inngest_temporal.models import Checkpointing
+
+LOCAL_SECONDS = 0.5
+"""Time that a handler may take inside a workflow task; one that needs longer goes on in a regular
+activity."""
+QUICK_MS = 50
+"""Time that the last execution of a step took at most, if it is quick."""
+MAX_KNOWN = 10_000
+"""Steps of which it is known."""
+
+
+class Paces:
+    """Which steps were quick when this process executed them last."""
+
+    def __init__(self) -> None:
+        self._quick: OrderedDict[tuple[str, str], bool] = OrderedDict()
+
+    def learn(self, function_id: str, done: Sequence[Done]) -> None:
+        for each in done:
+            key = function_id, each.op.id
+            self._quick[key] = each.error is None and each.ended_ms - each.began_ms <= QUICK_MS
+            self._quick.move_to_end(key)
+        while len(self._quick) > MAX_KNOWN:
+            self._quick.popitem(last=False)
+
+    def is_quick(self, function_id: str, op: Op) -> bool:
+        return self._quick.get((function_id, op.id), False)
+
+
+@dataclass
+class FirstSteps:
+    """Implements the driver's `Ledger` for a first execution."""
+
+    function_id: str
+    paces: Paces
+    policy: Checkpointing | None
+    """None: each step is an activity of its own."""
+
+    closed: bool = False
+    """Whether no further step may begin: the execution goes on in a regular activity."""
+    begun: Op | None = None
+    """The step whose body is under way."""
+    _done: int = 0
+    _ends_at: float = field(default_factory=lambda: time.monotonic() + LOCAL_SECONDS / 2)
+
+    async def may_execute(self, op: Op) -> bool:
+        """Whether the body of a step may be executed here."""
+        return (
+            not self.closed
+            and self.policy is not None
+            and self._done < self.policy.buffered_steps
+            and time.monotonic() < self._ends_at
+            and self.paces.is_quick(self.function_id, op)
+        )
+
+    async def begin(self, op: Op) -> None:
+        """A body begins."""
+        if self.closed:
+            raise Interrupt
+        self.begun = op
+
+    async def record(self, done: Done) -> None:
+        """It ended: durable with the workflow task."""
+        self.begun = None
+        self._done += 1
