@@ -8,13 +8,16 @@ the wait is kept. The *hub* of an event name lists the paths in use. Both are en
 
 Registration: path into the hub, then the wait into the mailbox, and only then does the wait count
 as begun. Delivery reads the hub and signals the mailbox of each path. Every one of these is
-strongly consistent, so no event that is sent after a registration returned can miss it.
+strongly consistent, so no event that is sent after a registration returned can miss it. What a
+process has read of a hub it believes for a moment; so the first wait by a path is not registered
+before that moment is over.
 """
 
 import asyncio
 import functools
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -37,6 +40,13 @@ NO_CONDITION = WaitCondition("", None, None, {})
 KNOWN_SECONDS = 60.0
 """How long a process believes that a path is in its hub: an operator may terminate a hub, and the
 next registration after that must put the path back."""
+BELIEF_SECONDS = 0.25
+"""How long a process believes what it has read of a hub, so that not each event reads it."""
+SETTLING_SECONDS = 0.35
+"""How long the first wait by a path waits after adding that to the hub, until nobody believes what
+was there before."""
+MAX_READ = 10_000
+"""Hubs that a process remembers."""
 CANCEL_LIFETIME_MS = 365 * 86_400_000
 """How long a `cancel` entry without a timeout counts, as in Inngest."""
 
@@ -160,7 +170,7 @@ class Waits:
         Raises `RPCError` if Temporal can't be reached."""
         name = event["name"]
         mailboxes = set()
-        for path in await self._hubs.paths(name):
+        for path in (await self._hubs.read(name)).paths:
             usable, value = value_at(dict(event), path) if path else (True, None)
             if usable:
                 mailboxes.add(names.mailbox_id(name, path, value))
@@ -174,7 +184,7 @@ class Waits:
     async def listens(self, event_name: str) -> bool:
         """Whether anybody has ever waited for an event of that name. Raises `RPCError` if Temporal
         can't be reached."""
-        return bool(await self._hubs.paths(event_name))
+        return bool((await self._hubs.read(event_name)).paths)
 
     def _mailbox(self, mailbox: str) -> EntityHandle:
         return EntityHandle(self._client, names.MAILBOX_TYPE, mailbox)
@@ -191,7 +201,8 @@ class Waits:
         key = (event_name, path)
         if time.monotonic() < self._known.get(key, -math.inf) + KNOWN_SECONDS:
             return
-        if path in await self._hubs.paths(event_name):  # which needs no worker, as an update does
+        # Which needs no worker, as an update does.
+        if path in (await self._hubs.read(event_name, believed=0)).settled:
             self._known[key] = time.monotonic()
             return
         adding = self._adding.get(key)
@@ -201,7 +212,10 @@ class Waits:
         await asyncio.shield(adding)
 
     async def _update_hub(self, event_name: str, path: str) -> None:
-        await self._hub(event_name).update_with_start("add_path", path, type(None))
+        hub = self._hub(event_name)
+        await hub.update_with_start("add_path", path, type(None))
+        await asyncio.sleep(SETTLING_SECONDS)
+        await hub.update_with_start("settle_path", path, type(None))
         self._known[event_name, path] = time.monotonic()
 
 
@@ -214,39 +228,57 @@ def _cancel_expires_ms(cancel: Cancel, started_ms: int) -> int:
     return started_ms + CANCEL_LIFETIME_MS
 
 
+@dataclass(frozen=True)
+class _Hub:
+    """What a hub said."""
+
+    paths: frozenset[str] = frozenset()
+    settled: frozenset[str] = frozenset()
+    """Those of them that everybody who reads the hub knows."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    asked_at: float
+    """By `time.monotonic`."""
+    hub: "asyncio.Task[_Hub]"
+
+
 class _HubReader:
-    """Reads hubs. Callers that ask for the same hub while it is being read share the next reading:
-    one that began before they asked could miss a path that was registered in between."""
+    """Reads hubs. An answer counts for all who ask within a moment of when Temporal was asked: no
+    wait relies on a path before it has been in its hub for longer."""
 
     def __init__(self, hub: Callable[[str], EntityHandle]) -> None:
         self._hub = hub
-        self._reading: dict[str, asyncio.Task[list[str]]] = {}
-        self._next: dict[str, asyncio.Task[list[str]]] = {}
+        self._readings: OrderedDict[str, _Reading] = OrderedDict()
 
-    async def paths(self, event_name: str) -> list[str]:
-        following = self._next.get(event_name)
-        if following is None:
-            following = asyncio.create_task(
-                self._read_after(event_name, self._reading.get(event_name))
-            )
-            # Those who asked may have given up by the time that it fails.
-            following.add_done_callback(lambda task: task.cancelled() or task.exception())
-            self._next[event_name] = following
-        return await asyncio.shield(following)
+    async def read(self, event_name: str, believed: float = BELIEF_SECONDS) -> _Hub:
+        """What a hub says, as of so many seconds ago at most. Raises `RPCError`."""
+        oldest = time.monotonic() - believed
+        while True:
+            reading = self._readings.get(event_name)
+            if reading is None or (reading.hub.done() and reading.asked_at <= oldest):
+                return await asyncio.shield(self._ask(event_name).hub)
+            if reading.asked_at > oldest:
+                return await asyncio.shield(reading.hub)
+            await asyncio.wait([reading.hub])  # it began too early; one at a time
 
-    async def _read_after(
-        self, event_name: str, current: "asyncio.Task[list[str]] | None"
-    ) -> list[str]:
-        if current is not None:
-            await asyncio.wait([current])
-        task = self._next.pop(event_name)
-        self._reading[event_name] = task
-        try:
-            return await self._read(event_name)
-        finally:
-            if self._reading.get(event_name) is task:
-                del self._reading[event_name]
+    def _ask(self, event_name: str) -> _Reading:
+        reading = _Reading(time.monotonic(), asyncio.create_task(self._answer(event_name)))
+        reading.hub.add_done_callback(functools.partial(self._forget_failed, event_name))
+        self._readings[event_name] = reading
+        self._readings.move_to_end(event_name)
+        if len(self._readings) > MAX_READ:
+            self._readings.popitem(last=False)
+        return reading
 
-    async def _read(self, event_name: str) -> list[str]:
+    async def _answer(self, event_name: str) -> _Hub:
         memo = await self._hub(event_name).memo()
-        return list(memo.get("paths", ()))
+        return _Hub(frozenset(memo.get("paths", ())), frozenset(memo.get("settled", ())))
+
+    def _forget_failed(self, event_name: str, task: "asyncio.Task[_Hub]") -> None:
+        # Those who asked may have given up by the time that it fails.
+        if task.cancelled() or task.exception() is not None:
+            reading = self._readings.get(event_name)
+            if reading is not None and reading.hub is task:
+                del self._readings[event_name]

@@ -6,6 +6,7 @@ import random
 import time
 from dataclasses import replace
 from datetime import UTC, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -239,6 +240,29 @@ async def test_a_wait_for_the_end_of_a_run_is_found_though_nobody_waited_a_momen
         assert await run.result() is True
 
 
+async def test_no_wait_begins_while_a_process_may_still_believe_that_its_path_is_not_there(
+    client: Client,
+) -> None:
+    """A sender of another process, which looks at the hub all the time."""
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        name = ctx.event.data["name"]
+        found = await ctx.step.wait_for_event("wait", event=name, timeout=60_000)
+        return found and found.data
+
+    async with running(client, fn) as app:
+        sender = Waits(client)
+
+        for name in ("go/1", "go/2", "go/3"):
+            looking = asyncio.create_task(until(partial(sender.listens, name)))
+            run = app.run_of(fn, await app.send("test/event", {"name": name}))
+            await registered(run)
+            looking.cancel()
+            assert await sender.deliver({"name": name, "data": {"n": 1}}, str(ULID()))
+            assert await asyncio.wait_for(run.result(), 60) == {"n": 1}
+
+
 async def sleeping(ctx: inngest.Context) -> None:
     await ctx.step.sleep("long", timedelta(hours=1))
 
@@ -294,7 +318,7 @@ async def test_hubs_list_the_paths_and_mailboxes_end_when_they_are_empty(
     async with running(client, fn) as app:
         run = await start(app, fn, 3)
         hub = await client.get_workflow_handle(names.hub_id("go")).describe()
-        assert await hub.memo_value("paths") == ["data.id"]
+        assert await hub.memo_value("paths") == await hub.memo_value("settled") == ["data.id"]
         await app.send("go", {"id": 3, "n": 1})
         await run.result()
         await asyncio.wait_for(

@@ -1,5 +1,5 @@
-"""The hub of one event name: the paths by which waits for it are kept. Its memo is the answer; it
-only ever grows."""
+"""The hub of one event name: the paths by which waits for it are kept, and those of them that every
+process knows by now. Its memo is the answer; it only ever grows."""
 
 from typing import Any
 
@@ -16,13 +16,14 @@ MAX_PATHS = 1_000
 class HubWorkflow(Entity):
     def load(self, state: dict[str, Any]) -> None:
         self._paths: list[str] = list(state.get("paths", ()))
+        self._settled: list[str] = list(state.get("settled", ()))
         workflow.upsert_memo(self.memo())
 
     def dump(self) -> dict[str, Any]:
-        return {"paths": self._paths}
+        return self.memo()
 
     def memo(self) -> dict[str, Any]:
-        return {"paths": self._paths}
+        return {"paths": self._paths, "settled": self._settled}
 
     def due_ms(self) -> int:
         """It never ends: whoever reads it must not find that a path is gone."""
@@ -33,6 +34,14 @@ class HubWorkflow(Entity):
         self.asked(sent_ms)
         if path not in self._paths:
             self._paths.append(path)
+            workflow.upsert_memo(self.memo())
+
+    @workflow.update
+    def settle_path(self, path: str, sent_ms: int) -> None:
+        """All who read the hub before the path was added have forgotten that."""
+        self.asked(sent_ms)
+        if path not in self._settled:
+            self._settled.append(path)
             workflow.upsert_memo(self.memo())
 
     @add_path.validator
