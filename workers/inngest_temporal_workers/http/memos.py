@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from inngest_temporal.drivers import protocol
-from inngest_temporal.drivers.protocol import Done
+from inngest_temporal.drivers.protocol import Done, ErrorInfo
 
 
 def memo_text(done: Done) -> str:
@@ -14,9 +14,7 @@ def memo_text(done: Done) -> str:
 
 def _memo(done: Done) -> Any:
     if done.error is not None:
-        info = done.error
-        error = {"name": info.name, "message": info.message, "stack": info.stack}
-        return {"error": error if info.cause is None else {**error, "cause": info.cause}}
+        return {"error": _error(done.error)}
     if done.op.kind == protocol.SLEEP:
         return None
     if done.op.kind == protocol.WAIT_FOR_EVENT:
@@ -24,3 +22,12 @@ def _memo(done: Done) -> Any:
     if done.op.kind == protocol.WAIT_FOR_SIGNAL and done.data is None:
         return None
     return {"data": done.data}
+
+
+def _error(error: ErrorInfo) -> dict[str, Any]:
+    """No field is null: JavaScript's SDK makes an unknown error of one without a stack. Nor is the
+    message empty, for the same reason."""
+    fields = {"name": error.name, "message": error.message or error.name}
+    if error.stack is not None:
+        fields["stack"] = error.stack
+    return fields if error.cause is None else {**fields, "cause": error.cause}
