@@ -123,7 +123,7 @@ class Registrations:
         self._keys.check_registration(request)
         try:
             url = app_url(request.query_params.get("url", ""))
-            apps = (await self._follower.refresh()).apps
+            apps = (await Follower(self._client).refresh()).apps
             app = next((each for each in apps if each.http and each.http.url == url), None)
             if app is None:
                 raise ReplyError(error_reply(404, f"No app is served at {url}"))
@@ -161,8 +161,7 @@ class Registrations:
         registered = await register(self._client, registration, mend=mend)
         if mend:
             self._mended[app.app_id] = (key, time.monotonic())
-        with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
-            await self._follower.refresh()  # events that come now start the functions
+        await self._refresh()
         return json_reply(
             {
                 "ok": True,
@@ -178,7 +177,14 @@ class Registrations:
                 await remove(self._client, app_id, timedelta(seconds=REGISTER_SECONDS))
         except TimeoutError:
             raise _no_worker() from None
-        await self._follower.refresh()
+        await self._refresh()
+
+    async def _refresh(self) -> None:
+        """Events that come now start the functions that are known now. Whoever has not begun to
+        follow the registry has a reason."""
+        if self._follower.snapshot is not None:
+            with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
+                await self._follower.refresh()
 
     def _check_kind(self, request: Request) -> None:
         kind = "dev" if self._settings.dev else "cloud"

@@ -42,6 +42,11 @@ class _Answer:
     """Decoded JSON; None if it is none."""
 
 
+def sync_client() -> httpx.AsyncClient:
+    """What `sync` needs: it has a limit of time of its own."""
+    return httpx.AsyncClient(timeout=None)
+
+
 async def sync(
     http: httpx.AsyncClient, url: str, *, dev: bool, keys: Sequence[str] = (), server: str = ""
 ) -> Synced:

@@ -17,7 +17,7 @@ import inngest_temporal as inngest
 from inngest_temporal.http import registrations
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.http.bodies import MAX_BODY_BYTES
-from inngest_temporal.routing.registry import Follower
+from inngest_temporal.routing.registry import Follower, Snapshot
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings, connect
 from inngest_temporal_workers.plugin import system_worker
@@ -31,7 +31,9 @@ RECORDED = Path(__file__).parents[1] / "sdk" / "registrations"
 
 
 def ingress(client: Client, settings: Settings = DEV) -> httpx.AsyncClient:
-    app: fastapi.FastAPI = create_ingress(client, settings, follower=Follower(client))
+    follower = Follower(client)
+    follower.snapshot = Snapshot()
+    app: fastapi.FastAPI = create_ingress(client, settings, follower=follower)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://ingress")
 

@@ -1,4 +1,4 @@
-"""The command line: `inngest-temporal dev`, `ingress`, `worker` and `remove`.
+"""The command line: `inngest-temporal dev`, `ingress`, `worker`, `sync` and `remove`.
 
 What a person did wrong is answered with a sentence and exit code 1, never with a traceback of ours.
 """
@@ -22,6 +22,7 @@ from inngest_temporal_workers.plugin import system_worker
 from inngest_temporal_workers.worker import GRACE
 
 from . import loading, logs
+from .apps import read_url, sync_app
 from .calling import CallingOptions, CallingProcess
 from .health import health_app, parse_address
 from .logs import LogFormat, LogLevel
@@ -99,6 +100,19 @@ def dev(
         str | None, typer.Option(help="Keep Temporal's state in this file.")
     ] = None,
     retry_interval: RetryInterval = None,
+    sdk_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sdk-url",
+            "-u",
+            metavar="URL",
+            help="An Inngest app that is served over HTTP, as in"
+            " http://localhost:3000/api/inngest; may be repeated.",
+        ),
+    ] = None,
+    discover: Annotated[
+        bool, typer.Option(help="Look for such apps on the usual ports of this machine.")
+    ] = False,
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.TEXT,
 ) -> None:
@@ -120,6 +134,8 @@ def dev(
                 retry_interval,
                 log_level,
                 log_format,
+                [*map(read_url, sdk_url or [])],
+                discover,
             )
         )
         logs.configure(log_level, log_format, events=True)
@@ -252,6 +268,18 @@ async def _run_worker(
     else:
         async with serving(health_app(process.problem), listen(*place, "--health")):
             await run(stop)
+
+
+@app.command()
+def sync(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where the app serves its functions.")],
+) -> None:
+    """Registers an app that is served over HTTP, as the last step of its deploy. Needs the signing
+    key, and Temporal."""
+    with _plain_errors():
+        settings, place = Settings.from_env(), read_url(url)
+        logs.configure(LogLevel.WARNING, LogFormat.TEXT)
+        run_until_stopped(lambda stop: sync_app(place, settings, stop))
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """`inngest-temporal dev`: an embedded Temporal server, the ingress and a worker, on one machine.
 
-The ingress runs in this process; the Temporal server and the worker are children, stopped in order:
-worker, ingress, server.
+The ingress runs in this process, and what apps that are served over HTTP need; the Temporal server
+and the worker of a module are children, stopped in order: worker, ingress, server.
 
 Events are answered with 503 until the worker's functions are known to the ingress; then this says
 that it is ready. A change of a Python file restarts the worker alone. One that can't be imported
@@ -15,12 +15,13 @@ import importlib.util
 import math
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
+from temporalio.client import Client
 from temporalio.service import RPCError
 
 from inngest_temporal.http.app import create_ingress
@@ -30,6 +31,7 @@ from inngest_temporal_workers.http.dispatches import Dispatches
 from inngest_temporal_workers.http.worker import create_http_worker
 
 from . import embedded
+from .apps import AppsFollower
 from .children import Children, in_background
 from .embedded import temporal_server
 from .ends import report_ends
@@ -56,6 +58,10 @@ class DevOptions:
     retry_interval: float | None
     log_level: LogLevel
     log_format: LogFormat
+    app_urls: Sequence[str] = ()
+    """Apps that are served over HTTP."""
+    discovers: bool = False
+    """Whether to look for such apps."""
 
     @property
     def url(self) -> str:
@@ -114,6 +120,8 @@ class DevServer:
             calling = self._call_apps(settings, dispatches)
             parts.append(await stack.enter_async_context(in_background(calling)))
             parts.append(await stack.enter_async_context(in_background(report_ends(client))))
+            apps = self._apps(client).follow()
+            parts.append(await stack.enter_async_context(in_background(apps)))
             self._print_places()
             if options.source is None:
                 await self._ready(follower)
@@ -137,6 +145,16 @@ class DevServer:
         )
         await worker.run()
 
+    def _apps(self, client: Client) -> AppsFollower:
+        options = self._options
+        return AppsFollower(
+            client,
+            options.url,
+            options.app_urls,
+            discovers=options.discovers,
+            own_ports=(options.port, options.temporal_port, options.ui_port),
+        )
+
     def _print_places(self) -> None:
         options = self._options
         kept = options.db_filename or "in memory: --db-filename keeps it"
@@ -145,10 +163,11 @@ class DevServer:
         out.print(
             f"Temporal         {embedded.HOST}:{options.temporal_port}, namespace default ({kept})"
         )
-        if options.source is None:
+        if options.source is None and not (options.app_urls or options.discovers):
             out.print(
                 "No module was named, so no functions run here. Start workers with TEMPORAL_ADDRESS"
-                " set to that."
+                f" set to that, or an Inngest app with INNGEST_DEV={options.url}, and name its URL"
+                " with -u."
             )
 
     async def _ready(self, follower: Follower, functions: str = "") -> None:
@@ -165,7 +184,7 @@ class DevServer:
             self._shown = functions
         out.print("\nReady.")
 
-    # The worker.
+    # The worker of a module.
 
     async def _follow(self, source: Source, follower: Follower) -> None:
         """Run the worker, and again after each change. Raises `ProcessError` if it ends and there

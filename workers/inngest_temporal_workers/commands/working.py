@@ -17,6 +17,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import Worker
 
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.functions import Function
 from inngest_temporal.models import TriggerCron, TriggerEvent
 from inngest_temporal.routing.events import is_internal
@@ -25,6 +26,9 @@ from inngest_temporal_workers.plugin import InngestPlugin
 from inngest_temporal_workers.worker import create_worker
 
 from .processes import Waiting, first, out, wait_for_temporal
+
+_FAILED = re.compile(r"""event\.data\.function_id == (?:'|")([^'"]+)(?:'|")""")
+"""The condition of an `on_failure`."""
 
 LOOKS = 2
 """How often this process looks at the registry, as often as an ingress does, before it believes
@@ -173,24 +177,28 @@ async def _until_ingresses_have_looked(client: Client) -> None:
 
 def functions_text(module: str, functions: Sequence[Function[Any]], task_queue: str) -> str:
     """The functions and what triggers them."""
-    lines = []
-    for function in functions:
-        for part in function.parts():
-            if part.id == function.on_failure_fn_id:
-                lines.append((part.id, f"when a run of {function.id} has failed"))
-            else:
-                lines.append(
-                    (part.id, ", ".join(map(_describe, part.config.triggers)) or "only invoked")
-                )
-    width = max(len(name) for name, _ in lines)
-    listed = "".join(f"  {name:{width}}  {trigger}\n" for name, trigger in lines)
-    return f"\nFunctions of {module}, on task queue {task_queue}:\n{listed}"
+    configs = [part.config for function in functions for part in function.parts()]
+    return f"\nFunctions of {module}, on task queue {task_queue}:\n{listed(configs)}"
+
+
+def listed(configs: Sequence[FunctionConfig]) -> str:
+    """A line for each function: its id and what triggers it."""
+    width = max((len(config.id) for config in configs), default=0)
+    lines = (
+        (config.id, ", ".join(map(_describe, config.triggers)) or "only invoked")
+        for config in configs
+    )
+    return "".join(f"  {id:{width}}  {trigger}\n" for id, trigger in lines)
 
 
 def _describe(trigger: TriggerEvent | TriggerCron) -> str:
     if isinstance(trigger, TriggerCron):
         return f"cron {trigger.cron}"
-    return f"event {trigger.event}" + (f" if {trigger.expression}" if trigger.expression else "")
+    expression = trigger.expression or ""
+    failed = _FAILED.fullmatch(expression)
+    if trigger.event == "inngest/function.failed" and failed:
+        return f"when a run of {failed[1]} has failed"
+    return f"event {trigger.event}" + (f" if {expression}" if expression else "")
 
 
 def curl_text(functions: Sequence[Function[Any]], url: str) -> str:
