@@ -3,7 +3,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inngest_temporal.drivers import protocol
@@ -664,6 +664,7 @@ headers = st.dictionaries(
 )
 
 
+@settings(deadline=None, max_examples=300)
 @given(
     st.sampled_from([200, 201, 206, 206, 400, 500]) | st.integers(),
     headers | headers.map(lambda given: given | SDK),
@@ -686,6 +687,7 @@ def test_any_reply_has_a_meaning(status: int, given: dict[str, str], body: bytes
         assert ("gateway" in need.options) is (need.id in answer.gateways)
 
 
+@settings(deadline=None, max_examples=300)
 @given(
     bodies
     | json_values.map(lambda value: json.dumps({"qi_id": "q", "steps": value}).encode())

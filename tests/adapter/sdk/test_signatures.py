@@ -4,7 +4,7 @@ from typing import Any
 
 import jcs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inngest_temporal.sdk.signatures import canonical, sign, verify
@@ -66,11 +66,13 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=300)
 @given(json_values)
 def test_any_value_has_one_that_the_sdk_of_python_finds_too(value: Any) -> None:
     assert jcs.canonicalize(json.loads(canonical(value))) == canonical(value)
 
 
+@settings(deadline=None, max_examples=300)
 @given(json_values)
 def test_the_form_is_its_own(value: Any) -> None:
     assert canonical(json.loads(canonical(value))) == canonical(value)
@@ -105,6 +107,7 @@ def test_an_older_signature_is_not_valid(off: int) -> None:
     assert not verify([KEY], b"{}", sign(KEY, b"{}", 10**6), 10**6 + off)
 
 
+@settings(deadline=None, max_examples=300)
 @given(st.text() | st.from_regex(r"t=\d*&s=[0-9a-f]*", fullmatch=True), st.binary())
 def test_any_text_as_signature(signature: str, body: bytes) -> None:
     assert not verify([KEY, ""], body, signature, 5)
