@@ -8,10 +8,15 @@ test's workers.
 
 import asyncio
 import contextlib
+import faulthandler
+import functools
+import gc
+import inspect
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -24,11 +29,68 @@ from ulid import ULID
 from inngest_temporal.temporal.connection import find_namespace
 from inngest_temporal_workers.commands.embedded import server_program
 
+SHUTDOWN_SECONDS = 30
+"""Of a test's time, for its workers to stop when it has taken too long."""
+TEARDOWN_SECONDS = 90
 _status = pytest.StashKey[int]()
+_stderr = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="give random tests more time")
+    parser.addoption(
+        "--long", action="store_true", help="random tests for longer, large ones at full size"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_stderr] = os.dup(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that take too long end in their own order, so that their workers stop.
+
+    pytest-timeout leaves a test where it is. Then all tasks of its loop are cancelled at once,
+    those inside Temporal's workers too, and the workers never come to their end.
+    """
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            marker = item.get_closest_marker("timeout")
+            seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
+            item.obj = _limited(item.obj, max(seconds - SHUTDOWN_SECONDS, seconds / 2))
+
+
+def _limited(
+    test: Callable[..., Coroutine[Any, Any, None]], seconds: float
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    @functools.wraps(test)
+    async def limited(*args: Any, **options: Any) -> None:
+        async with asyncio.timeout(seconds):
+            await test(*args, **options)
+
+    return limited
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays: a collection of garbage need not look at it. That takes long on a
+    busy machine, and counts as time of a workflow task."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """End the process if something does not: pytest-xdist goes on with another one."""
+    faulthandler.dump_traceback_later(TEARDOWN_SECONDS, exit=True, file=item.config.stash[_stderr])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether a test is to be as long, or as large, as it can be."""
+    return bool(request.config.getoption("--long"))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

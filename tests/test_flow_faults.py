@@ -18,7 +18,7 @@ from tests.apps import flow
 from tests.harness import until
 from tests.test_faults import Processes, free_port
 
-EVENTS, KEYS = 500, 5
+EVENTS, LONG_EVENTS, KEYS = 120, 500, 5
 SCRIPT = str(Path(flow.__file__))
 
 
@@ -120,17 +120,18 @@ def most_at_once(log: str) -> dict[str, int]:
 
 @pytest.mark.timeout(400)
 async def test_no_key_has_more_than_its_limit_with_two_ingresses_and_a_killed_worker(
-    client: Client, temporal_address: str, tmp_path: Path
+    client: Client, temporal_address: str, tmp_path: Path, long: bool
 ) -> None:
+    number = LONG_EVENTS if long else EVENTS
     async with replicas(client, temporal_address, tmp_path) as running:
         batches = [
-            [{"n": n, "key": f"k{n % KEYS}"} for n in range(first, first + 50)]
-            for first in range(0, EVENTS, 50)
+            [{"n": n, "key": f"k{n % KEYS}"} for n in range(first, first + 40)]
+            for first in range(0, number, 40)
         ]
         await asyncio.gather(*(running.post("flow/limited", batch) for batch in batches))
-        await until(lambda: len(running.processes.lines("end")) >= EVENTS // 3, 120)
+        await until(lambda: len(running.processes.lines("end")) >= number // 3, 120)
         running.kill_one()
-        await until(lambda: count(client, "flow-limited", at_least=EVENTS, closed=True), 240)
+        await until(lambda: count(client, "flow-limited", at_least=number, closed=True), 240)
         most = most_at_once(running.processes.log.read_text())
         ends = Counter(step for _, _, step in running.processes.lines("end"))
         print(
@@ -152,8 +153,8 @@ async def test_no_key_has_more_than_its_limit_with_two_ingresses_and_a_killed_wo
         assert (
             max(most.values()) > 1
         )  # on a busy machine steps are over before the third permit is handed on
-        assert len(ends) == EVENTS
-        assert (await client.count_workflows("WorkflowType = 'flow-limited'")).count == EVENTS
+        assert len(ends) == number
+        assert (await client.count_workflows("WorkflowType = 'flow-limited'")).count == number
         await until(lambda: nothing_left(client), 90)
 
 

@@ -14,25 +14,26 @@ from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers.plugin import system_worker
 from tests.harness import TRIGGER, new_client, until
 
-EVENTS = 3_000
+EVENTS, LONG_EVENTS = 500, 3_000
 SEED = {"x-inngest-event-id-seed": "1700000000000,AAAAAAAAAAAAAA=="}
 
 
 @pytest.mark.timeout(300)
-async def test_a_retried_post_of_3000_events_repeats_nothing(client: Client) -> None:
+async def test_a_retried_post_of_many_events_repeats_nothing(client: Client, long: bool) -> None:
     """With the seed header, and with ids of the sender's own: the runs are counted after both
     POSTs. No worker executes them: what is at stake is that each is started once."""
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: Any) -> None: ...
 
+    number = LONG_EVENTS if long else EVENTS
     config = AppConfig(
         app_id="app", task_queue="nobody", functions=[part.config for part in fn.parts()]
     )
     ingress = create_ingress(client, Settings(dev=True))
     batch = [
         {"name": "test/event", "data": {"n": n}} | ({"id": f"own-{n}"} if n % 2 else {})
-        for n in range(EVENTS)
+        for n in range(number)
     ]
     transport = httpx.ASGITransport(ingress)
     async with system_worker(client):
@@ -45,7 +46,7 @@ async def test_a_retried_post_of_3000_events_repeats_nothing(client: Client) -> 
             first = await accepted(http, batch)
             second = await accepted(http, batch)
             assert first.json() == second.json()
-            assert len(set(first.json()["ids"])) == EVENTS
+            assert len(set(first.json()["ids"])) == number
             # A new request of the same events: only those with ids of the sender's own are known.
             third = await http.post("/e/key", json=batch[:20])
             assert third.status_code == 200
@@ -53,8 +54,8 @@ async def test_a_retried_post_of_3000_events_repeats_nothing(client: Client) -> 
     async def counted() -> int:
         return (await client.count_workflows("WorkflowType = 'app-fn'")).count
 
-    await until(lambda: reached(counted, EVENTS + 10), 60)
-    assert await counted() == EVENTS + 10
+    await until(lambda: reached(counted, number + 10), 60)
+    assert await counted() == number + 10
 
 
 async def accepted(http: httpx.AsyncClient, batch: list[dict[str, Any]]) -> httpx.Response:

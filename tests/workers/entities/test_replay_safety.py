@@ -131,13 +131,13 @@ async def histories(client: Client) -> list[WorkflowHistory]:
 
 @pytest.mark.timeout(LONG_SECONDS + 300)
 async def test_every_history_replays_though_calls_are_slow_and_fail_and_caches_are_small(
-    temporal_address: str, namespace: str, request: pytest.FixtureRequest
+    temporal_address: str, namespace: str, long: bool
 ) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     trouble = Trouble(random.Random(seed))
     client = await Client.connect(temporal_address, namespace=namespace, plugins=[trouble])
-    seconds = LONG_SECONDS if request.config.getoption("--long") else SECONDS
+    seconds = LONG_SECONDS if long else SECONDS
     async with running(client, *FUNCTIONS, graceful_shutdown_timeout=GRACE) as app:
         await play(app, random.Random(seed + 1), seconds)
         found = await histories(client)
