@@ -1,5 +1,6 @@
 """`python -m benchmarks NAME ...`: those named (`runs`, `waits`, `ingress`, `registry`,
-`flow_control`, `expressions`, `queue`, `overload`, `scale`, `profile`), or all but the last four.
+`flow_control`, `http`, `expressions`, `queue`, `overload`, `scale`, `profile`), or all but the last
+four.
 
 Exits with 1 if a bar of ours is missed.
 """
@@ -12,6 +13,7 @@ import time
 from . import (
     expressions,
     flow_control,
+    http_apps,
     ingress,
     overload,
     queue,
@@ -29,6 +31,7 @@ SERVED = {
     "ingress": ingress.main,
     "registry": registry.main,
     "flow_control": flow_control.main,
+    "http": http_apps.main,
     "queue": queue.main,
     "overload": overload.main,
     "scale": scale.main,

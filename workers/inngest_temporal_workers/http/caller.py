@@ -1,33 +1,33 @@
-"""Calls apps: one POST for each execution, over connections that are kept."""
+"""Calls apps: one POST for each execution, over connections that are kept.
+
+`pyreqwest` (Rust's reqwest) is a twentieth of the CPU time that httpx takes for such a call, and
+speaks HTTP/2 where that is offered (benchmarks/http_apps.py).
+"""
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from urllib.parse import urljoin, urlsplit
 
-import httpx
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import ConnectTimeoutError, DetailedPyreqwestError, PyreqwestError
 
 from inngest_temporal.sdk.replies import MAX_REPLY_BYTES, Reply
 from inngest_temporal.sdk.requests import HttpCall
 
-CONNECT_SECONDS = 10.0
-"""Limit of a connection's beginning."""
-KEPT_SECONDS = 4.0
+CONNECT_TIMEOUT = timedelta(seconds=10)
+"""Of a connection's beginning."""
+KEPT = timedelta(seconds=4)
 """How long an idle connection is kept: Node's servers close theirs after 5 seconds."""
+KEEPALIVE = timedelta(seconds=15)
+"""TCP looks so often whether the other side is there: a call may take hours, in silence."""
+KEEPALIVE_RETRIES = 4
 MAX_CALLS = 200
 """Calls under way to one app (one origin); further ones wait for their turn."""
 MAX_REDIRECTS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
-_KEEPALIVE = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    # A host that has gone is noticed within about two minutes, however long a call may take.
-    *(
-        (socket.IPPROTO_TCP, getattr(socket, name), value)
-        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
-        if hasattr(socket, name)
-    ),
-]
+_CHUNK_BYTES = 256 * 1024
 
 
 class CallError(Exception):
@@ -38,19 +38,19 @@ class AppCaller:
     """The HTTP client of one worker. As a context manager it closes its connections."""
 
     def __init__(self) -> None:
-        self._http = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(
-                http2=True,
-                limits=httpx.Limits(
-                    max_connections=None,
-                    max_keepalive_connections=MAX_CALLS,
-                    keepalive_expiry=KEPT_SECONDS,
-                ),
-                socket_options=_KEEPALIVE,
-                trust_env=False,
-            ),
-            # The activity has a limit; until then an app may be silent while a step executes.
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+        self._http: Client = (
+            ClientBuilder()
+            .no_proxy()
+            .http2(True)
+            .follow_redirects(False)  # they would become GETs
+            .default_cookie_store(False)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(KEPT)
+            .tcp_keepalive(KEEPALIVE)
+            .tcp_keepalive_interval(KEEPALIVE)
+            .tcp_keepalive_retries(KEEPALIVE_RETRIES)
+            .user_agent("inngest-temporal")
+            .build()
         )
         self._turns: dict[str, tuple[asyncio.Semaphore, int]] = {}
         """Origin -> what bounds its calls, and how many there are."""
@@ -59,7 +59,7 @@ class AppCaller:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def call(self, call: HttpCall) -> Reply:
         """What the app replied. Raises `CallError`."""
@@ -75,25 +75,22 @@ class AppCaller:
 
     async def _post(self, url: str, call: HttpCall) -> Reply:
         try:
-            async with self._http.stream(
-                "POST", url, content=call.body, headers=call.headers
-            ) as response:
+            request = self._http.post(url).headers(call.headers).body_bytes(call.body)
+            async with request.build_streamed() as response:
                 body = bytearray()
-                async for chunk in response.aiter_bytes():
+                # One byte more than the limit shows whoever reads it that it is too large.
+                while len(body) <= MAX_REPLY_BYTES:
+                    chunk = await response.body_reader.read(_CHUNK_BYTES)
+                    if not chunk:
+                        break
                     body += chunk
-                    if len(body) > MAX_REPLY_BYTES:
-                        break  # whoever reads it sees that it is too large
-                return Reply(response.status_code, response.headers, bytes(body))
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise CallError(f"{url} is no address of an app: {error}") from error
-        except httpx.ConnectError as error:
-            raise CallError(f"There is no connection to {url}: {error}") from error
-        except httpx.ConnectTimeout as error:
-            message = f"There was no connection to {url} within {CONNECT_SECONDS:.0f} s."
+                return Reply(response.status, dict(response.headers), bytes(body))
+        except ConnectTimeoutError as error:
+            seconds = CONNECT_TIMEOUT.total_seconds()
+            message = f"There was no connection to {url} within {seconds:.0f} s."
             raise CallError(message) from error
-        except httpx.HTTPError as error:
-            problem = str(error) or type(error).__name__
-            raise CallError(f"{url} closed the connection before it answered: {problem}") from error
+        except (PyreqwestError, ValueError) as error:
+            raise CallError(f"The call to {url} failed: {_cause(error)}") from error
 
     @contextlib.asynccontextmanager
     async def _turn(self, url: str) -> AsyncIterator[None]:
@@ -110,3 +107,9 @@ class AppCaller:
                 del self._turns[origin]
             else:
                 self._turns[origin] = (turns, count - 1)
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong at the bottom of it."""
+    causes = error.details["causes"] if isinstance(error, DetailedPyreqwestError) else None
+    return causes[-1]["message"] if causes else str(error)
