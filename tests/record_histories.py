@@ -21,8 +21,9 @@ from inngest_temporal.routing import signals
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.commands.embedded import server_program
-from tests.apps import recorded
+from tests.apps import recorded, recorded_http
 from tests.harness import App, registered, running, until
+from tests.http_world import http_world, served
 
 HISTORIES = Path(__file__).parent / "histories"
 
@@ -89,6 +90,13 @@ async def record() -> None:
     async with env:
         async with running(env.client, *recorded.FUNCTIONS) as app:
             await play(app, env.client)
+        async with (
+            http_world(env.client) as world,
+            served(lambda _: recorded_http.make_app(world.url)) as url,
+        ):
+            await world.sync(url)
+            for event in [await world.send(name) for name in recorded_http.EVENTS]:
+                await world.runs(event)
         async with running(env.client, *recorded.DEPLOYED):
             await until(lambda: only_entities_run(env.client), 180)
         await write(env.client, target)

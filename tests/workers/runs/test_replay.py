@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 from temporalio import workflow
 from temporalio.client import WorkflowHistory
+from temporalio.plugin import SimplePlugin
 from temporalio.worker import Replayer
 
+from inngest_temporal.temporal.connection import Settings
+from inngest_temporal_workers.http.dispatches import Dispatches
+from inngest_temporal_workers.http.worker import HttpAppsPlugin
 from inngest_temporal_workers.plugin import SYSTEM_WORKFLOWS, InngestPlugin
 from tests.apps import recorded
 from tests.record_histories import HISTORIES
@@ -18,12 +22,15 @@ RECORDED = sorted(HISTORIES.glob("*/*.json"))
 def test_there_are_histories_of_every_workflow_type() -> None:
     types = {path.name.split("-")[0] for path in RECORDED}
     ours = {workflow._Definition.must_from_class(each).name for each in SYSTEM_WORKFLOWS}
-    assert types >= {*ours, "recorded"}
+    assert types >= {*ours, "recorded", "http"}
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 async def test_a_recorded_history_replays(path: Path) -> None:
-    replayer = Replayer(workflows=[], plugins=[InngestPlugin(recorded.FUNCTIONS)])
+    plugin: SimplePlugin = InngestPlugin(recorded.FUNCTIONS)
+    if path.name.startswith("http-"):
+        plugin = HttpAppsPlugin(Settings(), dispatches=Dispatches())
+    replayer = Replayer(workflows=[], plugins=[plugin])
     history = WorkflowHistory.from_json("recorded", path.read_text())
     await replayer.replay_workflow(history)
 

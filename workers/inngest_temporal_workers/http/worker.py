@@ -10,7 +10,7 @@ from typing import Any
 
 from temporalio.client import Client
 from temporalio.plugin import SimplePlugin
-from temporalio.worker import Worker, WorkerConfig
+from temporalio.worker import ReplayerConfig, Worker, WorkerConfig
 
 from inngest_temporal.http.checkpoints import identity_of
 from inngest_temporal.routing.locks import Locks
@@ -98,6 +98,11 @@ class HttpAppsPlugin(SimplePlugin):
         config["max_heartbeat_throttle_interval"] = HEARTBEAT_THROTTLE
         if self._address is not None:
             config["identity"] = identity_of(self._address)
+        return config
+
+    def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
+        """Let a replayer know the workflow."""
+        config["workflows"] = [*config.get("workflows", []), http_run_workflow(self._runs)]
         return config
 
     def _app_of(self, function_id: str) -> str:
