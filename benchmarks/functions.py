@@ -4,6 +4,7 @@ The hand-written ones are as a careful user of temporalio writes them: plain act
 timeout, eager execution (the SDK's default), and, as ours, without the workflow sandbox.
 """
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,9 @@ import inngest_temporal as inngest
 SIZES = (0, 1, 5, 20)
 HAND_QUEUE = "hand-written"
 STEPS_EVENT = "bench/steps-{size}"
+PARALLEL_EVENT = "bench/parallel"
+AT_ONCE = 50
+"""Parallel steps."""
 WAIT_EVENT = "bench/wait"
 PAID_EVENT = "bench/paid"
 WAIT_TIMEOUT = timedelta(hours=1)
@@ -58,7 +62,17 @@ async def wait(ctx: inngest.Context) -> Any:
     return paid.data["orderId"] if paid else None
 
 
-ALL_FUNCTIONS: list[inngest.Function[Any]] = [*FUNCTIONS.values(), wait]
+@client.create_function(
+    fn_id="parallel", trigger=inngest.TriggerEvent(event=PARALLEL_EVENT), retries=3
+)
+async def parallel(ctx: inngest.Context) -> int:
+    results = await asyncio.gather(
+        *(ctx.step.run(f"step-{number}", work, number) for number in range(AT_ONCE))
+    )
+    return sum(result["number"] for result in results)
+
+
+ALL_FUNCTIONS: list[inngest.Function[Any]] = [*FUNCTIONS.values(), wait, parallel]
 
 
 work_activity = activity.defn(name="work")(work)
@@ -75,6 +89,21 @@ class HandSteps:
             )
             total += result["number"]
         return total
+
+
+@workflow.defn(name="hand-parallel", sandboxed=False)
+class HandParallel:
+    @workflow.run
+    async def run(self) -> int:
+        results = await asyncio.gather(
+            *(
+                workflow.execute_activity(
+                    work_activity, number, start_to_close_timeout=timedelta(minutes=1)
+                )
+                for number in range(AT_ONCE)
+            )
+        )
+        return sum(result["number"] for result in results)
 
 
 @workflow.defn(name="hand-wait", sandboxed=False)
@@ -95,4 +124,4 @@ class HandWait:
         self._paid = event
 
 
-HAND_WORKFLOWS = [HandSteps, HandWait]
+HAND_WORKFLOWS = [HandSteps, HandParallel, HandWait]

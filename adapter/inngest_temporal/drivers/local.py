@@ -3,8 +3,8 @@ finished steps.
 
 An `Execution` ends when the handler returns, raises, or waits for steps that it may not execute
 itself. It executes the body of its *target*, and, where a `Ledger` allows it, of each further step
-that is all the handler waits for: a *chain*. The ledger makes a result durable before the handler
-goes on with it.
+that is all the handler waits for: a *chain*. Where the handler waits for several, the ledger may
+have them executed here *together*. It makes results durable before the next bodies begin.
 
 Async handlers run as tasks of the worker's event loop; a step that must wait suspends, so
 `asyncio.gather` and `TaskGroup` over steps work. Other handlers run in a thread, where such a step
@@ -89,9 +89,9 @@ class Outside(Protocol):
 class Ledger(Protocol):
     """Decides how far an execution goes, and keeps what it has done."""
 
-    async def may_execute(self, op: Op) -> bool:
-        """Whether the body of a step may be executed now. It may not once the chain is long
-        enough, or the worker stops."""
+    async def choose(self, ops: Sequence[Op]) -> Sequence[Op]:
+        """Of the steps that are all the handler waits for, those whose bodies are to be executed
+        now. None, once the chain is long enough, or the worker stops."""
         ...
 
     async def begin(self, op: Op) -> None:
@@ -121,9 +121,8 @@ _OPCODES = {
     INVOKE: Opcode.INVOKE,
 }
 
-_inside_step: contextvars.ContextVar[bool] = contextvars.ContextVar(
-    "inngest_inside_step", default=False
-)
+_step: contextvars.ContextVar[Op | None] = contextvars.ContextVar("inngest_step", default=None)
+"""The step whose body is executed."""
 
 
 @dataclass(frozen=True)
@@ -202,14 +201,23 @@ class Execution:
         self._changed_memos: dict[str, Memo] = {}
         self._counts: dict[str, int] = {}
         self._branches = _Branches()
-        self._executing: Op | None = None
+        self._bodies: set[str] = set()
+        """Hashed ids of the steps whose bodies are being executed."""
+        self._together = False
+        """Whether they began as several."""
+        self._has_failed = False
+        """Whether one of several failed, at which its branch of the handler stays."""
         self._target_begun = False
         self._context: Context | ContextSync | None = None
         self._task: asyncio.Task[None] | None = None
 
     def _log_context(self) -> dict[str, str]:
-        step = self._executing.name if self._executing is not None and _inside_step.get() else ""
-        return {"function": self.function_id, "run": self._given.run_id, "step": step}
+        step = _step.get()
+        return {
+            "function": self.function_id,
+            "run": self._given.run_id,
+            "step": "" if step is None else step.name,
+        }
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._run(), context=self._variables)
@@ -284,7 +292,7 @@ class Execution:
         user.add_done_callback(_retrieve)
         ops = await self._settle(user)
         if ops is not None:
-            return await self._conclude(ops)
+            return await self._conclude(ops) if ops.ops else None
         if user.cancelled():
             error = ErrorInfo("CancelledError", "The handler cancelled itself.")
             return await self._conclude(Failed(error))
@@ -377,7 +385,7 @@ class Execution:
 
     async def _settle(self, user: "asyncio.Task[Outcome]") -> Ops | None:
         """Let an async handler go on until it has ended (None) or waits for steps that are not to
-        be executed here."""
+        be executed here; for none, if all that it waits for has failed."""
         while True:
             await self._branches.changed.wait()
             quiet = 0
@@ -390,11 +398,12 @@ class Execution:
             if self._replay.holds:
                 self._replay.release_next()
                 self._branches.changed.set()
+            elif self._bodies and not self._together:
+                continue
             elif (
-                self._executing is None
-                and self._branches.blocked
-                and await self._is_at_rest(user)
+                (self._has_failed or (self._branches.blocked and await self._is_at_rest(user)))
                 and not await self._execute_next()
+                and not self._bodies
             ):
                 return Ops(list(self._branches.blocked.values()))
 
@@ -416,21 +425,23 @@ class Execution:
         return True
 
     async def _execute_next(self) -> bool:
-        """Go on with the chain: let the one step for which the handler waits be executed here."""
-        if len(self._branches.blocked) != 1:
+        """Go on with the chain: let the steps for which the handler waits be executed here."""
+        ops, turns = list(self._branches.blocked.values()), self._branches.turns
+        if not ops or self._has_failed or any(op.id not in turns for op in ops):
             return False
-        [op] = self._branches.blocked.values()
-        turn = self._branches.turns.get(op.id)
-        if turn is None or not await self._may_execute(op):
-            return False
-        if not turn.done():
-            turn.set_result(None)
-        return True
+        if len(ops) > 1 and not self._hooks.is_empty:
+            return False  # middleware is told of one step at a time
+        chosen = await self._choose(ops)
+        self._together = len(chosen) + len(self._bodies) > 1
+        for op in chosen:
+            if not turns[op.id].done():
+                turns[op.id].set_result(None)
+        return bool(chosen)
 
-    async def _may_execute(self, op: Op) -> bool:
+    async def _choose(self, ops: Sequence[Op]) -> Sequence[Op]:
         if self._ledger is None or (self._given.target is not None and not self._target_begun):
-            return False
-        return await self._ledger.may_execute(op)
+            return []
+        return await self._ledger.choose(ops)
 
     # One step, as the handler calls it.
 
@@ -444,7 +455,7 @@ class Execution:
     ) -> Any:
         """The result of a step: its memo, or the body's if it is executed here; otherwise the
         handler stops at it."""
-        if _inside_step.get():
+        if _step.get() is not None:
             raise _NestedStep(step_id)
         if self.ended or self.unwinding:
             raise Interrupt
@@ -473,7 +484,7 @@ class Execution:
             return not self._target_begun
         if self._function.is_async or self.side_by_side:
             return False
-        return await self._from_anywhere(self._may_execute(op))
+        return bool(await self._from_anywhere(self._choose([op])))
 
     async def send_events(self, step_id: str, events: list[Event]) -> list[str]:
         """What the body of `step.send_event` does: middleware around a durable send."""
@@ -494,8 +505,9 @@ class Execution:
 
     @property
     def _seed(self) -> str:
-        assert self._executing is not None
-        return f"{self._given.run_id}:{self._executing.id}"
+        step = _step.get()
+        assert step is not None
+        return f"{self._given.run_id}:{step.id}"
 
     async def _from_anywhere(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Await it in the event loop, also from the thread of a handler that is not async."""
@@ -528,17 +540,19 @@ class Execution:
             self._target_begun = True
         elif self._context is not None:
             self._context.attempt = 0 if self.done else self._given.losses
-        self._executing = op
-        began_ms = _now_ms()
+        self._bodies.add(op.id)
         try:
-            value, error = await self._call_body(op, body, output_type)
+            value, error, began_ms = await self._call_body(op, body, output_type)
             output, error = await self._settled(op, value, error)
             info = None if error is None else error_info(error)
             await self._record(Done(op, output, info, None, began_ms, _now_ms()))
         finally:
-            self._executing = None
+            self._bodies.discard(op.id)
             self._branches.changed.set()
         if error is not None:
+            if self._together:
+                self._has_failed = True
+                await self._loop.create_future()  # the others go on
             self.ended = True
             raise Interrupt
         try:
@@ -553,27 +567,29 @@ class Execution:
 
     async def _call_body(
         self, op: Op, body: Body, output_type: object
-    ) -> tuple[Any, BaseException | None]:
-        """What a step's body returned, encoded, or what it raised."""
-        inside = _inside_step.set(True)
+    ) -> tuple[Any, BaseException | None, int]:
+        """What a step's body returned, encoded, or what it raised; and when it began."""
+        inside, began_ms = _step.set(op), _now_ms()
         try:
             await self._hooks.reach_new_code()
             if self._ledger is not None:
                 await self._from_anywhere(self._ledger.begin(op))
-            return self._encode(await body(), output_type, op.name), None
+                began_ms = _now_ms()
+            return self._encode(await body(), output_type, op.name), None, began_ms
         except _NestedStep as nested:
-            return None, StepNestedError(self.function_id, op.name, nested.step_id)
+            error = StepNestedError(self.function_id, op.name, nested.step_id)
+            return None, error, began_ms
         except asyncio.CancelledError as raised:
             task = asyncio.current_task()
             if self.ended or (task is not None and task.cancelling()):
                 raise
-            return None, raised
+            return None, raised, began_ms
         except BaseException as raised:
             if self.ended:
                 raise
-            return None, raised
+            return None, raised, began_ms
         finally:
-            _inside_step.reset(inside)
+            _step.reset(inside)
 
     async def _settled(
         self, op: Op, value: Any, error: BaseException | None

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -633,8 +633,8 @@ class Chains:
     def __init__(self) -> None:
         self.recorded: list[str] = []
 
-    async def may_execute(self, op: Op) -> bool:
-        return True
+    async def choose(self, ops: Sequence[Op]) -> Sequence[Op]:
+        return ops
 
     async def begin(self, op: Op) -> None:
         """Nothing is kept."""

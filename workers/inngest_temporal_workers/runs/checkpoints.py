@@ -8,6 +8,7 @@ are sent again with each heartbeat, hence the limit of their size.
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,8 @@ MAX_CHAIN_BYTES = 128 * 1024
 """Size of results after which a chain ends."""
 MAX_CHAIN_STEPS = 250
 """Steps after which a chain ends."""
+MAX_TOGETHER = 100
+"""Steps that are executed together at most; more of them follow."""
 STALE_SECONDS = 20.0
 """Age of an activity, by two clocks, from which Temporal is asked whether it still counts."""
 ORDERING_PAUSE = 0.02
@@ -47,12 +50,16 @@ class Checkpoints:
     policy: Checkpointing | None
     """None: a chain has one step."""
 
+    is_quick: Callable[[Op], bool] = lambda _: False
+    """Whether a step may be executed together with others: elsewhere it would have a worker of its
+    own."""
     stopping: bool = False
     """Whether the worker stops, so that no further step may begin."""
     done: list[Any] = field(default_factory=list)
     """The steps that were executed, as they are sent."""
-    begun: Op | None = None
-    """The step whose body is under way."""
+    under_way: dict[str, Op] = field(default_factory=dict)
+    """The steps whose bodies are under way, by hashed id."""
+    _flushing: "asyncio.Task[None] | None" = None
     _bytes: int = 0
     _unsent: int = 0
     _sent_at: float = field(default_factory=time.monotonic)
@@ -60,12 +67,21 @@ class Checkpoints:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
+    def begun(self) -> Op | None:
+        """The step that is under way, if it is the only one."""
+        return next(iter(self.under_way.values())) if len(self.under_way) == 1 else None
+
+    @property
     def details(self) -> list[Any]:
         """What Temporal is to keep: the steps, and the one under way."""
         return [self.done, to_wire(self.begun)] if self.done or self.begun else []
 
-    async def may_execute(self, op: Op) -> bool:
-        """Whether the chain goes on with this step."""
+    async def choose(self, ops: Sequence[Op]) -> Sequence[Op]:
+        """The steps with which the chain goes on: the only one, or some of several."""
+        chosen = ops[:MAX_TOGETHER]
+        return chosen if self._goes_on() and (len(ops) == 1 or self._may_share(ops)) else []
+
+    def _goes_on(self) -> bool:
         policy = self.policy
         if self.stopping or not self.request.alone or policy is None:
             return False
@@ -77,20 +93,34 @@ class Checkpoints:
             and (not policy.max_runtime_ms or runtime_ms < policy.max_runtime_ms)
         )
 
+    def _may_share(self, ops: Sequence[Op]) -> bool:
+        """Whether steps are executed together. Not where each needs a permit, or where one that was
+        lost is to be known; nor if one may hold up the others' next steps."""
+        request = self.request
+        return (
+            request.retries > 0
+            and not request.losses
+            and not request.until_over
+            and request.base + len(self.done) + min(len(ops), MAX_TOGETHER) <= MAX_STEPS
+            and all(map(self.is_quick, ops))
+        )
+
     async def begin(self, op: Op) -> None:
         """Before a body begins, make the results before it durable, unless they may be buffered.
 
         What is sent also says which step begins, so that a loss counts as an attempt of that one.
         Without retries a step that has begun is not executed again: then that must be durable, too.
         """
-        self.begun = op
+        self.under_way[op.id] = op
         is_first = not self.done and self.request.target is not None
-        if self._is_due() or (not self.request.retries and not is_first):
-            await self._send()
+        tells = not self.request.retries and not is_first
+        if tells or self._is_due():
+            await self._send(tells)
 
     async def record(self, done: Done) -> None:
-        """Keep a step's result. It is durable before the next body begins."""
-        self.begun = None
+        """Keep a step's result. It is durable before the next body begins; or soon, while bodies of
+        other steps are under way."""
+        self.under_way.pop(done.op.id, None)
         if done.error is not None:
             return  # the execution ends with it, and reports it
         wire = to_wire(done)
@@ -99,6 +129,18 @@ class Checkpoints:
         self._unsent += 1
         if not self.request.alone:
             raise Interrupt  # other steps are under way: the run decides what comes next
+        if self.under_way and self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        """As often as Temporal answers."""
+        try:
+            while self.under_way and self._is_due():
+                await self._send()
+        except (Interrupt, RPCError) as error:
+            activity.logger.debug("A heartbeat failed: %s", error)
+        finally:
+            self._flushing = None
 
     def _is_due(self) -> bool:
         if not self._unsent or self.policy is None:
@@ -108,12 +150,20 @@ class Checkpoints:
         waited_ms = (time.monotonic() - self._sent_at) * 1000
         return bool(self.policy.max_interval_ms) and waited_ms >= self.policy.max_interval_ms
 
-    async def _send(self) -> None:
+    async def _send(self, tells: bool = False) -> None:
+        """`tells`: also if all results were sent meanwhile."""
         async with self._turn:
-            self._unsent = 0
-            self._sent_at = time.monotonic()
+            if not self._unsent and not tells:
+                return
+            sent, self._sent_at = self._unsent, time.monotonic()
             if not await self.heartbeat():
                 raise Interrupt
+            self._unsent -= sent
+
+    def close(self) -> None:
+        """The execution is over."""
+        if self._flushing is not None:
+            self._flushing.cancel()
 
     async def heartbeat(self) -> bool:
         """Send the details; False if Temporal does not know the activity any more."""

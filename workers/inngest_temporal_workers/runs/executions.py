@@ -115,7 +115,8 @@ class ExecutionActivities:
             text = "the handler takes longer than a workflow task should"
             return Progress(unstarted=text, begun=ledger.begun)
         self._adoptable.pop(key, None)
-        progress = self._progress(part, request, memory, execution, execution.outcome.result())
+        outcome = None if ledger.parallel else execution.outcome.result()
+        progress = self._progress(part, request, memory, execution, outcome)
         if progress.returned is None or await self.router.is_heard(events.FINISHED):
             return progress
         return replace(progress, unheard=True)
@@ -123,11 +124,13 @@ class ExecutionActivities:
     async def _execute(
         self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory
     ) -> Progress:
-        checkpoints = Checkpoints(self.client, request, part.checkpointing)
+        is_quick = functools.partial(self._paces.is_quick, part.id)
+        checkpoints = Checkpoints(self.client, request, part.checkpointing, is_quick)
         adopted, ledger = self._adoptable.pop(self._key(request), (None, None))
         if adopted is not None and ledger is not None and request.target is None:
             execution = adopted
-            checkpoints.begun = ledger.begun
+            if ledger.begun is not None:
+                checkpoints.under_way[ledger.begun.id] = ledger.begun
         elif request.begun is not None:
             text = "it went on in a worker process that this activity did not reach"
             return Progress(request.base, lost=text, begun=request.begun)
@@ -211,6 +214,7 @@ class ExecutionActivities:
         finally:
             stopping.cancel()
             execution.close()
+            checkpoints.close()
 
     def _progress(
         self,
@@ -221,12 +225,15 @@ class ExecutionActivities:
         outcome: Outcome | None,
     ) -> Progress:
         """What an execution came to, as its run is told."""
-        done = list(execution.done)
-        self._paces.learn(part.id, done)
-        if done and done[-1].error is not None:
-            done[-1] = self._failed_step(
-                part, request, done[-1], done[-1].error, is_first=len(done) == 1
-            )
+        self._paces.learn(part.id, execution.done)
+        done = [
+            one
+            if one.error is None
+            else self._failed_step(part, request, one, one.error, is_first=not index)
+            for index, one in enumerate(execution.done)
+        ]
+        if any(one.error is not None and one.retry_ms is None for one in done):
+            outcome = None  # the handler is to be told of the error first
         if isinstance(outcome, Ops):
             # A thousand parallel steps would name each other a million times.
             outcome = Ops([op for op in outcome.ops if op.id not in memory.pending])

@@ -19,6 +19,8 @@ LOCAL_SECONDS = 0.5
 activity."""
 QUICK_MS = 50
 """Time that the last execution of a step took at most, if it is quick."""
+STILL_QUICK_MS = 250
+"""The same, if the one before it was quick: the process may have been busy."""
 MAX_KNOWN = 10_000
 """Steps of which it is known."""
 
@@ -32,7 +34,8 @@ class Paces:
     def learn(self, function_id: str, done: Sequence[Done]) -> None:
         for each in done:
             key = function_id, each.op.id
-            self._quick[key] = each.error is None and each.ended_ms - each.began_ms <= QUICK_MS
+            limit = STILL_QUICK_MS if self._quick.get(key) else QUICK_MS
+            self._quick[key] = each.error is None and each.ended_ms - each.began_ms <= limit
             self._quick.move_to_end(key)
         while len(self._quick) > MAX_KNOWN:
             self._quick.popitem(last=False)
@@ -54,18 +57,24 @@ class FirstSteps:
     """Whether no further step may begin: the execution goes on in a regular activity."""
     begun: Op | None = None
     """The step whose body is under way."""
+    parallel: bool = False
+    """Whether the handler waits for several steps that are all quick."""
     _done: int = 0
     _ends_at: float = field(default_factory=lambda: time.monotonic() + LOCAL_SECONDS / 2)
 
-    async def may_execute(self, op: Op) -> bool:
-        """Whether the body of a step may be executed here."""
-        return (
+    async def choose(self, ops: Sequence[Op]) -> Sequence[Op]:
+        """One step at a time: several are left to a regular activity, as each of their results is
+        to become durable."""
+        if self.policy is None or not all(self.paces.is_quick(self.function_id, op) for op in ops):
+            return []
+        self.parallel = len(ops) > 1
+        may_execute = (
             not self.closed
-            and self.policy is not None
+            and not self.parallel
             and self._done < self.policy.buffered_steps
             and time.monotonic() < self._ends_at
-            and self.paces.is_quick(self.function_id, op)
         )
+        return ops if may_execute else []
 
     async def begin(self, op: Op) -> None:
         """A body begins."""

@@ -228,6 +228,8 @@ class RunWorkflow:
                     tried = self._losses
                 self._plan(self._ops[done.op.id], tried + 1, done.retry_ms)
                 planned = True
+        if any(done.error is not None and done.retry_ms is None for done in progress.done):
+            planned = False  # the handler is to be told of an error beside those
         self._unheard = progress.unheard
         if progress.lost is not None:
             return None, await self._after_loss(progress, target, attempt)
