@@ -413,6 +413,42 @@ async def test_sync_registers_an_app_after_its_deploy(
         assert "Traceback" not in command.output
 
 
+@both
+async def test_production_from_the_deploy_to_a_result(
+    start: Callable[..., Command],
+    log: Path,
+    language: str,
+    temporal_address: str,
+    namespace: str,
+) -> None:
+    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
+    keys = {"INNGEST_SIGNING_KEY": KEY, "INNGEST_EVENT_KEY": "events"}
+    port, calls = free_port(), free_port()
+    start("ingress", "--port", str(port), **place, **keys).says("Temporal ")
+    worker = start("worker", "--http", "--listen", f"127.0.0.1:{calls}", **place, **keys)
+    worker.says("Calls apps")
+    app = SdkApp(language, log, f"http://127.0.0.1:{port}", (KEY,))
+    async with app.running("a"):
+        command = start("sync", app.url, **place, **keys)
+        assert command.ends() == 0, command.output
+        async with httpx.AsyncClient(base_url=app.server, timeout=20) as http:
+
+            async def run() -> Any:
+                found = await http.get(
+                    f"/v1/events/{event_id}/runs", headers={"authorization": f"Bearer {KEY}"}
+                )
+                return next((each for each in found.json()["data"] if each["ended_at"]), None)
+
+            async def sent() -> Any:
+                reply = await http.post("/e/events", json={"name": f"{language}/a", "data": {}})
+                unmatched = "x-inngest-unmatched" in reply.headers
+                return None if unmatched or reply.status_code != 200 else reply.json()["ids"]
+
+            [event_id] = await until(sent)
+            ended = await until(run)
+    assert (ended["status"], ended["output"]) == ("Completed", "a")
+
+
 def test_urls_are_read_as_people_write_them() -> None:
     assert read_url("localhost:3000/api/inngest") == "http://localhost:3000/api/inngest"
     assert read_url("https://shop.example/x") == "https://shop.example/x"
