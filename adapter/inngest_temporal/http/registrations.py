@@ -27,7 +27,13 @@ from inngest_temporal.errors import (
     WorkerMissingError,
 )
 from inngest_temporal.routing import events
-from inngest_temporal.routing.publishing import app_entity, publish, release_key, remove
+from inngest_temporal.routing.publishing import (
+    PUBLISH_TIMEOUT,
+    app_entity,
+    publish,
+    release_key,
+    remove,
+)
 from inngest_temporal.routing.registry import AppConfig, Follower
 from inngest_temporal.sdk.registration import Registration, app_url, denied, read_registration
 from inngest_temporal.temporal import names
@@ -53,7 +59,13 @@ class Registered:
     """Of the app's configuration."""
 
 
-async def register(client: Client, registration: Registration, *, mend: bool = True) -> Registered:
+async def register(
+    client: Client,
+    registration: Registration,
+    timeout: timedelta = PUBLISH_TIMEOUT,
+    *,
+    mend: bool = True,
+) -> Registered:
     """Make an app's functions known. `mend`: as for `publish`.
 
     Raises:
@@ -67,14 +79,10 @@ async def register(client: Client, registration: Registration, *, mend: bool = T
     if refusal is not None:
         raise SdkDeniedError(refusal)
     try:
-        async with asyncio.timeout(REGISTER_SECONDS):
+        async with asyncio.timeout(timeout.total_seconds()):
             before = (await app_entity(client, app.app_id).memo()).get("version", 0)
             version = await publish(
-                client,
-                app,
-                timedelta(seconds=REGISTER_SECONDS),
-                app_version=registration.app_version,
-                mend=mend,
+                client, app, timeout, app_version=registration.app_version, mend=mend
             )
     except TimeoutError:
         raise _no_worker() from None
@@ -158,7 +166,8 @@ class Registrations:
         key = release_key(app, registration.app_version)
         mended, at = self._mended.get(app.app_id, ("", 0.0))
         mend = mended != key or time.monotonic() > at + MEND_SECONDS
-        registered = await register(self._client, registration, mend=mend)
+        timeout = timedelta(seconds=REGISTER_SECONDS)
+        registered = await register(self._client, registration, timeout, mend=mend)
         if mend:
             self._mended[app.app_id] = (key, time.monotonic())
         await self._refresh()
@@ -210,8 +219,8 @@ def _refusal(error: Exception) -> Response | None:
 
 def _no_worker() -> WorkerMissingError:
     return WorkerMissingError(
-        "No worker answers that could take the registration; start one:"
-        " inngest-temporal worker --http"
+        "No worker has taken the registration in time. Start one (inngest-temporal worker --http),"
+        " or try again if there is one."
     )
 
 
