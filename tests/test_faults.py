@@ -105,7 +105,7 @@ async def app_of(client: Client) -> AsyncIterator[App]:
         )
         yield App(
             client,
-            [chaos.work, chaos.long, chaos.patient],
+            [chaos.work, chaos.long, chaos.deadly, chaos.patient],
             Router(client, follower, Waits.of(client).deliver),
         )
 
@@ -127,6 +127,24 @@ async def test_a_step_of_a_killed_worker_is_executed_by_another_and_finished_ste
         assert int(again[0]) != victim.pid
         assert await run.result() == ["first", "stuck"]
     assert [line[2] for line in processes.lines("begin")] == ["first", "stuck", "stuck"]
+
+
+@pytest.mark.timeout(180)
+async def test_a_handler_that_kills_its_process_is_an_attempt(
+    client: Client, processes: Processes
+) -> None:
+    workers = [processes.worker()]
+    async with app_of(client) as app:
+        run = app.run_of(chaos.deadly, await app.send("chaos/deadly"))
+        result = asyncio.ensure_future(run.result())
+        while not result.done():
+            if workers[-1].poll() is not None:
+                workers.append(processes.worker())
+            await asyncio.sleep(0.2)
+        assert result.result() == 1
+    # The first one is in a workflow task, whose tries nobody counts.
+    assert [line[2] for line in processes.lines("deadly")] == ["0", "0", "1"]
+    assert [worker.returncode for worker in workers[:-1]] == [9, 9]
 
 
 @pytest.mark.timeout(300)

@@ -56,6 +56,17 @@ async def long(ctx: inngest.Context) -> list[str]:
     return [first, await ctx.step.run("stuck", stuck)]
 
 
+@client.create_function(
+    fn_id="deadly", trigger=inngest.TriggerEvent(event="chaos/deadly"), retries=2
+)
+async def deadly(ctx: inngest.Context) -> int:
+    """Takes its process with it, outside any step, in its first attempt."""
+    note("deadly", ctx.run_id, ctx.attempt)
+    if ctx.attempt == 0:
+        os._exit(9)
+    return ctx.attempt
+
+
 @client.create_function(fn_id="patient", trigger=inngest.TriggerEvent(event="chaos/patient"))
 async def patient(ctx: inngest.Context) -> list[object]:
     await ctx.step.run("first", body, ctx.run_id, "first", 0)

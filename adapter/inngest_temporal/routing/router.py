@@ -315,12 +315,13 @@ def refuses(error: RPCError) -> bool:
 
 
 async def _all_or_error(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all; if any fails, the first error in their order, once none of them is still
-    at work."""
+    """The results of all; if any fails, an error, once none of them is still at work. One that may
+    pass goes before one that will not: what it stands for is to be tried again."""
     results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    errors = [result for result in results if isinstance(result, BaseException)]
+    if errors:
+        passing = [each for each in errors if not (isinstance(each, RPCError) and refuses(each))]
+        raise [*passing, *errors][0]
     return [result for result in results if not isinstance(result, BaseException)]
 
 

@@ -12,7 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import RegistryNotReadyError
 from inngest_temporal.models import RateLimit, Timeouts, TriggerEvent
-from inngest_temporal.routing import events
+from inngest_temporal.routing import events, router
 from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.registry import AppConfig, RegisteredFunction, Snapshot
 from inngest_temporal.routing.router import (
@@ -348,3 +348,16 @@ async def test_waits_that_can_not_be_reached_do_not_hold_a_sender(client: Client
 def test_what_temporal_takes_later_is_not_refused(message: str, refused: bool) -> None:
     assert refuses(RPCError(message, RPCStatusCode.INVALID_ARGUMENT, b"")) is refused
     assert not refuses(RPCError(message, RPCStatusCode.UNAVAILABLE, b""))
+
+
+async def test_a_failure_that_passes_is_reported_before_a_refusal_beside_it() -> None:
+    """Whoever routes gives up after a refusal, and tries again after anything else."""
+
+    async def fail(status: RPCStatusCode) -> None:
+        raise RPCError(status.name, status, b"")
+
+    refused, away = RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.UNAVAILABLE
+    for order in ([refused, away], [away, refused]):
+        with pytest.raises(RPCError) as raised:
+            await router._all_or_error([fail(status) for status in order])
+        assert raised.value.status == away

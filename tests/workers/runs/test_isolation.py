@@ -1,0 +1,60 @@
+"""Each execution of a handler starts from what was sent, whatever the one before did to it."""
+
+import asyncio
+import copy
+from typing import Any
+
+from temporalio.client import Client
+
+import inngest_temporal as inngest
+from tests.harness import TRIGGER, new_client, running
+
+
+async def test_a_worklist_that_is_changed_in_place_is_whole_in_each_execution(
+    client: Client,
+) -> None:
+    seen: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, checkpointing=False)
+    async def fn(ctx: inngest.Context) -> Any:
+        items: Any = ctx.event.data["work"]
+        seen.append(len(items["list"]))
+        taken = [items["list"].pop() for _ in range(2)]
+        ctx.events[0].data["more"] = "changed"
+        for item in taken:
+            await ctx.step.run("step", lambda item=item: item)
+        return [taken, ctx.event.data["work"]["list"]]
+
+    async with running(client, fn) as app:
+        result = await asyncio.wait_for(app.run(fn, {"work": {"list": [1, 2, 3, 4, 5]}}), 60)
+    assert result == [[5, 4], [1, 2, 3]]
+    assert len(seen) > 1
+    assert set(seen) == {5}
+
+
+async def test_what_a_handler_puts_into_its_input_reaches_nobody(client: Client) -> None:
+    failures: asyncio.Queue[Any] = asyncio.Queue()
+    invoked: asyncio.Queue[Any] = asyncio.Queue()
+    sdk = new_client()
+
+    async def on_failure(ctx: inngest.Context) -> None:
+        await failures.put(ctx.event.data)
+
+    @sdk.create_function(fn_id="other", trigger=inngest.TriggerEvent(event="test/other"))
+    async def other(ctx: inngest.Context) -> None:
+        await invoked.put(copy.deepcopy(ctx.event.data))
+        ctx.event.data["deep"]["secret"] = "password"  # type: ignore[index,call-overload]
+
+    @sdk.create_function(fn_id="fn", trigger=TRIGGER, retries=0, on_failure=on_failure)
+    async def fn(ctx: inngest.Context) -> None:
+        deep: Any = ctx.event.data["deep"]
+        deep["secret"] = "password"
+        payload = {"deep": {"n": 1}}
+        await ctx.step.invoke("call", function=other, data=payload)
+        raise inngest.NonRetriableError("no way")
+
+    async with running(client, fn, other) as app:
+        await app.send("test/event", {"deep": {"n": 1}})
+        failure = await asyncio.wait_for(failures.get(), 60)
+    assert failure["event"]["data"] == {"deep": {"n": 1}}
+    assert invoked.get_nowait()["deep"] == {"n": 1}
