@@ -49,7 +49,8 @@ class Op:
     options: dict[str, Any] = field(default_factory=dict)
     """By kind. sleep: `{duration_ms}` or `{until_ms}`. wait_for_event: `{events, if, timeout_ms}`.
     wait_for_signal: `{signal, timeout_ms?, replace}`. invoke: `{function_id, payload,
-    timeout_ms?}`. run, over HTTP: `{race?: true, gateway?: "fetch" or "ai"}`."""
+    timeout_ms?}`. run, over HTTP: `{gateway?: "fetch" or "ai"}`. All, over HTTP: `{race?: true}`,
+    if the handler goes on before what was asked for beside it has ended."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,9 @@ class ExecutionRequest:
     """Over HTTP: the version of the protocol with which the app answered first; -1: not known."""
     plan_only: bool = False
     """Over HTTP: whether no step may be executed that is not the target, as several are planned."""
+    gateway: bool = False
+    """Over HTTP: whether the target is a request that the app leaves to us. An app can't be asked
+    to execute that; it is asked what it needs, and tells what the request is."""
     alone: bool = True
     """Whether nothing else of the run is under way: then a chain of steps may be executed."""
     begun: Op | None = None

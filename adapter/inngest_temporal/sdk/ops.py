@@ -177,7 +177,7 @@ def _decoded(value: Any) -> Any:
 
 def _waiting(wire: Mapping[str, Any], kind: protocol.OpKind, options: dict[str, Any]) -> Op:
     step = step_of(wire)
-    return Op(kind, step.id, step.name, options)
+    return Op(kind, step.id, step.name, {**options, **step.options})
 
 
 def _timeout(wire: Mapping[str, Any], now_ms: int) -> dict[str, Any]:

@@ -84,13 +84,14 @@ def _ctx(
     dispatch: str | None,
 ) -> dict[str, Any]:
     """No key is null: the SDK of JavaScript refuses that."""
+    target = None if request.gateway else request.target
     ctx = {
         "attempt": request.attempt,
-        "disable_immediate_execution": request.plan_only,
+        "disable_immediate_execution": request.plan_only or request.gateway,
         "max_attempts": request.retries + 1,
         "run_id": run_id,
         "stack": {"current": len(memos), "stack": [step for step, _ in memos]},
-        "step_id": request.target or DISCOVERY,
+        "step_id": target or DISCOVERY,
         "use_api": False,
     }
     if dispatch is not None:

@@ -310,6 +310,9 @@ class TestOperations:
         assert ops(op("StepPlanned")).ops == [Op(protocol.RUN, A, "a")]
         raced = op("StepPlanned", opts={"parallelMode": "race", "input": [1]})
         assert ops(raced).ops == [Op(protocol.RUN, A, "a", {"race": True})]
+        raced = op("Sleep", name="1s", opts={"parallelMode": "race"})
+        options = {"duration_ms": 1000, "race": True}
+        assert ops(raced).ops == [Op(protocol.SLEEP, A, "a", options)]
 
     @pytest.mark.parametrize("opcode", ["DeferAdd", "DeferAbort"])
     def test_lazy(self, opcode: str) -> None:

@@ -57,6 +57,13 @@ def test_the_first_call() -> None:
     }
 
 
+def test_a_request_that_is_left_to_us_is_asked_for() -> None:
+    made = call(request=ExecutionRequest(target=A, gateway=True))
+    assert made.url == f"{URL}&stepId=step"
+    ctx = json.loads(made.body)["ctx"]
+    assert (ctx["step_id"], ctx["disable_immediate_execution"]) == ("step", True)
+
+
 def test_a_call_with_a_dispatch_lets_the_app_checkpoint() -> None:
     made = call(dispatch="d1")
     ctx = json.loads(made.body)["ctx"]

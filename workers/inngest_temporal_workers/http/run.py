@@ -61,6 +61,7 @@ class HttpRun(RunWorkflow):
             url=self._given.url,
             version=self._version,
             plan_only=self._plans,
+            gateway=target is not None and "gateway" in target.options,
         )
 
     async def _apply(
@@ -97,7 +98,13 @@ class HttpRun(RunWorkflow):
         return is_final or super()._holds(progress)
 
     def _looks_beside(self, ended: Op) -> bool:
-        return self._version == SEQUENTIAL_VERSION or bool(ended.options.get("race"))
+        # What is under way of a race alone is nothing to wait for, whoever has won.
+        others = [self._ops[step] for step in self._tasks]
+        return (
+            self._version == SEQUENTIAL_VERSION
+            or _races(ended)
+            or all(_races(other) for other in others)
+        )
 
     async def _after_loss(self, progress: Progress, target: Op | None, attempt: int) -> bool:
         """The worker that called the app was lost, not the app: the call is repeated, and counts
@@ -113,6 +120,11 @@ class HttpRun(RunWorkflow):
 
     def _text_of(self, done: Done) -> str:
         return memo_text(done)
+
+
+def _races(op: Op) -> bool:
+    """Whether the app goes on before the steps beside it have ended."""
+    return bool(op.options.get("race"))
 
 
 def http_run_workflow(settings: RunSettings) -> type:
