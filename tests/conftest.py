@@ -128,7 +128,7 @@ async def temporal() -> AsyncIterator[WorkflowEnvironment]:
     await env.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def temporal_address(temporal: WorkflowEnvironment) -> str:
     """`host:port` of the embedded server."""
     return temporal.client.service_client.config.target_host
@@ -137,6 +137,11 @@ def temporal_address(temporal: WorkflowEnvironment) -> str:
 @pytest_asyncio.fixture
 async def namespace(temporal_address: str) -> str:
     """A new namespace."""
+    return await new_namespace(temporal_address)
+
+
+async def new_namespace(temporal_address: str) -> str:
+    """Make a namespace; its name."""
     name = f"test-{ULID()}".lower()
     client = await Client.connect(temporal_address, namespace=name)
     request = RegisterNamespaceRequest(namespace=name)

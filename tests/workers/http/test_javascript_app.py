@@ -1,0 +1,496 @@
+"""Apps of the official SDK for JavaScript run unmodified: `tests/apps/js/behaviours.mjs`, in one
+process for all tests."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client
+
+from tests import node
+from tests.conftest import new_namespace
+from tests.harness import until
+from tests.http_world import HttpWorld, http_world
+from tests.workers.commands.test_cli import free_port
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SECRET = "sk-very-secret"
+
+
+@dataclass
+class Js:
+    """The app, and what it tells of itself."""
+
+    world: HttpWorld
+    http: httpx.AsyncClient
+
+    async def run(self, name: str, **data: Any) -> dict[str, Any]:
+        """Send `js/NAME`, and wait for its only run."""
+        return await self.world.run(f"js/{name}", data)
+
+    async def output(self, name: str, **data: Any) -> Any:
+        """The same, of a run that succeeds: its output."""
+        run = await self.run(name, **data)
+        assert run["status"] == "Completed", run
+        return run["output"]
+
+    async def calls(self, run: dict[str, Any]) -> list[dict[str, Any]]:
+        """The requests for executions that the app got, in order."""
+        return list(await self._told("calls", run))
+
+    async def bodies(self, run: dict[str, Any]) -> list[tuple[str, int]]:
+        """The bodies of steps that were executed, with their attempt, in order."""
+        return [(each["name"], each["attempt"]) for each in await self._told("bodies", run)]
+
+    async def _told(self, what: str, run: dict[str, Any]) -> Any:
+        answer = await self.http.get(f"/{what}", params={"run": run["run_id"]})
+        return answer.json()
+
+    async def history(self, run: dict[str, Any]) -> Any:
+        handle = self.world.client.get_workflow_handle(run["run_id"])
+        return await handle.fetch_history()
+
+    async def activities(self, run: dict[str, Any]) -> Counter[str]:
+        """How many activities of each type the run has."""
+        return Counter(
+            event.activity_task_scheduled_event_attributes.activity_type.name
+            for event in (await self.history(run)).events
+            if event.HasField("activity_task_scheduled_event_attributes")
+        )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(temporal_address: str) -> AsyncIterator[HttpWorld]:
+    namespace = await new_namespace(temporal_address)
+    client = await Client.connect(temporal_address, namespace=namespace)
+    async with http_world(client) as world:
+        yield world
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def js(world: HttpWorld, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Js]:
+    log = tmp_path_factory.mktemp("js") / "app.log"
+    async with serving(world, "behaviours.mjs", log) as app:
+        for path in ("/api/inngest", "/streaming"):
+            await world.sync(f"{app.http.base_url}{path}")
+        yield app
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def js3(world: HttpWorld, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Js]:
+    log = tmp_path_factory.mktemp("js3") / "app.log"
+    async with serving(world, "version3.mjs", log) as app:
+        await world.sync(f"{app.http.base_url}/api/inngest")
+        yield app
+
+
+@contextlib.asynccontextmanager
+async def serving(world: HttpWorld, module: str, log: Path) -> AsyncIterator[Js]:
+    """An app while it runs."""
+    node.install()
+    port = free_port()
+    environ = {"PORT": str(port), "INNGEST_DEV": world.url}
+    command = ("node", str(node.FOLDER / module))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+        with node.process(*command, log=log, **environ) as process:
+            await until(lambda: process.poll() is not None or answers(http))
+            assert process.poll() is None, log.read_text()
+            yield Js(world, http)
+
+
+async def answers(http: httpx.AsyncClient) -> bool:
+    try:
+        await http.get("/api/inngest")
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+# Steps one after another.
+
+
+async def test_a_function_without_steps(js: Js) -> None:
+    run = await js.run("nothing")
+    assert (run["status"], run["output"]) == ("Completed", None)
+    assert len(await js.calls(run)) == 1
+
+
+async def test_twenty_steps_are_one_call_and_one_activity(js: Js) -> None:
+    run = await js.run("numbers", steps=20)
+    assert run["output"] == list(range(20))
+    assert await js.bodies(run) == [("step", 0)] * 20
+    assert len(await js.calls(run)) == 1
+    assert (await js.activities(run))["inngest.execute"] == 1
+
+
+async def test_without_checkpoints_there_is_a_call_for_each_step(js: Js) -> None:
+    run = await js.run("classic", steps=5)
+    assert run["output"] == list(range(5))
+    assert await js.bodies(run) == [("step", 0)] * 5
+    assert len(await js.calls(run)) == 6
+    assert (await js.activities(run))["inngest.execute"] == 1
+
+
+async def test_steps_that_the_app_buffers(js: Js) -> None:
+    run = await js.run("buffered", steps=7)
+    assert run["output"] == list(range(7))
+    assert await js.bodies(run) == [("step", 0)] * 7
+    assert len(await js.calls(run)) == 1
+
+
+async def test_an_app_that_ends_its_call_after_a_while(js: Js) -> None:
+    run = await js.run("short", steps=7)
+    assert run["output"] == list(range(7))
+    assert await js.bodies(run) == [("step", 0)] * 7
+    assert 2 <= len(await js.calls(run)) <= 8
+
+
+async def test_300_steps_of_2_kb(js: Js) -> None:
+    run = await js.run("texts", steps=300, size=2000)
+    assert run["output"] == 600_000
+    assert await js.bodies(run) == [("step", 0)] * 300
+    history = await js.history(run)
+    signals = Counter(
+        event.workflow_execution_signaled_event_attributes.signal_name
+        for event in history.events
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+    )
+    assert 1 <= signals["checkpoint"] <= 10
+    assert len(await js.calls(run)) <= 10
+
+
+async def test_a_large_step(js: Js) -> None:
+    run = await js.run("too-large", size=1_700_000)
+    assert run["output"] == "accepted"
+    assert await js.bodies(run) == [("before", 0), ("large", 0)]
+
+
+async def test_a_step_that_is_too_large(js: Js) -> None:
+    run = await js.run("too-large", size=1_900_000)
+    before, name, message, after = run["output"]
+    assert (before, name, after) == ("before", "OutputTooLargeError", "after")
+    assert "1800000" in message.replace(",", "").replace("_", ""), message
+    assert await js.bodies(run) == [("before", 0), ("large", 0), ("after", 0)]
+
+
+async def test_a_state_that_is_too_large_for_a_request_is_fetched(js: Js) -> None:
+    run = await js.run("texts-then-sleep", steps=5, size=1_000_000, note="x" * 100_000)
+    assert run["output"] == [5_000_000, 100_000]
+    assert Counter(name for name, _ in await js.bodies(run)) == {"step": 5, "sum": 1}
+    calls = await js.calls(run)
+    assert [call["useApi"] for call in (calls[0], calls[-1])] == [False, True]
+
+
+# Parallel steps.
+
+
+async def test_parallel_steps(js: Js) -> None:
+    """The app is called for what there is, for each step, and once both have ended; then it goes on
+    by itself."""
+    run = await js.run("parallel")
+    assert run["output"] == ["p", "q", "r", "s"]
+    assert Counter(await js.bodies(run)) == Counter({(each, 0): 1 for each in "pqrs"})
+    calls = await js.calls(run)
+    assert [call["planOnly"] for call in calls] == [False, True, True, False]
+    assert [call["step"] == "step" for call in calls] == [True, False, False, True]
+    assert [call["version"] for call in calls] == [-1, 2, 2, 2]
+
+
+async def test_parallel_steps_with_a_call_after_each(js: Js) -> None:
+    """Version 1 of the protocol: the app is called after each of them, and executes no step by
+    itself any more."""
+    run = await js.run("parallel-1")
+    assert run["output"] == ["p", "q", "r", "s"]
+    assert Counter(await js.bodies(run)) == Counter({(each, 0): 1 for each in "pqrs"})
+    calls = await js.calls(run)
+    assert Counter(call["step"] == "step" for call in calls) == {True: 5, False: 4}
+    assert [call["planOnly"] for call in calls] == [False] + [True] * 8
+    assert [call["version"] for call in calls] == [-1] + [1] * 8
+
+
+async def test_branches_wait_for_each_other(js: Js) -> None:
+    run = await js.run("branches")
+    assert run["output"] == [["a1", "a2"], ["b1", "b2"]]
+    names = [name for name, _ in await js.bodies(run)]
+    assert sorted(names[:2]) == ["a1", "b1"]
+    assert sorted(names[2:]) == ["a2", "b2"]
+    assert len(await js.calls(run)) == 7
+
+
+async def test_branches_that_race_do_not(js: Js) -> None:
+    run = await js.run("race-branches")
+    assert run["output"] == [["a1", "a2"], ["b1", "b2"]]
+    names = [name for name, _ in await js.bodies(run)]
+    assert sorted(names) == ["a1", "a2", "b1", "b1 over", "b2"]
+    assert names.index("a2") < names.index("b1 over")
+    steps = [call["step"] for call in await js.calls(run)]
+    assert (len(steps), steps.count("step")) == (9, 5)
+
+
+async def test_a_race_of_promises(js: Js) -> None:
+    """Without `group.parallel` the run goes on once both steps have ended; the first one wins."""
+    run = await js.run("promise-race")
+    assert run["output"] == ["p", "after"]
+    assert sorted(name for name, _ in await js.bodies(run)) == ["after", "p", "slow"]
+
+
+async def test_a_race(js: Js) -> None:
+    """The run goes on while the step that has lost is under way; the SDK wants that to have ended
+    before it says what the function returned."""
+    run = await js.run("race")
+    assert run["output"] == ["quick", "after", "at last"]
+    names = [name for name, _ in await js.bodies(run)]
+    assert sorted(names[:2]) == ["quick", "slow"]
+    assert names[2:] == ["after", "at last", "slow over"]
+
+
+async def test_a_race_of_a_step_and_waits(js: Js) -> None:
+    run = await js.run("race-with-waits")
+    assert run["output"] == ["sleep", "after", "at last"]
+    names = [name for name, _ in await js.bodies(run)]
+    assert names == ["slow", "after", "at last", "slow over"]
+
+
+async def test_one_of_parallel_steps_fails(js: Js) -> None:
+    assert await js.output("one-fails") == ["p", "boom"]
+
+
+async def test_steps_and_waits_side_by_side(js: Js) -> None:
+    assert await js.output("mixed") == ["p", None]
+
+
+# Waits.
+
+
+async def test_sleeps(js: Js) -> None:
+    took_ms, is_after = await js.output("sleeps")
+    assert took_ms >= 2000
+    assert is_after
+
+
+async def test_waits_for_events(js: Js) -> None:
+    event = await js.world.send("js/waits", {"key": "k"})
+    runs, found = asyncio.create_task(js.world.runs(event)), 0
+    while not runs.done():  # until the run has waited for both
+        found += 1
+        for key in ("other", "k"):
+            await js.world.send("js/answer", {"key": key, "n": found})
+        await asyncio.sleep(0.1)
+    [run] = await runs
+    assert run["status"] == "Completed", run
+    output = run["output"]
+    assert output["found"]["key"] == "k"
+    assert (output["name"], output["later"], output["missed"]) == ("js/answer", True, None)
+
+
+async def test_waits_for_a_signal(js: Js) -> None:
+    event = await js.world.send("js/waits-for-signal", {"key": "key"})
+    waiting = asyncio.create_task(js.world.runs(event))
+    sent: list[Any] = []
+    while not waiting.done():  # until the run waits for it
+        sent.append(await js.output("signals", key="key", data={"n": len(sent)}))
+    [run] = await waiting
+    assert run["status"] == "Completed", run
+    [delivered] = [each for each in sent if each and each.get("runId")][:1]
+    assert delivered["runId"] == run["run_id"]
+    assert run["output"] == [{"signal": "key", "data": {"n": sent.index(delivered)}}, None]
+
+
+async def test_sends_events(js: Js) -> None:
+    ids = await js.output("sends")
+    outputs = [[run["output"] for run in await js.world.runs(id)] for id in ids]
+    assert outputs == [[1], [2]]
+
+
+# Invocations.
+
+
+async def test_invokes_functions(js: Js) -> None:
+    output = await js.output("invokes")
+    assert output["result"] == {"got": 42, "name": "inngest/function.invoked"}
+    assert "not today" in output["failure"]
+    assert output["late"]
+
+
+# Errors.
+
+
+async def test_attempts_are_counted_as_in_inngest(js: Js) -> None:
+    run = await js.run("attempts")
+    assert run["output"] == ["Error", "boom", "after"]
+    assert await js.bodies(run) == [
+        *[("good", 0), ("bad", 0), ("bad", 1), ("bad", 2)],
+        *[("caught", 0), ("after", 0)],
+    ]
+
+
+async def test_a_step_that_succeeds_begins_a_new_count(js: Js) -> None:
+    run = await js.run("recovers")
+    assert run["output"] == ["good", 2, 4]
+    assert await js.bodies(run) == [("second time", 0), ("second time", 1)]
+
+
+async def test_a_handler_that_fails_is_tried_again(js: Js) -> None:
+    run = await js.run("handler-fails")
+    assert run["status"] == "Failed"
+    assert (run["output"]["name"], run["output"]["message"]) == ("TypeError", "no")
+    bodies = await js.bodies(run)
+    assert bodies == [("handler", 0), ("step", 0), ("handler", 1), ("handler", 2)]
+
+
+async def test_a_handler_that_is_not_to_be_tried_again(js: Js) -> None:
+    run = await js.run("never-again")
+    assert run["status"] == "Failed"
+    assert run["output"]["name"] == "NonRetriableError"
+    assert await js.bodies(run) == [("handler", 0)]
+
+
+async def test_a_step_that_is_not_to_be_tried_again(js: Js) -> None:
+    run = await js.run("step-never-again")
+    assert run["status"] == "Failed"
+    assert run["output"]["message"] == "no way"
+    assert await js.bodies(run) == [("fails", 0)]
+
+
+async def test_a_step_that_says_when_to_try_again(js: Js) -> None:
+    run = await js.run("later")
+    assert run["output"] == 1
+    assert await js.bodies(run) == [("times", 0), ("times", 1)]
+    timers = [
+        event.timer_started_event_attributes.start_to_fire_timeout.ToMilliseconds()
+        for event in (await js.history(run)).events
+        if event.HasField("timer_started_event_attributes")
+    ]
+    assert max(timers) >= 900
+
+
+async def test_on_failure_gets_what_inngest_sends(js: Js) -> None:
+    run = await js.run("with-on-failure", n=1)
+    assert run["status"] == "Failed"
+
+    async def told() -> Any:
+        return (await js.http.get("/failures")).json()
+
+    [failure] = await until(told)
+    assert (failure["name"], failure["error"]) == ("inngest/function.failed", "boom")
+    data = failure["data"]
+    assert (data["function_id"], data["run_id"]) == ("js-with-on-failure", run["run_id"])
+    assert (data["error"]["name"], data["error"]["message"]) == ("Error", "boom")
+    assert (data["event"]["name"], data["event"]["data"]) == ("js/with-on-failure", {"n": 1})
+
+
+# Requests that are left to the server.
+
+
+async def test_fetches(js: Js) -> None:
+    run = await js.run("fetches")
+    assert run["status"] == "Completed", run
+    status, echoed, *refused = run["output"]
+    assert status == 200
+    assert echoed == {"method": "POST", "query": {"q": "1"}, "mine": "1", "body": "hello"}
+    assert refused == [418, "no"]
+
+
+async def test_asks_a_model_and_keeps_its_key_out_of_the_history(js: Js) -> None:
+    run = await js.run("infers")
+    assert run["status"] == "Completed", run
+    assert run["output"] == ["answer 1", "answer 2", "beside", "AIGatewayError"]
+    history = await js.history(run)
+    assert "answer 1" in readable(history)
+    assert SECRET not in readable(history)
+
+
+def readable(history: Any) -> str:
+    """All of a history, payloads included."""
+    return str(history.to_json_dict()) + "".join(
+        event.SerializeToString().decode("latin-1") for event in history.events
+    )
+
+
+async def test_wraps_a_call_of_a_model(js: Js) -> None:
+    assert await js.output("wraps") == 2
+
+
+# Triggers.
+
+
+async def test_a_schedule(js: Js) -> None:
+    client = js.world.client
+
+    async def scheduled() -> Any:
+        listed = await client.list_schedules()
+        return [each.id async for each in listed if "js-scheduled" in each.id]
+
+    [schedule] = await until(scheduled)
+    await client.get_schedule_handle(schedule).trigger()
+
+    async def started() -> Any:
+        return [each async for each in client.list_workflows("WorkflowType='js-scheduled'")]
+
+    [run] = await until(started)
+    handle = client.get_workflow_handle(run.id)
+    assert await handle.result() == ["inngest/scheduled.timer", "0 0 1 1 *"]
+
+
+async def test_events_by_a_wildcard_and_a_condition(js: Js) -> None:
+    run = await js.world.run("js/wild.card")
+    assert run["output"] == "js/wild.card"
+    ignored = await js.world.send("js/filtered", {"n": 1})
+    assert await js.output("filtered", n=2) == "ran"
+    answer = await httpx.AsyncClient().get(f"{js.world.url}/v1/events/{ignored}/runs")
+    assert answer.json()["data"] == []
+
+
+async def test_a_batch(js: Js) -> None:
+    ids = [await js.world.send("js/batch", {"n": n}) for n in range(3)]
+    [run] = await js.world.runs(ids[2])
+    assert run["output"] == [0, 1, 2]
+
+
+async def test_a_run_is_cancelled_by_an_event(js: Js) -> None:
+    event = await js.world.send("js/cancelled", {"key": "k"})
+    cancelled = asyncio.create_task(js.world.runs(event))
+    while not cancelled.done():
+        await js.world.send("js/cancel", {"key": "other"})
+        await js.world.send("js/cancel", {"key": "k"})
+        await asyncio.sleep(0.2)
+    [run] = await cancelled
+    assert run["status"] == "Cancelled"
+
+
+async def test_what_has_no_effect_yet_is_accepted(js: Js) -> None:
+    assert await js.output("defers") == "a"
+
+
+# Another way to serve, and the other major version.
+
+
+async def test_streamed_replies(js: Js) -> None:
+    assert await js.output("streaming") == ["a", "boom"]
+
+
+@pytest.mark.parametrize("name", ["many", "checkpoints"])
+async def test_version_3(js3: Js, name: str) -> None:
+    run = await js3.world.run(f"js3/{name}")
+    assert run["output"] == list(range(10))
+    assert len(await js3.calls(run)) == (11 if name == "many" else 1)
+    assert (await js3.activities(run))["inngest.execute"] == 1
+
+
+async def test_what_version_3_waits_for(js3: Js) -> None:
+    run = await js3.world.run("js3/steps", {"n": 1})
+    assert run["status"] == "Completed", run
+    assert run["output"] == ["a", "p", "q", None, "boom", {"n": 1}]
+
+
+async def test_version_3_fails(js3: Js) -> None:
+    run = await js3.world.run("js3/fails")
+    assert (run["status"], run["output"]["message"]) == ("Failed", "attempt 1")
