@@ -17,6 +17,7 @@ from inngest_temporal.expressions import check_condition, check_expression
 from .cron import parse_cron
 from .errors import ExpressionError, FunctionConfigInvalidError
 from .models import (
+    LONGEST_MS,
     WIRE,
     Batch,
     Cancel,
@@ -46,6 +47,7 @@ MAX_TRIGGER_NAME = 255
 
 _SECOND = datetime.timedelta(seconds=1)
 _DAY = datetime.timedelta(days=1)
+_LONGEST = datetime.timedelta(milliseconds=LONGEST_MS)
 
 
 def _kind_of_trigger(value: object) -> str | None:
@@ -218,19 +220,19 @@ def _check_expression(source: str | None, field: str) -> Iterator[_Problem]:
 def _check_duration(
     duration: int | datetime.timedelta | None,
     field: str,
-    longest: datetime.timedelta | None = None,
+    longest: datetime.timedelta = _LONGEST,
 ) -> Iterator[_Problem]:
     if duration is None:
         return
     remedy = "use whole seconds, at least one" + (
-        "" if longest is None else f" and at most {duration_text(longest)}"
+        "" if longest == _LONGEST else f" and at most {duration_text(longest)}"
     )
     try:
         text = duration_text(duration)
     except FunctionConfigInvalidError as error:
         yield field, f"{error}, and this is {milliseconds(duration)} ms; {remedy}"
         return
-    if longest is not None and milliseconds(duration) > milliseconds(longest):
+    if milliseconds(duration) > milliseconds(longest):
         yield field, f"{text} is too long; {remedy}"
 
 

@@ -35,6 +35,8 @@ WIRE: Any = {"wire": True}
 pydantic's own."""
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+LONGEST_MS = 36_500 * _UNITS_MS["d"]
+"""Of a duration: what is longer is a mistake, and at some length nothing can count it."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 
 
@@ -56,7 +58,10 @@ def parse_duration(text: str) -> int:
         return 0
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{text!r} is not a duration such as 30s, 5m or 1d12h")
-    return int(sum(float(number) * _UNITS_MS[unit] for number, unit in parts))
+    ms = sum(float(number) * _UNITS_MS[unit] for number, unit in parts)
+    if ms > LONGEST_MS:
+        raise ValueError(f"{shown(text)} is over {LONGEST_MS // _UNITS_MS['d']} days")
+    return int(ms)
 
 
 def duration_text(duration: int | datetime.timedelta) -> str:

@@ -515,6 +515,10 @@ def test_a_shared_concurrency_needs_a_key(scope: Any) -> None:
             {"throttle": Throttle(limit=1, period=0)},
             "throttle.period: duration must be at least 1 second",
         ),
+        (
+            {"timeouts": Timeouts(start=datetime.timedelta(days=36_501))},
+            "timeouts.start: 36501d is too long",
+        ),
         ({"timeouts": Timeouts(start=1)}, "timeouts.start: duration must be at least 1 second"),
         ({"timeouts": Timeouts(finish=1)}, "timeouts.finish: duration must be at least 1 second"),
         ({"batch_events": Batch(max_size=1)}, "batch_events.max_size: 1 is below 2"),

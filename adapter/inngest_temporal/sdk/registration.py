@@ -227,7 +227,7 @@ def _url(given: object, field: str) -> str:
         raise BodyInvalidError(f"{field}: the URL is missing")
     try:
         parts = urlsplit(given)
-        host, _ = parts.hostname, parts.port
+        host, _, _ = parts.hostname, parts.port, given.encode()
     except ValueError as error:
         raise BodyInvalidError(f"{field}: {shown(given)} is not a URL ({error})") from None
     if parts.scheme not in ("http", "https") or not host or len(given) > MAX_URL:
