@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME ...`: those named (`runs`, `waits`, `ingress`, `registry`,
+"""`python -m benchmarks NAME ...`: those named (`runs`, `shapes`, `waits`, `ingress`, `registry`,
 `flow_control`, `http`, `expressions`, `queue`, `overload`, `scale`, `profile`), or all but the last
 four.
 
@@ -20,6 +20,7 @@ from . import (
     registry,
     runs,
     scale,
+    shapes,
     steps_profile,
     waits,
 )
@@ -27,6 +28,7 @@ from .bench import Report
 
 SERVED = {
     "runs": runs.main,
+    "shapes": shapes.main,
     "waits": waits.main,
     "ingress": ingress.main,
     "registry": registry.main,

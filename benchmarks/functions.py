@@ -5,6 +5,7 @@ timeout, eager execution (the SDK's default), and, as ours, without the workflow
 """
 
 import asyncio
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,8 @@ STEPS_EVENT = "bench/steps-{size}"
 PARALLEL_EVENT = "bench/parallel"
 AT_ONCE = 50
 """Parallel steps."""
+FAN_OUT_EVENT = "bench/fan-out"
+THOUSAND_EVENT = "bench/thousand"
 WAIT_EVENT = "bench/wait"
 PAID_EVENT = "bench/paid"
 WAIT_TIMEOUT = timedelta(hours=1)
@@ -72,7 +75,41 @@ async def parallel(ctx: inngest.Context) -> int:
     return sum(result["number"] for result in results)
 
 
-ALL_FUNCTIONS: list[inngest.Function[Any]] = [*FUNCTIONS.values(), wait, parallel]
+def fanned_out(number: int) -> inngest.Function[Any]:
+    """One of the functions that the same event starts."""
+
+    @client.create_function(
+        fn_id=f"fan-out-{number}", trigger=inngest.TriggerEvent(event=FAN_OUT_EVENT), retries=3
+    )
+    async def one_step(ctx: inngest.Context) -> int:
+        return (await ctx.step.run("step-0", work, 0))["number"]
+
+    return one_step
+
+
+FAN_OUT = [fanned_out(number) for number in range(20)]
+
+
+@client.create_function(
+    fn_id="thousand", trigger=inngest.TriggerEvent(event=THOUSAND_EVENT), retries=3
+)
+async def thousand(ctx: inngest.Context) -> list[float]:
+    """Nearly a thousand steps of 1 KB: when each tenth of them ended, seconds since 1970."""
+    times = []
+    for number in range(980):
+        await ctx.step.run(f"step-{number}", lambda: "x" * 1_000)
+        if number % 98 == 97:
+            times.append(await ctx.step.run(f"time-{number}", time.time))
+    return times
+
+
+ALL_FUNCTIONS: list[inngest.Function[Any]] = [
+    *FUNCTIONS.values(),
+    *FAN_OUT,
+    wait,
+    parallel,
+    thousand,
+]
 
 
 work_activity = activity.defn(name="work")(work)

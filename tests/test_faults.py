@@ -105,7 +105,7 @@ async def app_of(client: Client) -> AsyncIterator[App]:
         )
         yield App(
             client,
-            [chaos.work, chaos.long, chaos.deadly, chaos.patient],
+            [chaos.work, chaos.chain, chaos.long, chaos.deadly, chaos.patient],
             Router(client, follower, Waits.of(client).deliver),
         )
 
@@ -175,6 +175,32 @@ async def test_runs_under_random_kills_are_neither_lost_nor_stuck(
         " reported them"
     )
     assert len(twice) <= 40
+
+
+@pytest.mark.timeout(1_800)
+async def test_a_kill_repeats_at_most_one_step_of_a_chain(
+    client: Client, processes: Processes, long: bool
+) -> None:
+    count, steps, kills = (12, 830, 10) if long else (4, 150, 2)
+    worker = processes.worker()
+    async with app_of(client) as app:
+        data = {"steps": steps}
+        runs = [app.run_of(chaos.chain, await app.send("chaos/chain", data)) for _ in range(count)]
+        for kill in range(1, kills + 1):
+            ended = count * steps * kill // (kills + 1)
+            await until(lambda ended=ended: len(processes.lines("end")) >= ended, 600)
+            processes.kill(worker)
+            worker = processes.worker()
+        await asyncio.wait_for(asyncio.gather(*(run.result() for run in runs)), 600)
+    begun: dict[str, list[int]] = collections.defaultdict(list)
+    for _, run_id, step in processes.lines("begin"):
+        begun[run_id].append(int(step))
+    assert len(begun) == count
+    for order in begun.values():
+        assert sorted(set(order)) == list(range(steps))
+        assert order == sorted(order)
+        assert len(order) <= steps + kills
+    print(f"{sum(map(len, begun.values())) - count * steps} steps of {count * steps} twice")
 
 
 @pytest.mark.timeout(120)

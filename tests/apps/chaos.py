@@ -44,6 +44,14 @@ async def work(ctx: inngest.Context) -> list[str]:
     return results
 
 
+@client.create_function(
+    fn_id="chain", trigger=inngest.TriggerEvent(event="chaos/chain"), retries=20
+)
+async def chain(ctx: inngest.Context) -> None:
+    for number in range(int(str(ctx.event.data["steps"]))):
+        await ctx.step.run(f"{number}", body, ctx.run_id, f"{number}", 0.002)
+
+
 @client.create_function(fn_id="long", trigger=inngest.TriggerEvent(event="chaos/long"))
 async def long(ctx: inngest.Context) -> list[str]:
     first = await ctx.step.run("first", body, ctx.run_id, "first", 0)

@@ -1,0 +1,106 @@
+"""Runs of other shapes beside the same by hand: parallel steps, one event that starts 20 functions.
+And of ours alone: a thousand steps.
+"""
+
+import asyncio
+import statistics
+import time
+from itertools import pairwise
+from uuid import uuid4
+
+from temporalio.client import Client
+
+from inngest_temporal.routing import events
+from inngest_temporal.routing.router import Router
+
+from . import functions
+from .bench import HAND, NO_PAUSE, OURS, Report, embedded_server, routing, take_turns, workers
+
+TURNS = 9
+LONG_TURNS = 3
+
+
+async def main(report: Report) -> None:
+    """Print the comparisons, on a server that does not pause between workflow tasks."""
+    async with (
+        embedded_server(NO_PAUSE) as client,
+        workers(client),
+        routing(client) as router,
+    ):
+        report.title(f"shapes: from the start to the result, median of {TURNS} turns")
+        await parallel(report, client, router)
+        await fan_out(report, client, router)
+        await thousand(report, client, router)
+
+
+async def parallel(report: Report, client: Client, router: Router) -> None:
+    async def ours() -> float:
+        begun = time.perf_counter()
+        event = events.stamp({"name": functions.PARALLEL_EVENT})
+        await router.route([event])
+        await client.get_workflow_handle(events.run_id(functions.parallel.id, event)).result()
+        return (time.perf_counter() - begun) * 1000
+
+    async def hand() -> float:
+        begun = time.perf_counter()
+        await client.execute_workflow(
+            functions.HandParallel.run, id=str(uuid4()), task_queue=functions.HAND_QUEUE
+        )
+        return (time.perf_counter() - begun) * 1000
+
+    samples = await take_turns({OURS: ours, HAND: hand}, TURNS, warm_up=2)
+    what = f"{functions.AT_ONCE} parallel steps"
+    report.compare(what, samples[OURS], samples[HAND], "ms", at_most=1.2)
+
+
+async def fan_out(report: Report, client: Client, router: Router) -> None:
+    """By hand, a workflow of one activity for each function."""
+    count = len(functions.FAN_OUT)
+
+    async def ours() -> float:
+        begun = time.perf_counter()
+        event = events.stamp({"name": functions.FAN_OUT_EVENT})
+        await router.route([event])
+        runs = [events.run_id(function.id, event) for function in functions.FAN_OUT]
+        await asyncio.gather(*(client.get_workflow_handle(run).result() for run in runs))
+        return (time.perf_counter() - begun) * 1000
+
+    async def hand() -> float:
+        begun = time.perf_counter()
+        await asyncio.gather(
+            *(
+                client.execute_workflow(
+                    functions.HandSteps.run, 1, id=str(uuid4()), task_queue=functions.HAND_QUEUE
+                )
+                for _ in range(count)
+            )
+        )
+        return (time.perf_counter() - begun) * 1000
+
+    samples = await take_turns({OURS: ours, HAND: hand}, TURNS, warm_up=2)
+    what = f"one event, {count} functions"
+    report.compare(what, samples[OURS], samples[HAND], "ms", at_most=1.0)
+
+
+async def thousand(report: Report, client: Client, router: Router) -> None:
+    first, last = [], []
+    for _ in range(LONG_TURNS):
+        event = events.stamp({"name": functions.THOUSAND_EVENT})
+        await router.route([event])
+        run = client.get_workflow_handle(events.run_id(functions.thousand.id, event))
+        tenths = [(after - before) * 1000 for before, after in pairwise(await run.result())]
+        first.append(tenths[0])
+        last.append(tenths[-1])
+    history = (await run.fetch_history()).events
+    size = sum(event.ByteSize() for event in history)
+    names = ("the last", "the first")
+    report.title(f"shapes: a thousand steps of 1 KB in one run, median of {LONG_TURNS}")
+    report.compare(
+        "a tenth of the steps",
+        statistics.median(last),
+        statistics.median(first),
+        "ms",
+        at_most=1.2,
+        names=names,
+    )
+    report.line(f"{len(history)} events of history, {size / 1000:.0f} bytes for each step")
