@@ -199,6 +199,10 @@ class Proxy:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = await asyncio.open_connection(self._host, int(self._port))
+        if self.is_broken:  # meanwhile
+            writer.close()
+            there[1].close()
+            return
         self._writers |= {writer, there[1]}
         with contextlib.suppress(OSError):
             await asyncio.gather(

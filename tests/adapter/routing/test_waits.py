@@ -26,7 +26,7 @@ from inngest_temporal_workers.entities.entity import MAX_STATE
 from inngest_temporal_workers.entities.mailbox import pack_waits, unpack_waits
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 
-WAITS, LONG_WAITS = 150, 600
+WAITS, LONG_WAITS = 100, 600
 
 
 def waiter() -> inngest.Function[Any]:
@@ -74,7 +74,7 @@ async def test_no_wake_up_is_lost_while_many_waits_are_being_registered(
 async def test_events_that_are_sent_at_once_resume_the_right_waits(
     client: Client, long: bool
 ) -> None:
-    count = 300 if long else 100
+    count = 300 if long else 50
     fn = waiter()
     async with running(client, fn) as app:
         numbers = list(range(count))

@@ -1,6 +1,7 @@
 """Cron triggers: their schedules, exactly, and what a tick starts."""
 
 import asyncio
+import contextlib
 import itertools
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -571,8 +572,15 @@ async def test_a_tick_passes_the_gates(client: Client) -> None:
         pass
 
     async with running(client, fn):
-        tick = ScheduleActivities(client, Follower(client)).tick
+        activities = ScheduleActivities(client, Follower(client))
         [trigger] = cron_triggers([app("@daily").to_json()]).values()
-        routed = [await tick(trigger, moment, moment) for moment in (1.8e9, 1.8e9, 1.8e9 + 60)]
+
+        async def tick(moment: float) -> Any:
+            async with asyncio.timeout(60):
+                while True:  # as Temporal repeats an activity
+                    with contextlib.suppress(TimeoutError):
+                        return await activities.tick(trigger, moment, moment)
+
+        routed = [await tick(moment) for moment in (1.8e9, 1.8e9, 1.8e9 + 60)]
         assert routed[0] == routed[1] != {"run": None}  # the same tick
         assert routed[2] == {"run": None}

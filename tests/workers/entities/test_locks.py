@@ -207,7 +207,12 @@ async def test_a_permit_is_not_held_through_a_sleep_wait_or_invoke(
 
 async def _all_wait(client: Client, count: int) -> bool:
     mailbox = client.get_workflow_handle(names.mailbox_id("test/go", "", None))
-    history = await mailbox.fetch_history()
+    try:
+        history = await mailbox.fetch_history()
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        return False
     return (
         sum(
             event.workflow_execution_signaled_event_attributes.signal_name == "register"

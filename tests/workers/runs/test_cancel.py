@@ -15,7 +15,7 @@ from inngest_temporal.temporal import names
 from inngest_temporal_workers.entities import entity as entities
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 
-RUNS = 200
+RUNS, LONG_RUNS = 50, 200
 
 
 async def status(run: Any) -> WorkflowExecutionStatus | None:
@@ -40,7 +40,10 @@ def sleeper(**options: Any) -> inngest.Function[Any]:
     return fn
 
 
-async def test_a_cancel_event_sent_right_after_the_trigger_always_cancels(client: Client) -> None:
+async def test_a_cancel_event_sent_right_after_the_trigger_always_cancels(
+    client: Client, long: bool
+) -> None:
+    count = LONG_RUNS if long else RUNS
     fn = sleeper(cancel=[inngest.Cancel(event="stop", if_exp="event.data.id == async.data.id")])
     async with running(client, fn) as app:
 
@@ -55,8 +58,8 @@ async def test_a_cancel_event_sent_right_after_the_trigger_always_cancels(client
             async with limit:
                 return await one(number)
 
-        statuses = await asyncio.gather(*(limited(number) for number in range(RUNS)))
-    assert statuses == [WorkflowExecutionStatus.CANCELED] * RUNS
+        statuses = await asyncio.gather(*(limited(number) for number in range(count)))
+    assert statuses == [WorkflowExecutionStatus.CANCELED] * count
 
 
 async def test_a_cancel_event_cancels_only_the_runs_it_matches(client: Client) -> None:

@@ -272,7 +272,7 @@ async def test_a_rolling_deploy_loses_no_event_and_says_once_what_it_changes(
     async def send(app: App, stop: asyncio.Event) -> None:
         while not stop.is_set():
             sent.append(await app.send("kept"))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
     stop = asyncio.Event()
     async with contextlib.AsyncExitStack() as olds, contextlib.AsyncExitStack() as news:
