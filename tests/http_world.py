@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 from temporalio.client import Client
+from temporalio.worker import Worker
 
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing.registry import Follower
@@ -24,22 +25,33 @@ ENDED = ("Completed", "Failed", "Cancelled", "Skipped")
 class HttpWorld:
     """An ingress, and a worker that calls apps."""
 
-    def __init__(self, client: Client, url: str, follower: Follower) -> None:
+    def __init__(
+        self, client: Client, url: str, follower: Follower, settings: Settings, worker: Worker
+    ) -> None:
         self.client = client
         self.url = url
+        self.worker = worker
         self._follower = follower
-        self._http = httpx.AsyncClient(base_url=url, timeout=30)
+        self._event_key = [*settings.event_keys, "dev"][0]
+        keys = settings.signing_keys
+        headers = {"authorization": f"Bearer {keys[0]}"} if keys else {}
+        self._http = httpx.AsyncClient(base_url=url, timeout=30, headers=headers)
 
     async def sync(self, app_url: str) -> None:
         """Have an app register, as `dev -u` does."""
         headers = {"x-inngest-server-kind": "dev"}
         answer = await self._http.put(app_url, json={"url": app_url}, headers=headers)
         assert answer.status_code == 200, answer.text
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Know what is registered now."""
         await self._follower.refresh()
 
     async def send(self, name: str, data: dict[str, Any] | None = None) -> str:
         """Send an event; its id."""
-        answer = await self._http.post("/e/dev", json={"name": name, "data": data or {}})
+        url = f"/e/{self._event_key}"
+        answer = await self._http.post(url, json={"name": name, "data": data or {}})
         assert answer.status_code == 200, answer.text
         [id] = answer.json()["ids"]
         return str(id)
@@ -67,9 +79,15 @@ async def http_world(
     *,
     retry_interval: timedelta = timedelta(milliseconds=10),
     settings: Settings | None = None,
+    listens: bool = True,
+    grace: timedelta = timedelta(0),
 ) -> AsyncIterator[HttpWorld]:
-    """An ingress on loopback and a worker that calls apps, in this process."""
+    """An ingress on loopback and a worker that calls apps, in this process. `listens`: whether the
+    worker says where its ingress is, as with `--listen`."""
     settings = settings or Settings(dev=True)
+    # A client of its own, as a process has one: it takes one worker of a task queue.
+    address = client.service_client.config.target_host
+    client = await Client.connect(address, namespace=client.namespace)
     dispatches = Dispatches()
     listener = listen("127.0.0.1", 0, "port")
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -79,12 +97,12 @@ async def http_world(
             client,
             settings,
             dispatches=dispatches,
-            address=url,
+            address=url if listens else None,
             retry_interval=retry_interval,
-            graceful_shutdown_timeout=timedelta(0),
+            graceful_shutdown_timeout=grace,
         )
         async with serving(app, listener), worker:
-            yield HttpWorld(client, url, follower)
+            yield HttpWorld(client, url, follower, settings, worker)
 
 
 @contextlib.asynccontextmanager

@@ -18,6 +18,9 @@ from inngest_temporal.sdk.requests import HttpCall
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
 """Of a connection's beginning."""
+CALL_TIMEOUT = timedelta(hours=2, minutes=5)
+"""Of a call that was given up: pyreqwest leaves the connection of a cancelled one open. Whoever
+waits for a call gives up sooner."""
 KEPT = timedelta(seconds=4)
 """How long an idle connection is kept: Node's servers close theirs after 5 seconds."""
 KEEPALIVE = timedelta(seconds=15)
@@ -45,6 +48,7 @@ class AppCaller:
             .follow_redirects(False)  # they would become GETs
             .default_cookie_store(False)
             .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
             .pool_idle_timeout(KEPT)
             .tcp_keepalive(KEEPALIVE)
             .tcp_keepalive_interval(KEEPALIVE)

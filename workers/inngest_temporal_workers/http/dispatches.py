@@ -34,9 +34,12 @@ class Reports(Checkpoints):
     the run.
     """
 
+    known: set[str] = field(default_factory=set)
+    """Hashed ids of the steps that have ended."""
     handed_over: int = 0
     """Steps that were given to the run."""
-    _known: set[str] = field(default_factory=set)
+    over: bool = False
+    """Whether it was settled what the run is told: what is reported now would not be in it."""
 
     @property
     def base(self) -> int:
@@ -66,8 +69,8 @@ class Reports(Checkpoints):
         return [from_wire(Done, each) for each in self.done]
 
     def has(self, step: str) -> bool:
-        """Whether a step, by hashed id, was reported."""
-        return step in self._known
+        """Whether a step, by hashed id, has ended already."""
+        return step in self.known
 
     async def commit(self, steps: list[Done]) -> Committed:
         """Make steps durable; those that are known already change nothing. Code of the activity.
@@ -79,14 +82,14 @@ class Reports(Checkpoints):
         if self._bytes >= MAX_CHAIN_BYTES:
             await self._hand_over()
         for step in steps:
-            if step.op.id not in self._known:
+            if step.op.id not in self.known:
                 wire = to_wire(step)
                 self.done.append(wire)
-                self._known.add(step.op.id)
+                self.known.add(step.op.id)
                 self._bytes += json_size(wire)
         async with self._turn:
             is_known = await self.heartbeat()
-        return Committed.DONE if is_known else Committed.STALE
+        return Committed.DONE if is_known and not self.over else Committed.STALE
 
     async def _hand_over(self) -> None:
         info = activity.info()

@@ -83,13 +83,14 @@ class HttpExecutions:
         if url is None:
             return Progress(unstarted=f"function {function_id} is not here", missing=True)
         place = _Place(function_id, url, sdk)
-        reports = Reports(self.client, request, None)
+        memos = memory.memos[: request.base]
+        reports = Reports(self.client, request, None, known={step for step, _ in memos})
         async with self._attended(request, reports) as attended:
             attended.task = asyncio.create_task(self._chain(place, memory, reports))
             answer = await asyncio.shield(attended.task)
+        reports.over = True
         if attended.lost is not None:
             return Progress(reports.base, reports.steps, lost=attended.lost)
-        memos = memory.memos[: request.base]
         made = Telling(function_id, memos, reports, self.settings.retry_interval)
         return made.progress(answer)
 
@@ -104,6 +105,7 @@ class HttpExecutions:
                 answer = await self._answered(request, call)
             goes_on = (
                 answer.has_only_executed
+                and not all(reports.has(step.op.id) for step in answer.done)
                 and reports.may_go_on
                 and await reports.commit(answer.done) is Committed.DONE
             )

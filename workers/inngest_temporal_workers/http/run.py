@@ -72,9 +72,12 @@ class HttpRun(RunWorkflow):
         if self._exceeded is not None:
             raise self._exceeded
         self._plans = self._plans or len(progress.ops or []) > 1
-        following, planned = await super()._apply(progress, target, attempt)
+        # What is said of a step first holds: a worker may have handed it over before it was lost.
+        known = {step for step, _ in self._memory.memos}
+        new = [done for done in progress.done if done.op.id not in known]
+        following, planned = await super()._apply(replace(progress, done=new), target, attempt)
         is_empty = isinstance(following, Ops) and not following.ops and not self._tasks
-        self._empty = self._empty + 1 if is_empty else 0
+        self._empty = self._empty + 1 if is_empty and not new else 0
         if self._empty > MAX_EMPTY:
             message = f"The app answered {MAX_EMPTY} times that there is nothing to do."
             raise RunFailure(ErrorInfo("Error", message))

@@ -62,6 +62,8 @@ class Telling:
             outcome = self._failed_step(*answer.retry, attempt, done)
         elif answer.failed is not None:
             outcome = self._failed_function(answer.failed, attempt, done)
+        if outcome is None and not done:
+            outcome = Ops([])  # it repeats what is known
         version = answer.version if reports.request.version < 0 else None
         progress = Progress.of(reports.base, done, within_limits(outcome))
         if json_size(to_wire(progress)) > MAX_OUTPUT_BYTES:
