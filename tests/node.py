@@ -1,4 +1,4 @@
-"""Apps in JavaScript (`tests/apps/js`): installs their packages once, and runs them."""
+"""Apps in JavaScript: installs their packages once, and runs them."""
 
 import contextlib
 import fcntl
@@ -11,29 +11,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("apps") / "js"
+"""Where those are that tests alone use."""
 INSTALL_SECONDS = 300
 
 
-def install() -> None:
-    """Make sure that the packages of `package-lock.json` are there. Several processes may call it
+def install(folder: Path = FOLDER) -> None:
+    """Make sure that the packages of a `package-lock.json` are there. Several processes may call it
     at once. Fails if npm is missing, or can't get them."""
     npm = shutil.which("npm")
     assert npm, "npm is missing: tests of JavaScript apps need Node 20 or newer (apt install npm)"
-    wanted = hashlib.sha256((FOLDER / "package-lock.json").read_bytes()).hexdigest()
-    stamp = FOLDER / "node_modules" / ".installed"
+    wanted = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+    stamp = folder / "node_modules" / ".installed"
     with open(Path(tempfile.gettempdir()) / f"{wanted[:16]}-npm.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if stamp.exists() and stamp.read_text() == wanted:
             return
         done = subprocess.run(
             [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
-            cwd=FOLDER,
+            cwd=folder,
             capture_output=True,
             text=True,
             check=False,
             timeout=INSTALL_SECONDS,
         )
-        assert done.returncode == 0, f"npm ci failed in {FOLDER}:\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"npm ci failed in {folder}:\n{done.stdout}{done.stderr}"
         stamp.write_text(wanted)
 
 
