@@ -5,6 +5,7 @@ Values that user code made stay as they are: they are not copied, nor looked int
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -16,12 +17,12 @@ T = TypeVar("T")
 def to_wire(value: Any) -> Any:
     """A dataclass as a dict, with the dataclasses in its fields and in lists there."""
     if isinstance(value, list):
-        return [to_wire(each) if is_dataclass(each) else each for each in value]
-    if not is_dataclass(value):
+        return [each if _fields(_type(each)) is None else to_wire(each) for each in value]
+    known = _fields(_type(value))
+    if known is None:
         return value
     wire: dict[str, Any] = {}
-    model: Any = type(value)
-    for each in _fields(model):
+    for each in known:
         item = getattr(value, each.name)
         if not _is_default(each, item):
             wire[each.name] = to_wire(item)
@@ -40,9 +41,13 @@ def _adapter(model: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(model)
 
 
-@functools.cache
-def _fields(model: Any) -> tuple[Field[Any], ...]:
-    return fields(model)
+_type: Callable[[object], Any] = type
+
+
+@functools.lru_cache(maxsize=1_000)
+def _fields(model: Any) -> tuple[Field[Any], ...] | None:
+    """None: it is no dataclass."""
+    return fields(model) if is_dataclass(model) else None
 
 
 def _is_default(each: Field[Any], value: Any) -> bool:

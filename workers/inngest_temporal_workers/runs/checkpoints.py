@@ -7,15 +7,17 @@ are sent again with each heartbeat, hence the limit of their size.
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from temporalio import activity
-from temporalio.api.common.v1 import Payloads
+from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.api.workflowservice.v1 import RecordActivityTaskHeartbeatRequest
 from temporalio.client import Client
+from temporalio.common import RawValue
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.drivers.protocol import (
@@ -23,7 +25,6 @@ from inngest_temporal.drivers.protocol import (
     Done,
     ExecutionRequest,
     Op,
-    json_size,
 )
 from inngest_temporal.errors import Interrupt
 from inngest_temporal.models import Checkpointing
@@ -60,6 +61,8 @@ class Checkpoints:
     under_way: dict[str, Op] = field(default_factory=dict)
     """The steps whose bodies are under way, by hashed id."""
     _flushing: "asyncio.Task[None] | None" = None
+    _texts: list[str] = field(default_factory=list)
+    """`done` as JSON."""
     _bytes: int = 0
     _unsent: int = 0
     _sent_at: float = field(default_factory=time.monotonic)
@@ -125,7 +128,8 @@ class Checkpoints:
             return  # the execution ends with it, and reports it
         wire = to_wire(done)
         self.done.append(wire)
-        self._bytes += json_size(wire)
+        self._texts.append(_json(wire))
+        self._bytes += len(self._texts[-1])
         self._unsent += 1
         if not self.request.alone:
             raise Interrupt  # other steps are under way: the run decides what comes next
@@ -167,7 +171,7 @@ class Checkpoints:
 
     async def heartbeat(self) -> bool:
         """Send the details; False if Temporal does not know the activity any more."""
-        payloads = await self.client.data_converter.encode(self.details)
+        payloads = await self.client.data_converter.encode(self._encoded_details())
         request = RecordActivityTaskHeartbeatRequest(
             namespace=self.client.namespace,
             task_token=activity.info().task_token,
@@ -186,11 +190,23 @@ class Checkpoints:
             activity.heartbeat(*self.details)
         return True
 
+    def _encoded_details(self) -> list[RawValue]:
+        """As the JSON converter would make them, each step once and not for each heartbeat."""
+        if not self.details:
+            return []
+        texts = (f"[{','.join(self._texts)}]", _json(to_wire(self.begun)))
+        metadata = {"encoding": b"json/plain"}
+        return [RawValue(Payload(metadata=metadata, data=text.encode())) for text in texts]
+
     async def keep_alive(self) -> None:
         """The SDK's own heartbeat, which it needs to see; in order with ours."""
         async with self._turn:
             activity.heartbeat(*self.details)
             await asyncio.sleep(ORDERING_PAUSE)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 async def is_stale(client: Client) -> bool:
