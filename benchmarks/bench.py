@@ -13,6 +13,7 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from temporalio.client import Client
@@ -32,6 +33,10 @@ NO_PAUSE = POLL_SETTING
 """The embedded server, as it comes, looks for workflow tasks 20 times a second, so one takes 50 ms,
 and most of any latency is that pause, on both sides. With this setting it is the work; a larger
 cluster has many shards that look."""
+
+
+PATIENCE = timedelta(seconds=30)
+"""Of one call to a server that shares the machine with all else."""
 
 
 @contextlib.asynccontextmanager
@@ -102,7 +107,7 @@ async def routing(client: Client) -> AsyncIterator[Router]:
     """A router as in the ingress."""
     async with Follower(client) as follower:
         await follower.ready(30)
-        yield Router(client, follower, Waits(client).deliver)
+        yield Router(client, follower, Waits(client).deliver, rpc_timeout=PATIENCE)
 
 
 def cpu_seconds(pid: int) -> float:
