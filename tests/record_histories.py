@@ -17,7 +17,8 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from inngest_temporal.routing import signals
+from inngest_temporal.routing import events, signals
+from inngest_temporal.routing.intake import MIN_EVENTS, Intake
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.commands.embedded import server_program
@@ -40,6 +41,8 @@ async def play(app: App, client: Client) -> None:
         await app.send("r/debounced")
     for _ in range(2):
         await app.send("r/batched")
+    many = [events.stamp({"name": "r/nobody", "data": {}}) for _ in range(MIN_EVENTS)]
+    await Intake(client, app.router).take(many)
 
     waits = app.run_of(recorded.waits, await app.send("r/waits", {"id": 1}))
     await registered(waits)

@@ -36,6 +36,7 @@ from inngest_temporal_workers.entities.app import AppWorkflow
 from inngest_temporal_workers.entities.batch import BatchWorkflow
 from inngest_temporal_workers.entities.debounce import DebounceWorkflow
 from inngest_temporal_workers.entities.hub import HubWorkflow
+from inngest_temporal_workers.entities.intake import IntakeActivities, IntakeWorkflow
 from inngest_temporal_workers.entities.lock import WORKFLOWS as LOCKS
 from inngest_temporal_workers.entities.lock import LockActivities
 from inngest_temporal_workers.entities.mailbox import MailboxWorkflow
@@ -206,6 +207,7 @@ SYSTEM_WORKFLOWS = [
     RateLimitWorkflow,
     DebounceWorkflow,
     BatchWorkflow,
+    IntakeWorkflow,
     *LOCKS,
 ]
 
@@ -213,6 +215,7 @@ SYSTEM_WORKFLOWS = [
 def system_worker(client: Client, follower: Follower | None = None) -> Worker:
     """A worker of the shared system queue: the entity workflows. `follower`: one that is there
     already."""
+    follower = follower or Follower(client)
     return Worker(
         client,
         task_queue=names.SYSTEM_TASK_QUEUE,
@@ -220,7 +223,8 @@ def system_worker(client: Client, follower: Follower | None = None) -> Worker:
         activities=[
             *SystemActivities(client).all(),
             *LockActivities(client).all(),
-            *ScheduleActivities(client, follower or Follower(client)).all(),
+            *ScheduleActivities(client, follower).all(),
+            *IntakeActivities(client, follower).all(),
         ],
     )
 

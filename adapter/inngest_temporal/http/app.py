@@ -25,6 +25,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError, RegistryNotReadyError
+from inngest_temporal.routing.intake import Intake
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
@@ -97,7 +98,7 @@ def _routes(
     ]
     guard = Middleware(_RunApi, keys=keys, follower=follower)
     return [
-        *Events(router, keys, bodies).routes(),
+        *Events(router, Intake(client, router), keys, bodies).routes(),
         *Registrations(client, settings, follower, keys, bodies).routes(),
         Route("/health", _health),
         Route("/ready", _Ready(client, follower).get),

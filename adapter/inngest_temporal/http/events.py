@@ -5,7 +5,7 @@ models.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +16,7 @@ from starlette.routing import Route
 from inngest_temporal.errors import BodyInvalidError
 from inngest_temporal.routing import events
 from inngest_temporal.routing.events import Seed, Stamped
+from inngest_temporal.routing.intake import Intake
 from inngest_temporal.routing.router import Routed, Router
 
 from .auth import Keys
@@ -29,8 +30,9 @@ MAX_UNMATCHED = 10
 class Events:
     """Accepts events: `200` means that Temporal has accepted everything that an event causes."""
 
-    def __init__(self, router: Router, keys: Keys, bodies: Bodies) -> None:
+    def __init__(self, router: Router, intake: Intake, keys: Keys, bodies: Bodies) -> None:
         self._router = router
+        self._intake = intake
         self._keys = keys
         self._bodies = bodies
 
@@ -60,7 +62,7 @@ class Events:
         except BodyInvalidError as error:
             problem = error
         # As in Inngest, what stands before a bad event is accepted all the same.
-        routed = await self._route(accepted)
+        routed = await _routed(self._intake.take(accepted)) if accepted else []
         if isinstance(routed, tuple):
             return _failed(routed)
         headers = _unmatched_header(accepted, routed)
@@ -83,7 +85,7 @@ class Events:
                 stamped = events.stamp_invocation(
                     events.parse(body), slug, seed.internal_id(0) if seed else None
                 )
-                routed = await self._route([stamped])
+                routed = await _routed(self._router.route([stamped]))
         except BodyInvalidError as error:
             return error_reply(400, error.message)
         except OverloadedError as error:
@@ -92,17 +94,18 @@ class Events:
             return error_reply(*routed)
         return json_reply({"id": stamped.internal_id, "status": 200})
 
-    async def _route(self, stamped: Sequence[Stamped]) -> list[Routed] | tuple[int, str]:
-        """What became of the events, or status and message if something failed."""
-        if not stamped:
-            return []
-        try:
-            return await self._router.route(stamped)
-        except Exception as error:
-            failure = unavailable(error)
-            if failure is None:
-                raise
-            return failure
+
+async def _routed(
+    routing: Coroutine[Any, Any, list[Routed]],
+) -> list[Routed] | tuple[int, str]:
+    """What became of the events, or status and message if something failed."""
+    try:
+        return await routing
+    except Exception as error:
+        failure = unavailable(error)
+        if failure is None:
+            raise
+        return failure
 
 
 def _failed(failure: tuple[int, str]) -> Response:

@@ -25,6 +25,7 @@ SIGNAL_TYPE = "InngestSignal"
 RATE_LIMIT_TYPE = "InngestRateLimit"
 DEBOUNCE_TYPE = "InngestDebounce"
 BATCH_TYPE = "InngestBatch"
+INTAKE_TYPE = "InngestIntake"
 LOCK_TYPES = {
     "singleton": "InngestSingleton",
     "throttle": "InngestThrottle",
@@ -92,6 +93,11 @@ def schedule_id(app: str, function_id: str, cron: str) -> str:
     """Id of the schedule of one cron trigger. Space between the fields does not matter, jitter does
     not either."""
     return f"{SCHEDULE_PREFIX}{function_id}:{digest(app, ' '.join(cron.split()))}"
+
+
+def intake_id(events: list[str]) -> str:
+    """Workflow id of what routes the events of a large request, by their internal ids."""
+    return f"inngest:intake:{events[0]}:{digest(events)}"
 
 
 def cancellation_id(ulid: str) -> str:

@@ -24,11 +24,10 @@ from inngest_temporal.http import bodies
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.http.auth import signing_tokens
 from inngest_temporal.http.bodies import MAX_BODY_BYTES
-from inngest_temporal.http.events import Events
 from inngest_temporal.models import Batch, TriggerEvent
 from inngest_temporal.routing import events, publishing
 from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
-from inngest_temporal.routing.router import start_run
+from inngest_temporal.routing.router import Router, start_run
 from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.temporal import connection as settings
 from inngest_temporal.temporal import names
@@ -565,10 +564,10 @@ async def test_other_paths_and_methods(offline: fastapi.FastAPI) -> None:
 async def test_a_bug_of_ours_shows_no_traceback(
     offline: fastapi.FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(self: Events, stamped: object) -> None:
+    async def broken(self: Router, stamped: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr(Events, "_route", broken)
+    monkeypatch.setattr(Router, "route", broken)
     reply = await post(offline, b'{"name":"x"}')
     assert (reply.status_code, reply.json()) == (
         500,
@@ -634,6 +633,11 @@ async def test_it_starts_without_temporal_and_recovers_from_outages(
         await until(accepted)
         assert (await api.get("/ready")).status_code == 200
         await proxy.stop()
+
+        async def noticed() -> bool:
+            return not await accepted()
+
+        await until(noticed)  # what was read a moment ago counts for that moment
         await refused()
         assert (await api.get("/ready")).status_code == 503
         await proxy.start()

@@ -1,0 +1,90 @@
+"""Requests with many events are taken over by one durable write, and routed by workers."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from temporalio.client import Client
+
+import inngest_temporal as inngest
+from inngest_temporal.http.app import create_ingress
+from inngest_temporal.routing import intake
+from inngest_temporal.routing.events import Stamped
+from inngest_temporal.routing.registry import Follower
+from inngest_temporal.temporal import names
+from inngest_temporal.temporal.connection import Settings
+from tests.harness import new_client, running, until
+
+SEED = {"x-inngest-event-id-seed": "1700000000000,AAECAwQFBgcICQ=="}
+
+
+def counting(seen: list[int]) -> inngest.Function[Any]:
+    @new_client().create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="many/event"))
+    async def fn(ctx: inngest.Context) -> None:
+        seen.append(int(str(ctx.event.data["n"])))
+
+    return fn
+
+
+def many(count: int) -> list[dict[str, Any]]:
+    return [{"name": "many/event", "data": {"n": number}} for number in range(count)]
+
+
+async def posted(client: Client, body: Any, **headers: str) -> httpx.Response:
+    async with Follower(client) as follower:
+        await follower.refresh()
+        app = create_ingress(client, Settings(dev=True), follower=follower)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://ingress") as http:
+            return await http.post("/e/key", json=body, headers=headers, timeout=30)
+
+
+async def test_many_events_start_a_run_each_and_once_though_the_request_is_repeated(
+    client: Client,
+) -> None:
+    seen: list[int] = []
+    async with running(client, counting(seen)):
+        replies = [await posted(client, many(130), **SEED) for _ in range(2)]
+        await until(lambda: len(seen) >= 130)
+        intakes = [
+            each async for each in client.list_workflows(f"WorkflowType = '{names.INTAKE_TYPE}'")
+        ]
+        for each in intakes:
+            await client.get_workflow_handle(each.id).result()
+    assert [reply.status_code for reply in replies] == [200, 200]
+    assert replies[0].json() == replies[1].json()
+    assert len(intakes) <= 1  # visibility may be late
+    assert sorted(seen) == list(range(130))
+
+
+async def test_events_that_no_worker_has_routed_yet_wait_for_one(client: Client) -> None:
+    seen: list[int] = []
+    async with running(client, counting(seen)):
+        pass
+    assert (await posted(client, many(30))).status_code == 200
+    await asyncio.sleep(0)
+    assert not seen
+    async with running(client, counting(seen)):
+        await until(lambda: len(seen) == 30)
+    assert sorted(seen) == list(range(30))
+
+
+async def test_names_that_nobody_listens_to_are_said(client: Client) -> None:
+    async with running(client, counting([])):
+        reply = await posted(client, [*many(20), {"name": "no/body"}])
+    assert reply.headers["x-inngest-unmatched"] == "no/body"
+
+
+def test_parts_are_bounded() -> None:
+    small = [Stamped({"name": "a"}, str(number)) for number in range(1_201)]
+    large = [Stamped({"name": "a", "data": {"x": "y" * 600_000}}, str(n)) for n in range(3)]
+    parts = list(intake._parts([*small, *large]))
+    assert [one for part in parts for one in part] == [*small, *large]
+    assert [len(part) for part in parts] == [500, 500, 202, 1, 1]
+
+
+@pytest.mark.parametrize("first", [["a", "b"], ["b", "a"], ["a"]])
+def test_another_set_of_events_is_another_workflow(first: list[str]) -> None:
+    ids = {names.intake_id(first), names.intake_id(["a", "c"])}
+    assert len(ids) == 2
