@@ -1,12 +1,16 @@
 """What the first execution of a run does inside its first workflow task."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 
 import inngest_temporal as inngest
+from inngest_temporal.routing.router import Router
+from inngest_temporal_workers.runs import executing
 from inngest_temporal_workers.runs.executions import ExecutionActivities
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 
@@ -168,3 +172,27 @@ async def test_whoever_listens_for_the_ends_of_runs_hears_of_one_that_ends_there
     async with running(client, fn, hears) as app:
         await app.run(fn)
         await until(lambda: "ended" in ended)
+
+
+@pytest.mark.parametrize("where", ["the answer", "the workflow task"])
+async def test_a_step_is_not_executed_again_because_its_process_or_temporal_is_busy(
+    client: Client, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    executed: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=1)
+    async def fn(ctx: inngest.Context) -> None:
+        await ctx.step.run("step", lambda: executed.append(1))
+
+    async def is_heard(_: Router, name: str) -> bool:
+        if where == "the workflow task":
+            await asyncio.sleep(0.9)
+        raise RPCError("busy", RPCStatusCode.UNAVAILABLE, b"")
+
+    async with running(client, fn) as app:
+        await app.run(fn)
+        monkeypatch.setattr(Router, "is_heard", is_heard)
+        if where == "the workflow task":
+            monkeypatch.setattr(executing, "LOCAL_TIMEOUT", timedelta(seconds=0.6))
+        await app.run(fn)
+    assert len(executed) == 2

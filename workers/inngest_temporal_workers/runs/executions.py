@@ -13,6 +13,7 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from inngest_temporal.drivers.local import Execution, Given, Ledger
 from inngest_temporal.drivers.protocol import (
@@ -44,6 +45,10 @@ from .limits import within_limits
 from .memory import MemoCache, Memories, RunMemory
 from .retries import retry_ms
 
+MAX_KEPT = 1_000
+"""Answers from inside workflow tasks that are kept."""
+HEARD_SECONDS = 1.0
+"""Time in which it is found out, inside a workflow task, whether somebody listens for its end."""
 ADOPTION_SECONDS = 60.0
 """Time for which a handler that outlived its workflow task is kept for the activity after it."""
 _Key = tuple[str, int, int]
@@ -70,6 +75,8 @@ class ExecutionActivities:
     heartbeats: Heartbeats
 
     _adoptable: dict[_Key, tuple[Execution, FirstSteps]] = field(default_factory=dict, init=False)
+    _executed: dict[_Key, Progress] = field(default_factory=dict, init=False)
+    """What was executed last inside workflow tasks, the oldest first."""
     _paces: Paces = field(default_factory=Paces, init=False)
 
     @functools.cached_property
@@ -117,13 +124,33 @@ class ExecutionActivities:
         self._adoptable.pop(key, None)
         outcome = None if ledger.parallel else execution.outcome.result()
         progress = self._progress(part, request, memory, execution, outcome)
-        if progress.returned is None or await self.router.is_heard(events.FINISHED):
+        if progress.done:
+            self._keep(key, progress)
+        if progress.returned is None or await self._ends_are_heard():
             return progress
         return replace(progress, unheard=True)
+
+    def _keep(self, key: _Key, progress: Progress) -> None:
+        """For the regular activity that follows if Temporal does not wait for this answer any
+        more."""
+        self._executed[key] = progress
+        if len(self._executed) > MAX_KEPT:
+            del self._executed[next(iter(self._executed))]
+
+    async def _ends_are_heard(self) -> bool:
+        """Whether somebody listens for the ends of runs, or may."""
+        try:
+            async with asyncio.timeout(HEARD_SECONDS):
+                return await self.router.is_heard(events.FINISHED)
+        except (RPCError, TimeoutError):
+            return True  # what was executed must not be lost for that
 
     async def _execute(
         self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory
     ) -> Progress:
+        answered = self._executed.pop(self._key(request), None)
+        if answered is not None and request.target is None:
+            return answered
         is_quick = functools.partial(self._paces.is_quick, part.id)
         checkpoints = Checkpoints(self.client, request, part.checkpointing, is_quick)
         adopted, ledger = self._adoptable.pop(self._key(request), (None, None))
