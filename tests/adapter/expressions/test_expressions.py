@@ -626,3 +626,45 @@ def test_an_expression_shows_its_source() -> None:
     expression = compile_expression("event.data.x == 1")
     assert isinstance(expression, Expression)
     assert repr(expression) == "Expression('event.data.x == 1')"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("bool(true)", True),
+        ("bool('T')", True),
+        ("bool('false')", False),
+        ("int('+12')", 12),
+        ("int(timestamp(90))", 90),
+        ("double('1.5')", 1.5),
+        ("double(2)", 2.0),
+        ("timestamp(timestamp(0)) == timestamp(0)", True),
+        ("date(timestamp(0)) == timestamp(0)", True),
+        ("duration(duration('1s')) == duration('1s')", True),
+        ("bytes(b'a') == bytes('a')", True),
+        ("duration('90s').getMinutes()", 1),
+    ],
+)
+def test_conversions(source: str, expected: Any) -> None:
+    assert value_of(source) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("bool(1)", "bool() takes a bool, or 'true' or 'false'"),
+        ("int(true)", "int() doesn't take a bool; write x ? 1 : 0"),
+        ("int('x')", "'x' isn't a whole number"),
+        ("int([1])", "int() doesn't take list"),
+        ("uint(true)", "uint() doesn't take a bool"),
+        ("double('1_0')", "'1_0' isn't a number"),
+        ("double([1])", "double() doesn't take list"),
+        ("string([1])", "string() doesn't take list"),
+        ("timestamp('noon')", "'noon' isn't an RFC 3339 timestamp"),
+        ("'x'.getHours()", "getHours() needs a timestamp"),
+    ],
+)
+def test_what_can_not_be_converted_says_so(source: str, message: str) -> None:
+    with pytest.raises((EvaluationError, ExpressionError)) as raised:
+        value_of(source)
+    assert message in str(raised.value)

@@ -405,7 +405,9 @@ async def test_a_worker_killed_halfway_leaves_nothing_behind(
     patience = timedelta(seconds=120)  # a regular activity of a worker that is gone takes 60
     task = asyncio.create_task(publishing.publish(await another(client), new, patience))
     assert worker.stdout is not None
-    assert await worker.stdout.readline() == b"hangs\n"
+    async with asyncio.timeout(60):
+        while await worker.stdout.readline() != b"hangs\n":
+            assert not worker.stdout.at_eof()  # Temporal's core may say something first
     worker.kill()
     await worker.wait()
     async with system_worker(await another(client)):
