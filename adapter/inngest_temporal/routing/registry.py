@@ -364,6 +364,14 @@ class Follower:
         async with self._lock, asyncio.timeout(RPC_TIMEOUT.total_seconds() * 2):
             return await self._read()
 
+    async def knowing(self, function_id: str) -> Snapshot:
+        """The snapshot; the registry is read once more if it lacks a function, which may have been
+        published a moment ago. Raises as `refresh` does."""
+        snapshot = self.snapshot
+        if snapshot is None or snapshot.function(function_id) is None:
+            return await self.refresh()
+        return snapshot
+
     async def _follow(self) -> None:
         delay = self._interval
         while True:

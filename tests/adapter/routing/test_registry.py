@@ -368,6 +368,17 @@ async def test_a_function_that_can_not_be_read_stops_no_other(
     assert "A function of app 'bad' is not triggered" in caplog.text
 
 
+@pytest.mark.usefixtures("worker")
+async def test_a_function_that_was_published_a_moment_ago_is_looked_for(client: Client) -> None:
+    follower = Follower(client)
+    before = await follower.knowing("good-f")
+    assert before.function("good-f") is None
+    await publishing.publish(client, app("good", function("good-f", "x")))
+    after = await follower.knowing("good-f")
+    assert after.function("good-f") is not None
+    assert await follower.knowing("good-f") is after
+
+
 # Settings
 
 

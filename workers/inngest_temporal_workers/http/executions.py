@@ -119,10 +119,9 @@ class HttpExecutions:
         called where it was: its app may have it still."""
         function_id = activity.info().workflow_type or ""
         snapshot = self.registry.snapshot
-        if snapshot is None or snapshot.function(function_id) is None:
+        with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
             # It may have registered a moment ago, with others that what it does triggers.
-            with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
-                snapshot = await self.registry.refresh()
+            snapshot = await self.registry.knowing(function_id)
         function = None if snapshot is None else snapshot.function(function_id)
         if snapshot is None or function is None or function.config.url is None:
             return function_id, request.url, ""

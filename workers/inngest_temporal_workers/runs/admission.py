@@ -25,7 +25,7 @@ from temporalio.exceptions import FailureError
 
 from inngest_temporal.functions import FunctionPart
 from inngest_temporal.routing.locks import GRANTED, SKIPPED, LockRequest, Locks, settings_of
-from inngest_temporal.routing.router import SnapshotSource
+from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.run_input import LockNeed
 from inngest_temporal_workers.calls import Calls
 
@@ -356,7 +356,7 @@ class AdmissionActivities:
 
     locks: Locks
     parts: Mapping[str, FunctionPart]
-    registry: SnapshotSource
+    registry: Follower
     _told: dict[tuple[str, str], int] = field(default_factory=dict, init=False)
     """Lock and function -> version of the settings that this process told the lock; the last ones.
     """
@@ -371,10 +371,12 @@ class AdmissionActivities:
         assert info.workflow_id is not None
         assert info.workflow_type is not None
         # What was published last, so that workers of two versions do not flip a limit back and
-        # forth.
-        snapshot = self.registry.snapshot
+        # forth. A lock that is not told of a limit has none.
+        own, snapshot = self.parts.get(info.workflow_type), self.registry.snapshot
+        if own is None:
+            snapshot = await self.registry.knowing(info.workflow_type)
         published = snapshot.function(info.workflow_type) if snapshot is not None else None
-        function = published or self.parts.get(info.workflow_type)
+        function = published or own
         version = published.version if published else 0
         is_late = asking.is_entering and time.time_ns() // 1_000_000 - asking.created_ms > LATE_MS
         work = []
