@@ -32,6 +32,7 @@ class HttpWorld:
         self.url = url
         self.worker = worker
         self._follower = follower
+        self._kind = "dev" if settings.dev else "cloud"
         self._event_key = [*settings.event_keys, "dev"][0]
         keys = settings.signing_keys
         headers = {"authorization": f"Bearer {keys[0]}"} if keys else {}
@@ -39,7 +40,7 @@ class HttpWorld:
 
     async def sync(self, app_url: str) -> None:
         """Have an app register, as `dev -u` does."""
-        headers = {"x-inngest-server-kind": "dev"}
+        headers = {"x-inngest-server-kind": self._kind}
         answer = await self._http.put(app_url, json={"url": app_url}, headers=headers)
         assert answer.status_code == 200, answer.text
         await self.refresh()

@@ -2,10 +2,8 @@
 process for all tests."""
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +13,15 @@ import pytest_asyncio
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 
-from tests import node
+from inngest_temporal.temporal.connection import Settings
 from tests.conftest import new_namespace
 from tests.harness import until
 from tests.http_world import HttpWorld, http_world
-from tests.workers.commands.test_cli import free_port
+from tests.javascript import Js, js_app
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SECRET = "sk-very-secret"
-
-
-@dataclass
-class Js:
-    """The app, and what it tells of itself."""
-
-    world: HttpWorld
-    http: httpx.AsyncClient
-
-    async def run(self, name: str, **data: Any) -> dict[str, Any]:
-        """Send `js/NAME`, and wait for its only run."""
-        return await self.world.run(f"js/{name}", data)
-
-    async def output(self, name: str, **data: Any) -> Any:
-        """The same, of a run that succeeds: its output."""
-        run = await self.run(name, **data)
-        assert run["status"] == "Completed", run
-        return run["output"]
-
-    async def calls(self, run: dict[str, Any]) -> list[dict[str, Any]]:
-        """The requests for executions that the app got, in order."""
-        return list(await self._told("calls", run))
-
-    async def bodies(self, run: dict[str, Any]) -> list[tuple[str, int]]:
-        """The bodies of steps that were executed, with their attempt, in order."""
-        return [(each["name"], each["attempt"]) for each in await self._told("bodies", run)]
-
-    async def _told(self, what: str, run: dict[str, Any]) -> Any:
-        answer = await self.http.get(f"/{what}", params={"run": run["run_id"]})
-        return answer.json()
-
-    async def history(self, run: dict[str, Any]) -> Any:
-        handle = self.world.client.get_workflow_handle(run["run_id"])
-        return await handle.fetch_history()
-
-    async def activities(self, run: dict[str, Any]) -> Counter[str]:
-        """How many activities of each type the run has."""
-        return Counter(
-            event.activity_task_scheduled_event_attributes.activity_type.name
-            for event in (await self.history(run)).events
-            if event.HasField("activity_task_scheduled_event_attributes")
-        )
+KEY = "signkey-prod-0123456789abcdef"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -78,40 +35,18 @@ async def world(temporal_address: str) -> AsyncIterator[HttpWorld]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def js(world: HttpWorld, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Js]:
     log = tmp_path_factory.mktemp("js") / "app.log"
-    async with serving(world, "behaviours.mjs", log) as app:
-        for path in ("/api/inngest", "/streaming"):
-            await world.sync(f"{app.http.base_url}{path}")
+    async with js_app(world, "behaviours.mjs", log) as app:
+        await world.sync(app.url)
+        await world.sync(f"{app.http.base_url}/streaming")
         yield app
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def js3(world: HttpWorld, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Js]:
     log = tmp_path_factory.mktemp("js3") / "app.log"
-    async with serving(world, "version3.mjs", log) as app:
-        await world.sync(f"{app.http.base_url}/api/inngest")
+    async with js_app(world, "version3.mjs", log) as app:
+        await world.sync(app.url)
         yield app
-
-
-@contextlib.asynccontextmanager
-async def serving(world: HttpWorld, module: str, log: Path) -> AsyncIterator[Js]:
-    """An app while it runs."""
-    node.install()
-    port = free_port()
-    environ = {"PORT": str(port), "INNGEST_DEV": world.url}
-    command = ("node", str(node.FOLDER / module))
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
-        with node.process(*command, log=log, **environ) as process:
-            await until(lambda: process.poll() is not None or answers(http))
-            assert process.poll() is None, log.read_text()
-            yield Js(world, http)
-
-
-async def answers(http: httpx.AsyncClient) -> bool:
-    try:
-        await http.get("/api/inngest")
-    except httpx.HTTPError:
-        return False
-    return True
 
 
 # Steps one after another.
@@ -494,3 +429,25 @@ async def test_what_version_3_waits_for(js3: Js) -> None:
 async def test_version_3_fails(js3: Js) -> None:
     run = await js3.world.run("js3/fails")
     assert (run["status"], run["output"]["message"]) == ("Failed", "attempt 1")
+
+
+async def test_with_keys(temporal_address: str, tmp_path: Path) -> None:
+    """As in production: calls, checkpoints and what is fetched are signed or authorized."""
+    namespace = await new_namespace(temporal_address)
+    client = await Client.connect(temporal_address, namespace=namespace)
+    settings = Settings(event_keys=("events",), signing_keys=(KEY,))
+    async with http_world(client, settings=settings) as world:
+        environ = {
+            "INNGEST_BASE_URL": world.url,
+            "INNGEST_EVENT_KEY": "events",
+            "INNGEST_SIGNING_KEY": KEY,
+        }
+        async with js_app(world, "behaviours.mjs", tmp_path / "log", **environ) as js:
+            await world.sync(js.url)
+            run = await js.run("numbers", steps=3)
+            assert run["output"] == [0, 1, 2]
+            assert len(await js.calls(run)) == 1
+            assert await js.output("parallel") == ["p", "q", "r", "s"]
+            large = {"steps": 5, "size": 1_000_000, "note": ""}
+            assert await js.output("texts-then-sleep", **large) == [5_000_000, 0]
+            assert len(await js.output("sends")) == 2
