@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from temporalio import activity
 
-from inngest_temporal.drivers.protocol import Done, json_size
+from inngest_temporal.drivers.protocol import Done
 from inngest_temporal.http.checkpoints import Committed
-from inngest_temporal.wire import from_wire, to_wire
+from inngest_temporal.wire import from_wire
 from inngest_temporal_workers.runs.checkpoints import (
     MAX_CHAIN_BYTES,
     MAX_CHAIN_STEPS,
@@ -83,10 +83,8 @@ class Reports(Checkpoints):
             await self._hand_over()
         for step in steps:
             if step.op.id not in self.known:
-                wire = to_wire(step)
-                self.done.append(wire)
+                self._keep(step)
                 self.known.add(step.op.id)
-                self._bytes += json_size(wire)
         async with self._turn:
             is_known = await self.heartbeat()
         return Committed.DONE if is_known and not self.over else Committed.STALE
@@ -100,7 +98,7 @@ class Reports(Checkpoints):
             # Given twice, a step changes nothing.
             await run.signal(CHECKPOINT_SIGNAL, self.done[:count])
             self.handed_over += count
-            self.done, self._bytes = self.done[count:], 0
+            self.done, self._texts, self._bytes = self.done[count:], self._texts[count:], 0
 
 
 @dataclass
@@ -108,7 +106,7 @@ class _Call:
     run: str
     reports: Reports
     context: contextvars.Context
-    """The activity's context."""
+    """Of the activity."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

@@ -126,15 +126,19 @@ class Checkpoints:
         self.under_way.pop(done.op.id, None)
         if done.error is not None:
             return  # the execution ends with it, and reports it
-        wire = to_wire(done)
-        self.done.append(wire)
-        self._texts.append(_json(wire))
-        self._bytes += len(self._texts[-1])
+        self._keep(done)
         self._unsent += 1
         if not self.request.alone:
             raise Interrupt  # other steps are under way: the run decides what comes next
         if self.under_way and self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
+
+    def _keep(self, done: Done) -> None:
+        """What the next heartbeat sends."""
+        wire = to_wire(done)
+        self.done.append(wire)
+        self._texts.append(_json(wire))
+        self._bytes += len(self._texts[-1])
 
     async def _flush(self) -> None:
         """As often as Temporal answers."""
