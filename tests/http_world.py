@@ -107,10 +107,12 @@ async def http_world(
 
 
 @contextlib.asynccontextmanager
-async def served(make: Callable[[str], Any], path: str = "/api/inngest") -> AsyncIterator[str]:
+async def served(
+    make: Callable[[str], Any], path: str = "/api/inngest", port: int = 0
+) -> AsyncIterator[str]:
     """An ASGI application on loopback; yields the URL of its SDK handler. `make` gets its
     origin."""
-    listener = listen("127.0.0.1", 0, "port")
+    listener = listen("127.0.0.1", port, "port")
     origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
     async with serving(make(origin), listener):
         yield origin + path

@@ -56,7 +56,7 @@ class Registered:
 
     is_modified: bool
     version: int
-    """Version of the app's configuration."""
+    """Of the app's configuration."""
 
 
 async def register(

@@ -126,6 +126,8 @@ def _function(given: object, index: int, app_id: str) -> FunctionConfig:
     id = raw["id"]
     try:
         check_id("id", id, names.MAX_FUNCTION_ID_BYTES)
+        if not id.startswith(f"{app_id}-"):
+            raise BodyInvalidError(f"id: it must begin with the app's, {app_id}-")
         fields = {
             "id": id,
             "name": raw.get("name") or id,

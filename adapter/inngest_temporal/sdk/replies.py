@@ -81,9 +81,11 @@ class Answer:
     """By step: requests that are to be made. The step is in `ops`, of kind RUN, with the option
     `gateway`."""
     version: int | None = None
-    """Version of the protocol, as the app said."""
+    """Of the protocol, as the app said."""
     ignored: list[str] = field(default_factory=list)
     """Operations that were accepted and have no effect, such as `DeferAdd later`."""
+    is_foreign: bool = False
+    """Whether the reply is none that an SDK gives: something else answered, or the SDK erred."""
 
     @property
     def has_only_executed(self) -> bool:
@@ -109,7 +111,8 @@ def read_reply(reply: Reply, now_ms: int | None = None) -> Answer:
             version = version or _version(reply)
         answer = _Reader(reply, now_ms).read()
     except BodyInvalidError as error:
-        answer = Answer(failed=_garbage(error.message, reply))
+        problem = error.message.replace("Request body", "The reply", 1)
+        answer = Answer(failed=_garbage(problem, reply), is_foreign=True)
     return replace(answer, version=version)
 
 
@@ -158,12 +161,14 @@ class _Reader:
         """Raises `BodyInvalidError`."""
         reply = self._reply
         if len(reply.body) > MAX_REPLY_BYTES:
-            return Answer(failed=replace(_TOO_LARGE, retriable=not self._never_again))
+            failed = replace(_TOO_LARGE, retriable=not self._never_again)
+            return Answer(failed=failed, is_foreign=True)
+        is_foreign = not reply.headers.get("x-inngest-sdk")
         if not 200 <= reply.status < 300:
-            return Answer(failed=self._failure())
-        if not reply.headers.get("x-inngest-sdk"):
+            return Answer(failed=self._failure(), is_foreign=is_foreign)
+        if is_foreign:
             message = "The reply is not from an SDK: it has no header x-inngest-sdk."
-            return Answer(failed=_garbage(message, reply))
+            return Answer(failed=_garbage(message, reply), is_foreign=True)
         if reply.status != 206:
             if self._never_again:
                 return Answer(failed=self._failure())
@@ -254,7 +259,9 @@ class _Reader:
         self._ignored.append(f"{wire['op']} {step_of(wire).name}")
 
     def _need(self, op: Op) -> None:
-        self._ops = [*(self._ops or []), op]
+        ops = self._ops or []
+        if all(op.id != each.id for each in ops):
+            self._ops = [*ops, op]
 
     def _return(self, value: Any) -> None:
         error = _too_large(value, self._reply.body, "The function's output")

@@ -17,10 +17,10 @@ from inngest_temporal.sdk.replies import MAX_REPLY_BYTES, Reply
 from inngest_temporal.sdk.requests import HttpCall
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
-"""Limit of a connection's beginning."""
+"""Of a connection's beginning."""
 CALL_TIMEOUT = timedelta(hours=2, minutes=5)
-"""Limit of a call that was given up: pyreqwest leaves the connection of a cancelled one open.
-Whoever waits for a call gives up sooner."""
+"""Of a call that was given up: pyreqwest leaves the connection of a cancelled one open. Whoever
+waits for a call gives up sooner."""
 KEPT = timedelta(seconds=4)
 """How long an idle connection is kept: Node's servers close theirs after 5 seconds."""
 KEEPALIVE = timedelta(seconds=15)
@@ -69,8 +69,13 @@ class AppCaller:
         """What the app replied. Raises `CallError`."""
         async with self._turn(call.url):
             url = call.url
-            for _ in range(MAX_REDIRECTS + 1):
-                reply = await self._post(url, call)
+            for redirects in range(MAX_REDIRECTS + 1):
+                try:
+                    reply = await self._post(url, call)
+                except CallError as error:
+                    if redirects:
+                        raise CallError(f"{call.url} redirects to another place. {error}") from None
+                    raise
                 location = reply.headers.get("location")
                 if reply.status not in _REDIRECTS or not location:
                     return reply

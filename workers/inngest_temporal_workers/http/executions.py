@@ -102,7 +102,7 @@ class HttpExecutions:
             dispatch = str(ULID())
             call = self._call(place, memory, reports, request, dispatch)
             with self.dispatches.under_way(dispatch, reports):
-                answer = await self._answered(request, call)
+                answer = _located(await self._answered(request, call), place.url)
             goes_on = (
                 answer.has_only_executed
                 and not all(reports.has(step.op.id) for step in answer.done)
@@ -202,6 +202,14 @@ class _Place:
     function_id: str
     url: str
     sdk: str
+
+
+def _located(answer: Answer, url: str) -> Answer:
+    """An answer that is none of an SDK says where it came from."""
+    if answer.failed is None or not answer.is_foreign:
+        return answer
+    message = f"{answer.failed.message} It was called at {url}."
+    return replace(answer, failed=replace(answer.failed, message=message))
 
 
 @dataclass

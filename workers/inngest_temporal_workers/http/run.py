@@ -42,10 +42,12 @@ class HttpRun(RunWorkflow):
     def __init__(self, given: Sequence[RawValue]) -> None:
         super().__init__(workflow.payload_converter().from_payload(given[0].payload))
         self._version = -1
-        """Version of the protocol, as the app's first reply says; -1: not known."""
+        """Of the protocol, as the app's first reply says; -1: not known."""
         self._plans = False
         """Whether the app planned several steps, so that it may not execute one by itself."""
         self._empty = 0
+        self._stored: set[str] = set()
+        """Hashed ids of the steps that have ended."""
         self._exceeded: RunFailure | None = None
         """What an app reported is more than a run may have."""
 
@@ -72,9 +74,7 @@ class HttpRun(RunWorkflow):
         if self._exceeded is not None:
             raise self._exceeded
         self._plans = self._plans or len(progress.ops or []) > 1
-        # What is said of a step first holds: a worker may have handed it over before it was lost.
-        known = {step for step, _ in self._memory.memos}
-        new = [done for done in progress.done if done.op.id not in known]
+        new = [done for done in progress.done if self._is_news(done)]
         following, planned = await super()._apply(replace(progress, done=new), target, attempt)
         is_empty = isinstance(following, Ops) and not following.ops and not self._tasks
         self._empty = self._empty + 1 if is_empty and not new else 0
@@ -86,14 +86,25 @@ class HttpRun(RunWorkflow):
     @workflow.signal(name=CHECKPOINT_SIGNAL)
     def _on_checkpoint(self, steps: list[Any]) -> None:
         """Steps that were executed in a call that is still under way."""
-        known = {step for step, _ in self._memory.memos}
         try:
             for done in [from_wire(Done, each) for each in steps]:
-                if done.op.id not in known:
+                if self._is_news(done):
                     self._know(done.op)
                     self._store(done)
         except RunFailure as failure:
             self._exceeded = failure
+
+    def _is_news(self, done: Done) -> bool:
+        """Whether a step has not ended, nor is to be tried again already."""
+        is_again = done.retry_ms is not None and done.op.id in self._tasks
+        return done.op.id not in self._stored and not is_again
+
+    def _store(self, done: Done) -> None:
+        """What is said of a step first holds: a worker may have handed it over before it was lost,
+        and an app may say it twice."""
+        if done.op.id not in self._stored:
+            self._stored.add(done.op.id)
+            super()._store(done)
 
     def _holds(self, progress: Progress) -> bool:
         # Whatever else has ended: as in Inngest, a function that has failed for good has ended.

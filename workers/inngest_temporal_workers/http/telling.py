@@ -45,7 +45,8 @@ class Telling:
     def progress(self, answer: Answer) -> Progress:
         """What was done, in the whole execution, and what is needed next."""
         reports = self.reports
-        executed = [step for step in answer.done if not reports.has(step.op.id)]
+        said = {step.op.id: step for step in reversed(answer.done)}
+        executed = [step for id, step in reversed(said.items()) if not reports.has(id)]
         for step in executed:
             if step.error is not None:
                 self._log(step.op, step.error, reports.request.attempt, None)
