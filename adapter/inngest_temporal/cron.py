@@ -29,7 +29,7 @@ class Times:
     minutes: frozenset[int]
     hours: frozenset[int]
     days: frozenset[int]
-    """Of the month, 1 to 31."""
+    """Days of the month, 1 to 31."""
     months: frozenset[int]
     weekdays: frozenset[int]
     """0 is Sunday."""

@@ -36,7 +36,7 @@ pydantic's own."""
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 LONGEST_MS = 36_500 * _UNITS_MS["d"]
-"""Of a duration: what is longer is a mistake, and at some length nothing can count it."""
+"""Longest duration: what is longer is a mistake, and at some length nothing can count it."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 
 
@@ -223,7 +223,7 @@ class SendEventsResult(Model):
 
 
 BATCH_TIMEOUT = datetime.timedelta(seconds=60)
-"""Of a batch that has none configured: Inngest's default."""
+"""Timeout of a batch that has none configured: Inngest's default."""
 
 
 class Batch(ConfigModel):

@@ -136,7 +136,7 @@ class _Log:
         """Key -> when it was seen first."""
         self._told: set[tuple[str, str]] = set()
         self._names: set[str] = set()
-        """Of the functions of all releases."""
+        """Ids of the functions of all releases."""
 
     def published(self, before: AppDocument, after: AppDocument) -> None:
         """The release was published in place of, or beside, those before."""

@@ -52,7 +52,8 @@ def error_info(error: BaseException) -> ErrorInfo:
 
 
 def _is_retriable(error: BaseException) -> bool:
-    """Of a group, as a `TaskGroup` raises it: whether all in it are."""
+    """Whether another attempt may help. A group, as a `TaskGroup` raises it, is so if all in it
+    are."""
     if isinstance(error, BaseExceptionGroup):
         return all(_is_retriable(each) for each in error.exceptions)
     return error.is_retriable if isinstance(error, Error) else True

@@ -90,7 +90,7 @@ class Ledger(Protocol):
     """Decides how far an execution goes, and keeps what it has done."""
 
     async def choose(self, ops: Sequence[Op]) -> Sequence[Op]:
-        """Of the steps that are all the handler waits for, those whose bodies are to be executed
+        """Which of the steps that the handler waits for are to be executed here and
         now. None, once the chain is long enough, or the worker stops."""
         ...
 

@@ -56,7 +56,7 @@ class Registered:
 
     is_modified: bool
     version: int
-    """Of the app's configuration."""
+    """Version of the app's configuration."""
 
 
 async def register(

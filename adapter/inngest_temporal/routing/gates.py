@@ -45,7 +45,7 @@ MAX_WAITING = 15_000
 """Bytes and events of an entity's history with which it is given no more: Temporal would end it at
 50 MB or 51,200, and all that it holds would be lost. It continues as new when it has caught up."""
 CHECKED_BYTES = 4_000
-"""Of a call before which the entity's history is looked at. Temporal itself takes no more than
+"""Size of a call before which the entity's history is looked at. Temporal itself takes no more than
 10,000 smaller ones."""
 ENTRY_OVERHEAD = 200
 """Bytes of an entry besides its event, about."""

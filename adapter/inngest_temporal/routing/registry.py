@@ -148,7 +148,7 @@ class RegisteredFunction:
     task_queue: str
     config: FunctionConfig
     version: int = 0
-    """Of the app's configuration, 0 if unknown; a later one has a greater."""
+    """Version of the app's configuration, 0 if unknown; a later one has a greater."""
 
     @property
     def id(self) -> str:
@@ -217,7 +217,7 @@ class Snapshot:
 
     @property
     def batch_timeouts(self) -> dict[str, timedelta]:
-        """Of each function that takes batches, by its id."""
+        """How long a batch waits to be full, by the id of each function that takes batches."""
         return {
             id: timedelta(milliseconds=milliseconds(batch.timeout or BATCH_TIMEOUT))
             for id, function in self._functions.items()

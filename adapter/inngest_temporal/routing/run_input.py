@@ -29,7 +29,7 @@ class LockNeed:
     """The key expression; with `scope` it tells which limit of the configuration this is."""
     scope: str = "fn"
     value: str = ""
-    """Of the key, for people."""
+    """The key's value, for people."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RunInput:
     """Wait id -> mailbox of the function's `cancel` entries, registered before the run was started.
     """
     more_invokers: list[Invoker] = field(default_factory=list)
-    """Of a batch, when several of its events are invocations: those besides `invoker`."""
+    """The invokers besides `invoker`, of a batch in which several events are invocations."""
     needs: list[LockNeed] = field(default_factory=list)
     """In the order in which they are passed."""
     factor: int = 0

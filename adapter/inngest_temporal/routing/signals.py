@@ -19,8 +19,9 @@ from inngest_temporal.temporal.entity import EntityHandle
 from inngest_temporal.temporal.runs import executes
 
 MAX_DATA_BYTES = 1_800_000
-"""Of what a signal carries, as Temporal's default converter writes it: a payload is limited to 2
-MiB, and the entity of a signal can neither refuse nor pass on an update that is larger."""
+"""Maximum size of what a signal carries, as Temporal's default converter writes it: a payload is
+limited to 2 MiB, and the entity of a signal can neither refuse nor pass on an update that is
+larger."""
 
 
 ANSWER = timedelta(seconds=10)

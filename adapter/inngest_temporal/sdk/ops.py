@@ -17,7 +17,7 @@ from .durations import duration_ms, moment_ms, remaining_ms
 MAX_DEPTH = 200
 """Levels of nesting of a reply."""
 MAX_CAUSE_BYTES = 50_000
-"""Of an error's cause, which is dropped if it is larger."""
+"""Maximum size of an error's cause, which is dropped if it is larger."""
 _MAX_ID_BYTES = 200
 _MAX_NAME = 1_000
 _MAX_ERROR_NAME = 300
@@ -37,7 +37,7 @@ class GatewayCall:
     auth_key: str | None = field(default=None, repr=False)
     """Secret."""
     format: str = "openai-chat"
-    """Of a call of `ai`: how `auth_key` is sent."""
+    """How `auth_key` is sent, in a call of `ai`."""
 
 
 def parse_json(body: bytes) -> Any:

@@ -81,7 +81,7 @@ class Answer:
     """By step: requests that are to be made. The step is in `ops`, of kind RUN, with the option
     `gateway`."""
     version: int | None = None
-    """Of the protocol, as the app said."""
+    """Version of the protocol, as the app said."""
     ignored: list[str] = field(default_factory=list)
     """Operations that were accepted and have no effect, such as `DeferAdd later`."""
     is_foreign: bool = False

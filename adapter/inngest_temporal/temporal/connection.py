@@ -13,7 +13,7 @@ from temporalio.envconfig import ClientConfig
 from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
 RPC_TIMEOUT = timedelta(seconds=3)
-"""Of one attempt at one call, where a sender waits for it."""
+"""Limit of one attempt at one call, where a sender waits for it."""
 RETRIES = RetryConfig(
     initial_interval_millis=300, multiplier=2, max_elapsed_time_millis=2_000, max_retries=2
 )
@@ -28,7 +28,7 @@ _REFUSALS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Of an ingress."""
+    """The settings of an ingress."""
 
     event_keys: tuple[str, ...] = ()
     """Any of these posts events; none: anyone may in dev mode, no one otherwise."""

@@ -45,7 +45,7 @@ class EntityHandle:
     workflow_type: str
     id: str
     timeout: timedelta | None = None
-    """Of one call to Temporal."""
+    """Limit of one call to Temporal."""
 
     async def signal(self, name: str, message: Any) -> bool:
         """Tell it something; False if it is not there."""

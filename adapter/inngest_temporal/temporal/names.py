@@ -76,12 +76,12 @@ MAX_EVENT_NAME_BYTES = 512
 """An event name is part of workflow ids, which Temporal limits to 1,000 bytes. Inngest's limit
 where it has one."""
 MAX_SIGNAL_BYTES = 900
-"""Of a signal's name: it is part of a workflow id, which Temporal limits to 1,000."""
+"""Maximum size of a signal's name: it is part of a workflow id, which Temporal limits to 1,000."""
 
 
 MAX_FUNCTION_ID_BYTES = 900
-"""Of a function's full id: it is a workflow type and part of workflow ids, which Temporal limits to
-1,000."""
+"""Maximum size of a function's full id: it is a workflow type and part of workflow ids, which
+Temporal limits to 1,000."""
 
 
 def signal_id(signal: str) -> str:

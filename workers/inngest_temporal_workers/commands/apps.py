@@ -96,7 +96,7 @@ class _Known:
     """What was seen of an app, and said of it."""
 
     key: str = ""
-    """Of the release that was registered last, if the app told what it is."""
+    """Key of the release that was registered last, if the app told what it is."""
     app: AppConfig | None = None
     problem: str = ""
 

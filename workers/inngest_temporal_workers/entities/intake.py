@@ -53,7 +53,7 @@ class IntakeActivities:
 
     client: Client
     follower: Follower
-    """Of the registry; need not be started."""
+    """Follows the registry; need not be started."""
 
     def all(self) -> list[Callable[..., Any]]:
         return [self.route]

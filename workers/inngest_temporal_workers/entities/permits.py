@@ -15,7 +15,7 @@ class _Group:
     limit: int = 0
     queue: Queue = field(default_factory=Queue)
     version: int = 0
-    """Of `limit`."""
+    """Version of `limit`."""
 
 
 class Permits:

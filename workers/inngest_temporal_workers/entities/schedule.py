@@ -166,7 +166,7 @@ class ScheduleActivities:
 
     client: Client
     follower: Follower
-    """Of the registry; need not be started."""
+    """Follows the registry; need not be started."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_router", Router(self.client, self.follower))

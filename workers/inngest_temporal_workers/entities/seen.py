@@ -13,7 +13,7 @@ BLOCK_MS = 600_000
 MAX_REMEMBERED = 50_000
 """Maximum number of keys that one gate remembers: some 550 kB of what it carries over."""
 _BYTES = 8
-"""Of a key's digest. Two of 50,000 have the same one in one of 10^10 days."""
+"""Length of a key's digest. Two of 50,000 have the same one in one of 10^10 days."""
 
 
 class Seen:

@@ -28,7 +28,7 @@ class ThrottleMachine:
         self._arrival = Arrival()
         self._rate = Rate(1, 0)
         self._version = 0
-        """Of the rate."""
+        """Version of the rate."""
         self._due_ms = 0
         """When the first of those that wait may start."""
         self._admitted: OrderedDict[Ticket, None] = OrderedDict()

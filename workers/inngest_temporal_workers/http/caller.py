@@ -17,10 +17,10 @@ from inngest_temporal.sdk.replies import MAX_REPLY_BYTES, Reply
 from inngest_temporal.sdk.requests import HttpCall
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
-"""Of a connection's beginning."""
+"""Limit of a connection's beginning."""
 CALL_TIMEOUT = timedelta(hours=2, minutes=5)
-"""Of a call that was given up: pyreqwest leaves the connection of a cancelled one open. Whoever
-waits for a call gives up sooner."""
+"""Limit of a call that was given up: pyreqwest leaves the connection of a cancelled one open.
+Whoever waits for a call gives up sooner."""
 KEPT = timedelta(seconds=4)
 """How long an idle connection is kept: Node's servers close theirs after 5 seconds."""
 KEEPALIVE = timedelta(seconds=15)

@@ -106,7 +106,7 @@ class _Call:
     run: str
     reports: Reports
     context: contextvars.Context
-    """Of the activity."""
+    """The activity's context."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

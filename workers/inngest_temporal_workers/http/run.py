@@ -42,7 +42,7 @@ class HttpRun(RunWorkflow):
     def __init__(self, given: Sequence[RawValue]) -> None:
         super().__init__(workflow.payload_converter().from_payload(given[0].payload))
         self._version = -1
-        """Of the protocol, as the app's first reply says; -1: not known."""
+        """Version of the protocol, as the app's first reply says; -1: not known."""
         self._plans = False
         """Whether the app planned several steps, so that it may not execute one by itself."""
         self._empty = 0
