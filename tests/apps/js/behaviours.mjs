@@ -124,6 +124,22 @@ fn("one-fails", { retries: 0 }, async ({ run }) => {
   const settled = await Promise.allSettled([run("p"), fails]);
   return settled.map(({ value, reason }) => value ?? reason.message);
 });
+fn("retries-beside", { retries: 2 }, async ({ run, attempt }) => {
+  const flaky = run("flaky", () => (attempt < 2 ? failing() : "flaky"));
+  const both = await Promise.all([flaky, run("p")]);
+  return [...both, await run("after")];
+});
+fn("many-at-once", {}, async ({ run, event }) => {
+  const steps = Array.from({ length: event.data.steps }, (_, n) => run(`step ${n}`, () => n));
+  return (await Promise.all(steps)).reduce((sum, n) => sum + n, 0);
+});
+fn("experiment", {}, async ({ run, group }) => {
+  const { result, variant } = await group.experiment("experiment", {
+    variants: { old: () => run("old"), new: () => run("new") },
+    select: Object.assign(() => "new", { __experimentConfig: { strategy: "custom" } }),
+  });
+  return [result, variant];
+});
 fn("mixed", {}, async ({ run, step }) => {
   const [text, , answer] = await Promise.all([
     run("p"),
@@ -275,8 +291,12 @@ fn("fetches", { retries: 0 }, async ({ step }) => {
     headers: { "content-type": "text/plain", "x-mine": "1" },
     body: "hello",
   });
-  const refused = await step.fetch(`${ORIGIN}/refuses`);
-  return [answer.status, await answer.json(), refused.status, await refused.text()];
+  const [refused, again] = await Promise.all([
+    step.fetch(`${ORIGIN}/refuses`),
+    step.fetch(`${ORIGIN}/refuses`),
+  ]);
+  const texts = [await refused.text(), await again.text()];
+  return [answer.status, await answer.json(), refused.status, again.status, ...texts];
 });
 fn("infers", { retries: 1 }, async ({ run, step }) => {
   const model = step.ai.models.openai({ model: "m", apiKey: SECRET, baseUrl: `${ORIGIN}/v1/` });
@@ -293,6 +313,17 @@ fn("infers", { retries: 1 }, async ({ run, step }) => {
   }
   return [one.choices[0].message.content, two.choices[0].message.content, text, failure];
 });
+fn("infers-at-last", { retries: 2 }, async ({ run, step, runId }) => {
+  const model = step.ai.models.openai({ model: "m", apiKey: SECRET, baseUrl: `${ORIGIN}/v1/` });
+  const flaky = { messages: [{ role: "user", content: `flaky ${runId}` }] };
+  const [answer] = await Promise.all([
+    step.ai.infer("infer", { model, body: flaky }),
+    run("beside"),
+  ]);
+  const again = { messages: [{ role: "user", content: `flaky again ${runId}` }] };
+  const alone = await step.ai.infer("alone", { model, body: again });
+  return [answer.choices.length, alone.choices.length];
+});
 fn("wraps", {}, ({ step }) => step.ai.wrap("wrap", async (given) => given.n + 1, { n: 1 }));
 
 // Triggers.
@@ -300,6 +331,10 @@ fn("wraps", {}, ({ step }) => step.ai.wrap("wrap", async (given) => given.n + 1,
 fn("scheduled", { only: [{ cron: "0 0 1 1 *" }] }, ({ event }) => [event.name, event.data.cron]);
 fn("wildcard", { only: [{ event: "js/wild.*" }] }, ({ event }) => event.name);
 fn("filtered", { only: [{ event: "js/filtered", if: "event.data.n > 1" }] }, () => "ran");
+fn("one-at-a-time", { singleton: { mode: "skip", key: "event.data.key" } }, async ({ step }) => {
+  await step.sleep("sleep", "2s");
+});
+fn("late", { timeouts: { finish: "2s" } }, async ({ run }) => run("slow", () => pause(60_000)));
 fn("batch", { batchEvents: { maxSize: 3, timeout: "30s" } }, ({ events }) =>
   events.map((event) => event.data.n),
 );
@@ -340,9 +375,15 @@ app.use("/echo", express.text(), ({ method, query, headers, body }, response) =>
 );
 app.get("/refuses", (_, response) => response.status(418).send("no"));
 let asked = 0;
+const refusedOnce = new Set();
 app.post("/v1/chat/completions", ({ headers, body }, response) => {
   if (headers.authorization !== `Bearer ${SECRET}`) return response.status(401).json({});
   if (body.messages[0].content === "fail") return response.status(500).json({ error: "broken" });
+  const { content } = body.messages[0];
+  if (content.startsWith("flaky") && !refusedOnce.has(content)) {
+    refusedOnce.add(content);
+    return response.status(503).json({});
+  }
   response.json({ choices: [{ message: { role: "assistant", content: `answer ${++asked}` } }] });
 });
 app.listen(Number(PORT), "127.0.0.1", () => console.log("listening"));

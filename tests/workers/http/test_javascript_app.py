@@ -198,6 +198,25 @@ async def test_one_of_parallel_steps_fails(js: Js) -> None:
     assert await js.output("one-fails") == ["p", "boom"]
 
 
+async def test_one_of_parallel_steps_is_tried_again(js: Js) -> None:
+    run = await js.run("retries-beside")
+    assert run["output"] == ["flaky", "p", "after"]
+    assert Counter(await js.bodies(run)) == Counter(
+        {("flaky", 0): 1, ("flaky", 1): 1, ("flaky", 2): 1, ("p", 0): 1, ("after", 0): 1}
+    )
+
+
+async def test_fifty_steps_at_once(js: Js) -> None:
+    run = await js.run("many-at-once", steps=50)
+    assert run["output"] == sum(range(50))
+    assert len(await js.bodies(run)) == 50
+    assert len(await js.calls(run)) == 52
+
+
+async def test_an_experiment(js: Js) -> None:
+    assert await js.output("experiment") == ["new", "new"]
+
+
 async def test_steps_and_waits_side_by_side(js: Js) -> None:
     assert await js.output("mixed") == ["p", None]
 
@@ -331,7 +350,7 @@ async def test_fetches(js: Js) -> None:
     status, echoed, *refused = run["output"]
     assert status == 200
     assert echoed == {"method": "POST", "query": {"q": "1"}, "mine": "1", "body": "hello"}
-    assert refused == [418, "no"]
+    assert refused == [418, 418, "no", "no"]
 
 
 async def test_asks_a_model_and_keeps_its_key_out_of_the_history(js: Js) -> None:
@@ -348,6 +367,10 @@ def readable(history: Any) -> str:
     return str(history.to_json_dict()) + "".join(
         event.SerializeToString().decode("latin-1") for event in history.events
     )
+
+
+async def test_a_model_is_asked_again(js: Js) -> None:
+    assert await js.output("infers-at-last") == [1, 1]
 
 
 async def test_wraps_a_call_of_a_model(js: Js) -> None:
@@ -399,6 +422,18 @@ async def test_a_run_is_cancelled_by_an_event(js: Js) -> None:
         await asyncio.sleep(0.2)
     [run] = await cancelled
     assert run["status"] == "Cancelled"
+
+
+async def test_a_run_that_ends_too_late(js: Js) -> None:
+    run = await js.run("late")
+    assert run["status"] == "Cancelled"
+    assert await js.bodies(run) == [("slow", 0)]
+
+
+async def test_a_singleton(js: Js) -> None:
+    first, second = [await js.world.send("js/one-at-a-time", {"key": "k"}) for _ in range(2)]
+    runs = [*await js.world.runs(first), *await js.world.runs(second)]
+    assert [run["status"] for run in runs] == ["Completed", "Skipped"]
 
 
 async def test_what_has_no_effect_yet_is_accepted(js: Js) -> None:
