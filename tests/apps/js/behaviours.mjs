@@ -283,6 +283,34 @@ fn(
 );
 const failures = [];
 
+// Half of a character, as of a text that was cut.
+
+const HALF = "\u{1f600}".slice(0, 1);
+fn("half", { retries: 0 }, async ({ run, step, event }) => {
+  const value = await run(`half ${HALF}`, () => `half ${HALF}`);
+  let failure = null;
+  try {
+    await run("fails", () => {
+      throw new Error(`half ${HALF}`);
+    });
+  } catch (error) {
+    failure = error.message;
+  }
+  await step.sendEvent(`send ${HALF}`, { name: "js/got", data: { n: `half ${HALF}` } });
+  await Promise.all([step.sleep(`sleep ${HALF}`, "1s"), run(`beside ${HALF}`)]);
+  if (event.data.fails) throw new Error(`at last ${HALF}`);
+  return [value, failure, { [HALF]: 1 }];
+});
+fn("deep", { retries: 0 }, async ({ run, event }) => {
+  let deep = 1;
+  for (let n = 0; n < event.data.levels; n++) deep = [deep];
+  return await run("deep", () => deep);
+});
+fn("odd", {}, async ({ run }) => {
+  const value = { nan: NaN, big: 2 ** 70, tiny: 5e-324, date: new Date(0), zero: -0 };
+  return [await run("a", () => value), await run("b", () => undefined), await run("c", () => null)];
+});
+
 // Requests that are left to the server.
 
 fn("fetches", { retries: 0 }, async ({ step }) => {

@@ -341,6 +341,29 @@ async def test_on_failure_gets_what_inngest_sends(js: Js) -> None:
     assert (data["event"]["name"], data["event"]["data"]) == ("js/with-on-failure", {"n": 1})
 
 
+# Odd values.
+
+
+async def test_half_of_a_character_is_replaced(js: Js) -> None:
+    assert await js.output("half") == ["half \ufffd", "half \ufffd", {"\ufffd": 1}]
+    run = await js.run("half", fails=True)
+    assert (run["status"], run["output"]["message"]) == ("Failed", "at last \ufffd")
+
+
+async def test_values_that_json_knows_otherwise(js: Js) -> None:
+    date = "1970-01-01T00:00:00.000Z"
+    value = {"nan": None, "big": 2**70, "tiny": 5e-324, "zero": 0, "date": date}
+    assert await js.output("odd") == [value, None, None]
+
+
+async def test_deep_values(js: Js) -> None:
+    deep = await js.output("deep", levels=100)
+    for _ in range(100):
+        [deep] = deep
+    assert deep == 1
+    assert (await js.run("deep", levels=3000))["status"] == "Failed"
+
+
 # Requests that are left to the server.
 
 

@@ -2,14 +2,17 @@
 
 import asyncio
 import datetime
+import json
 import logging
 from typing import Any
 
 import fastapi
 import inngest as official
 import inngest.fast_api
+from inngest.experimental.ai import openai
 from temporalio.client import Client
 
+from tests import tiny_http
 from tests.http_world import HttpWorld, http_world, served
 
 
@@ -183,3 +186,41 @@ async def test_a_function_that_fails_runs_its_on_failure(client: Client) -> None
     assert failure["run_id"] == run["run_id"]
     assert failure["event"]["data"] == {"n": 1}
     assert failure["error"]["name"] == "NonRetriableError"
+
+
+async def test_models_are_asked_alone_and_beside_other_steps(client: Client) -> None:
+    def make(sdk: official.Inngest) -> Any:
+        @sdk.create_function(fn_id="fn", retries=0, trigger=official.TriggerEvent(event="py/go"))
+        async def fn(ctx: official.Context) -> Any:
+            url = ctx.event.data["url"]
+            adapter = openai.Adapter(auth_key="sk-very-secret", model="m", base_url=url)
+
+            async def infer(name: str) -> Any:
+                body = {"messages": [{"role": "user", "content": name}]}
+                return await ctx.step.ai.infer(name, adapter=adapter, body=body)
+
+            async def value() -> str:
+                return "beside"
+
+            alone = await infer("alone")
+            both = await ctx.group.parallel(
+                (lambda: infer("one"), lambda: ctx.step.run("beside", value))
+            )
+            return [alone, *both]
+
+        return fn
+
+    def answer(asked: tiny_http.Asked) -> bytes:
+        assert asked.headers["authorization"] == "Bearer sk-very-secret"
+        return tiny_http.reply(200, json.dumps(json.loads(asked.body)["messages"][0]))
+
+    async with (
+        tiny_http.serving(answer) as provider,
+        http_world(client) as world,
+        python_app(world, make) as url,
+    ):
+        await world.sync(url)
+        run = await world.run("py/go", {"url": f"{provider.url}/v1"})
+    assert run["status"] == "Completed", run
+    assert [each["content"] for each in run["output"][:2]] == ["alone", "one"]
+    assert run["output"][2] == "beside"
