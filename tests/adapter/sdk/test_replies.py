@@ -238,6 +238,16 @@ class TestOperations:
         assert (error.name, error.retriable) == ("InvalidReply", True)
         assert error.message
 
+    @pytest.mark.parametrize("status", [201, 206])
+    def test_no_secret_is_shown_beside_what_can_not_be_read(self, status: int) -> None:
+        secret = {"url": "https://x.example", "auth_key": "sk-very-secret"}
+        body: Any = [op("AIGateway", opts=secret), op("Rocket")]
+        if status == 201:
+            body = {"status": 206, "headers": {}, "body": json.dumps(body)}
+        answer = read(status, body)
+        assert error_of(answer).message.startswith("The reply has an unknown operation")
+        assert "sk-very-secret" not in str(answer)
+
     @pytest.mark.parametrize("opcode", ["StepNotFound", "SyncRunComplete", "", "Rocket"])
     def test_an_unknown_operation(self, opcode: str) -> None:
         answer = ops(op("StepRun", data=1), op(opcode))
