@@ -17,6 +17,8 @@ import pytest
 from temporalio.client import Client
 
 from inngest_temporal.sdk.replies import MAX_REPLY_BYTES
+from inngest_temporal.temporal.connection import Settings
+from inngest_temporal_workers.http.addresses import ALLOW_VARIABLE
 from tests import tiny_http
 from tests.hand_app import (
     SDK_HEADERS,
@@ -36,6 +38,8 @@ from tests.hand_app import (
 from tests.harness import registered, until
 from tests.http_world import HttpWorld, http_world, served
 
+KEY = "signkey-test-0123456789abcdef"
+CLOUD = Settings(event_keys=("event-key",), signing_keys=(KEY,))
 SLACK = 20
 """How many times longer a healthy run may take beside a bad app: the machine may be busy."""
 
@@ -257,6 +261,41 @@ async def test_an_app_that_redirects(client: Client) -> None:
         assert found[path]["status"] == "Failed"
         assert path in found[path]["output"]["message"]
     assert "redirects more than 10 times" in found["/circle"]["output"]["message"]
+
+
+async def test_in_production_an_app_redirects_to_itself_and_to_public_addresses_alone(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only we can reach is not reached by way of an app; unless it is allowed."""
+    async with (
+        served(lambda _: HandApp(healthy)) as inside,
+        tiny_http.serving(lambda asked: answers[asked.target.split("?")[0]]) as server,
+    ):
+        other = f"{inside}?fnId=x&stepId=step"
+        answers = {
+            "/inside": tiny_http.reply(307, location=other),
+            "/name": tiny_http.reply(307, location=other.replace("127.0.0.1", "localhost")),
+            "/metadata": tiny_http.reply(307, location="http://169.254.169.254/latest"),
+            "/itself": tiny_http.reply(307, location="/there"),
+            "/there": tiny_http.reply(200, '"well"', x_inngest_sdk="js:v4"),
+        }
+
+        async def run(world: HttpWorld, path: str) -> dict[str, Any]:
+            url, app = server.url + path, path[1:]
+            made = function(app, "fn", url, retries=0)
+            assert (await register(world, app, url, made, key=KEY)).status_code == 200
+            return await world.run(f"{app}/fn")
+
+        async with http_world(client, settings=CLOUD) as world:
+            for path in ("/inside", "/name", "/metadata"):
+                found = await run(world, path)
+                assert found["status"] == "Failed"
+                assert "has no public address" in found["output"]["message"]
+            assert (await run(world, "/itself"))["output"] == "well"
+        monkeypatch.setenv(ALLOW_VARIABLE, "localhost")
+        async with http_world(client, settings=CLOUD) as world:
+            assert (await run(world, "/name"))["output"] == "well"
+            assert (await run(world, "/inside"))["status"] == "Failed"
 
 
 async def test_replies_may_be_compressed(client: Client) -> None:

@@ -195,6 +195,33 @@ async def test_who_reports_needs_the_signing_key_and_the_id_of_the_call(client: 
     assert other_run["output"] == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "status"), [(CLOUD, 401), (Settings(), 503)], ids=["with keys", "without"]
+)
+async def test_in_production_nothing_of_a_run_is_read_or_written_without_a_signing_key(
+    client: Client, settings: Settings, status: int
+) -> None:
+    run = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+    async with (
+        another_ingress(client, settings) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        for key in (
+            {},
+            {"authorization": "Bearer event-key"},
+            {"authorization": "Bearer undefined"},
+        ):
+            for method, path in (
+                ("POST", f"/v1/checkpoint/{run}/async"),
+                ("GET", f"/v0/runs/{run}/batch"),
+                ("GET", f"/v0/runs/{run}/actions"),
+                ("POST", "/fn/register"),
+                ("DELETE", "/fn/remove?url=http://x/"),
+            ):
+                answer = await http.request(method, path, headers=key)
+                assert answer.status_code == status, path
+
+
 async def test_without_an_address_of_the_worker_apps_do_not_report(client: Client) -> None:
     async def behaviour(call: Call) -> Answered:
         return ops(complete([call.ctx.get("fn_id"), call.ctx.get("qi_id")]))

@@ -84,6 +84,26 @@ class AddressPolicy:
         return is_public(ip) or any(ip in network for network in self.networks)
 
 
+async def permitted(
+    policy: AddressPolicy, host: str, port: int, timeout: float | None
+) -> list[str]:
+    """The addresses of a host that may be connected to. Raises `AddressRefusedError` and errors of
+    httpcore."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except TimeoutError as error:
+        raise httpcore.ConnectTimeout(f"The name {host} was not resolved in time.") from error
+    except (OSError, UnicodeError) as error:
+        raise httpcore.ConnectError(f"The name {host} can't be resolved: {error}") from error
+    addresses = dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found)
+    allowed = [each for each in addresses if policy.permits(host, each)]
+    if not allowed:
+        raise AddressRefusedError(host)
+    return allowed
+
+
 def is_public(address: IPAddress) -> bool:
     """Whether the address is one that anybody on the internet can reach."""
     address = _plain(address)
@@ -109,35 +129,19 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Tries each address that is permitted. Raises `AddressRefusedError`, and httpcore's
         errors."""
-        addresses = await self._addresses(host, port, timeout)
-        permitted = [each for each in addresses if self._policy.permits(host, each)]
-        if not permitted:
-            raise AddressRefusedError(host)
-        for address in permitted[:-1]:
+        *others, last = await permitted(self._policy, host, port, timeout)
+        for address in others:
             try:
                 return await self._inner.connect_tcp(
                     address, port, timeout, local_address, socket_options
                 )
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue
-        return await self._inner.connect_tcp(
-            permitted[-1], port, timeout, local_address, socket_options
-        )
+        return await self._inner.connect_tcp(last, port, timeout, local_address, socket_options)
 
     async def sleep(self, seconds: float) -> None:
         """httpcore waits between its own attempts."""
         await self._inner.sleep(seconds)
-
-    async def _addresses(self, host: str, port: int, timeout: float | None) -> list[str]:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(timeout):
-                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout(f"The name {host} was not resolved in time.") from error
-        except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"The name {host} can't be resolved: {error}") from error
-        return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 
 def _plain(address: IPAddress) -> IPAddress:

@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from urllib.parse import urljoin, urlsplit
 
+import httpcore
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import ConnectTimeoutError, DetailedPyreqwestError, PyreqwestError
 
 from inngest_temporal.sdk.replies import MAX_REPLY_BYTES, Reply
 from inngest_temporal.sdk.requests import HttpCall
+
+from .addresses import AddressPolicy, AddressRefusedError, permitted
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
 """Limit of a connection's beginning."""
@@ -29,6 +32,7 @@ KEEPALIVE_RETRIES = 4
 MAX_CALLS = 200
 """Calls under way to one app (one origin); further ones wait for their turn."""
 MAX_REDIRECTS = 10
+_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 256 * 1024
 
@@ -40,22 +44,10 @@ class CallError(Exception):
 class AppCaller:
     """The HTTP client of one worker. As a context manager it closes its connections."""
 
-    def __init__(self) -> None:
-        self._http: Client = (
-            ClientBuilder()
-            .no_proxy()
-            .http2(True)
-            .follow_redirects(False)  # they would become GETs
-            .default_cookie_store(False)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT)
-            .pool_idle_timeout(KEPT)
-            .tcp_keepalive(KEEPALIVE)
-            .tcp_keepalive_interval(KEEPALIVE)
-            .tcp_keepalive_retries(KEEPALIVE_RETRIES)
-            .user_agent("inngest-temporal")
-            .build()
-        )
+    def __init__(self, policy: AddressPolicy) -> None:
+        """`policy`: where an app may redirect to that is not itself."""
+        self._policy = policy
+        self._http: Client = _builder().build()
         self._turns: dict[str, tuple[asyncio.Semaphore, int]] = {}
         """Origin -> what bounds its calls, and how many there are."""
 
@@ -71,7 +63,8 @@ class AppCaller:
             url = call.url
             for redirects in range(MAX_REDIRECTS + 1):
                 try:
-                    reply = await self._post(url, call)
+                    async with self._client(url, call.url) as http:
+                        reply = await _post(http, url, call)
                 except CallError as error:
                     if redirects:
                         raise CallError(f"{call.url} redirects to another place. {error}") from None
@@ -82,24 +75,22 @@ class AppCaller:
                 url = urljoin(url, location)
         raise CallError(f"{call.url} redirects more than {MAX_REDIRECTS} times.")
 
-    async def _post(self, url: str, call: HttpCall) -> Reply:
+    @contextlib.asynccontextmanager
+    async def _client(self, url: str, registered: str) -> AsyncIterator[Client]:
+        """What calls a URL that an app redirects to: elsewhere it connects to the very address that
+        the policy permits. Raises `CallError`."""
+        if self._policy.everything or _is_same_server(url, registered):
+            yield self._http
+            return
         try:
-            request = self._http.post(url).headers(call.headers).body_bytes(call.body)
-            async with request.build_streamed() as response:
-                body = bytearray()
-                # One byte more than the limit shows whoever reads it that it is too large.
-                while len(body) <= MAX_REPLY_BYTES:
-                    chunk = await response.body_reader.read(_CHUNK_BYTES)
-                    if not chunk:
-                        break
-                    body += chunk
-                return Reply(response.status, dict(response.headers), bytes(body))
-        except ConnectTimeoutError as error:
-            seconds = CONNECT_TIMEOUT.total_seconds()
-            message = f"There was no connection to {url} within {seconds:.0f} s."
-            raise CallError(message) from error
-        except (PyreqwestError, ValueError) as error:
-            raise CallError(f"The call to {url} failed: {_cause(error)}") from error
+            host, port = _place(url)
+            [address, *_] = await permitted(
+                self._policy, host, port, CONNECT_TIMEOUT.total_seconds()
+            )
+        except (AddressRefusedError, httpcore.NetworkError, ValueError) as error:
+            raise CallError(f"The call to {url} was not made: {error}") from error
+        async with _builder().resolve(host, address, port).build() as http:
+            yield http
 
     @contextlib.asynccontextmanager
     async def _turn(self, url: str) -> AsyncIterator[None]:
@@ -116,6 +107,60 @@ class AppCaller:
                 del self._turns[origin]
             else:
                 self._turns[origin] = (turns, count - 1)
+
+
+def _builder() -> ClientBuilder:
+    return (
+        ClientBuilder()
+        .no_proxy()
+        .http2(True)
+        .follow_redirects(False)  # they would become GETs
+        .default_cookie_store(False)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(CALL_TIMEOUT)
+        .pool_idle_timeout(KEPT)
+        .tcp_keepalive(KEEPALIVE)
+        .tcp_keepalive_interval(KEEPALIVE)
+        .tcp_keepalive_retries(KEEPALIVE_RETRIES)
+        .user_agent("inngest-temporal")
+    )
+
+
+async def _post(http: Client, url: str, call: HttpCall) -> Reply:
+    try:
+        request = http.post(url).headers(call.headers).body_bytes(call.body)
+        async with request.build_streamed() as response:
+            body = bytearray()
+            # One byte more than the limit shows whoever reads it that it is too large.
+            while len(body) <= MAX_REPLY_BYTES:
+                chunk = await response.body_reader.read(_CHUNK_BYTES)
+                if not chunk:
+                    break
+                body += chunk
+            return Reply(response.status, dict(response.headers), bytes(body))
+    except ConnectTimeoutError as error:
+        seconds = CONNECT_TIMEOUT.total_seconds()
+        message = f"There was no connection to {url} within {seconds:.0f} s."
+        raise CallError(message) from error
+    except (PyreqwestError, ValueError) as error:
+        raise CallError(f"The call to {url} failed: {_cause(error)}") from error
+
+
+def _place(url: str) -> tuple[str, int]:
+    """Host and port. Raises `ValueError`."""
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError("it is no URL that begins with http:// or https://, and names a host")
+    return parts.hostname, parts.port or _PORTS[parts.scheme]
+
+
+def _is_same_server(url: str, registered: str) -> bool:
+    """Whether a URL is at a host and port that an app is served at, or at the host's usual ones."""
+    try:
+        (host, port), (known, known_port) = _place(url), _place(registered)
+    except ValueError:
+        return False
+    return host == known and (port == known_port or port in _PORTS.values())
 
 
 def _cause(error: Exception) -> str:

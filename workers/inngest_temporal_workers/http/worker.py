@@ -32,6 +32,7 @@ from inngest_temporal_workers.runs.heartbeats import Heartbeats
 from inngest_temporal_workers.runs.memory import MemoCache
 from inngest_temporal_workers.worker import GRACE
 
+from .addresses import AddressPolicy
 from .caller import AppCaller
 from .dispatches import Dispatches
 from .executions import HttpExecutions
@@ -65,7 +66,7 @@ class HttpAppsPlugin(SimplePlugin):
         self._address = address
         self._runs = RunSettings(MemoCache(), retry_interval)
         self._heartbeats = Heartbeats()
-        self._caller = AppCaller()
+        self._caller = AppCaller(AddressPolicy.from_env(dev=settings.dev))
         self._gateway = Gateway.from_env(dev=settings.dev)
         self.ready = asyncio.Event()
         """Set once the registry has been read."""
