@@ -196,6 +196,8 @@ class Progress:
     """With `unstarted`: whether the request must carry the run's events and memos."""
     missing: bool = False
     """With `unstarted`: whether the worker lacks the function."""
+    busy: bool = False
+    """With `unstarted`: whether the app has more to do than it can be asked for at once."""
     lost: str | None = None
     """Why the execution ended in the middle of user code, through no fault of that code."""
     begun: Op | None = None

@@ -18,6 +18,7 @@ from temporalio.client import Client
 
 from inngest_temporal.sdk.replies import MAX_REPLY_BYTES
 from inngest_temporal.temporal.connection import Settings
+from inngest_temporal_workers.http import caller, worker
 from inngest_temporal_workers.http.addresses import ALLOW_VARIABLE
 from tests import tiny_http
 from tests.hand_app import (
@@ -199,6 +200,31 @@ async def test_an_app_that_hangs_holds_up_nothing_else(client: Client) -> None:
         go.set()
         rest = [run for each in events for run in await world.runs(each)]
     assert [run["output"] for run in rest] == ["at last"] * 29
+
+
+async def test_an_app_that_hangs_leaves_room_in_the_workers(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its calls are more than a worker can have: others have their share of it."""
+    monkeypatch.setattr(worker, "MAX_CALLS", 6)
+    monkeypatch.setattr(caller, "MAX_CALLS", 2)
+    monkeypatch.setattr(caller, "MAX_TURNS", 4)
+    go = asyncio.Event()
+
+    async def behaviour(call: Call) -> Answered:
+        await go.wait()
+        return ops(complete("at last"))
+
+    async with http_world(client) as world, hand_app(world, behaviour, app="bad") as bad:
+        async with hand_app(world, healthy, app="well"):
+            events = [await world.send("bad/fn") for _ in range(12)]
+            await until(lambda: len(bad.calls) == 2)
+            for _ in range(3):
+                assert (await world.run("well/fn"))["output"] == "well"
+        go.set()
+        runs = [run for event in events for run in await world.runs(event)]
+    assert [run["output"] for run in runs] == ["at last"] * 12
+    assert [call.ctx["attempt"] for call in bad.calls] == [0] * 12
 
 
 async def test_an_app_that_breaks_connections(client: Client) -> None:

@@ -31,6 +31,9 @@ KEEPALIVE = timedelta(seconds=15)
 KEEPALIVE_RETRIES = 4
 MAX_CALLS = 200
 """Calls under way to one app (one origin); further ones wait for their turn."""
+MAX_TURNS = 1_000
+"""Calls to one app that are under way or wait: half of what a worker may have, so that an app that
+answers nothing leaves room for others."""
 MAX_REDIRECTS = 10
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -56,6 +59,11 @@ class AppCaller:
 
     async def __aexit__(self, *_: object) -> None:
         await self._http.close()
+
+    def is_crowded(self, url: str) -> bool:
+        """Whether an app has so many calls that a further one should not even wait for its turn."""
+        _, count = self._turns.get(_origin(url), (None, 0))
+        return count >= MAX_TURNS
 
     async def call(self, call: HttpCall) -> Reply:
         """What the app replied. Raises `CallError`."""
@@ -94,8 +102,7 @@ class AppCaller:
 
     @contextlib.asynccontextmanager
     async def _turn(self, url: str) -> AsyncIterator[None]:
-        parts = urlsplit(url)
-        origin = f"{parts.scheme}://{parts.netloc}"
+        origin = _origin(url)
         turns, count = self._turns.get(origin, (asyncio.Semaphore(MAX_CALLS), 0))
         self._turns[origin] = (turns, count + 1)
         try:
@@ -144,6 +151,11 @@ async def _post(http: Client, url: str, call: HttpCall) -> Reply:
         raise CallError(message) from error
     except (PyreqwestError, ValueError) as error:
         raise CallError(f"The call to {url} failed: {_cause(error)}") from error
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _place(url: str) -> tuple[str, int]:

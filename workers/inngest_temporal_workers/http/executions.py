@@ -82,6 +82,8 @@ class HttpExecutions:
         function_id, url, sdk = await self._place(request)
         if url is None:
             return Progress(unstarted=f"function {function_id} is not here", missing=True)
+        if self.caller.is_crowded(url):
+            return Progress(unstarted="its app has too many calls under way", busy=True)
         place = _Place(function_id, url, sdk)
         memos = memory.memos[: request.base]
         reports = Reports(self.client, request, None, known={step for step, _ in memos})

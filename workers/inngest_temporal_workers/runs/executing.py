@@ -78,7 +78,7 @@ class Executing:
             if progress.missing and waited >= MISSING_SECONDS:
                 raise RunFailure(_function_not_found())
             is_carried = request.events is not None
-            if progress.missing or (progress.forgotten and is_carried):
+            if progress.missing or progress.busy or (progress.forgotten and is_carried):
                 pause = min(LONGEST_PAUSE, max(1, waited))
                 waited += pause
                 await workflow.sleep(pause, summary=progress.unstarted)
