@@ -10,6 +10,7 @@ from temporalio.client import Client
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing.publishing import publish
 from inngest_temporal.routing.registry import AppConfig
+from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers.plugin import system_worker
 from tests.harness import TRIGGER, new_client, until
@@ -25,6 +26,9 @@ async def test_a_retried_post_of_many_events_repeats_nothing(client: Client, lon
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: Any) -> None: ...
+
+    async def counted() -> int:
+        return (await client.count_workflows("WorkflowType = 'app-fn'")).count
 
     number = LONG_EVENTS if long else EVENTS
     config = AppConfig(
@@ -50,12 +54,15 @@ async def test_a_retried_post_of_many_events_repeats_nothing(client: Client, lon
             # A new request of the same events: only those with ids of the sender's own are known.
             third = await http.post("/e/key", json=batch[:20])
             assert third.status_code == 200
-
-    async def counted() -> int:
-        return (await client.count_workflows("WorkflowType = 'app-fn'")).count
-
-    await until(lambda: reached(counted, number + 10), 60)
+        await until(lambda: reached(counted, number + 10), 60)
+        await until(lambda: none_open(client), 60)
     assert await counted() == number + 10
+
+
+async def none_open(client: Client) -> bool:
+    """Whether all events are routed."""
+    query = f"WorkflowType = '{names.INTAKE_TYPE}' AND ExecutionStatus = 'Running'"
+    return (await client.count_workflows(query)).count == 0
 
 
 async def accepted(http: httpx.AsyncClient, batch: list[dict[str, Any]]) -> httpx.Response:
