@@ -3,6 +3,7 @@ when, who may report, and what is executed again."""
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -82,6 +83,32 @@ async def test_steps_that_were_reported_are_in_the_result_and_in_one_activity(
     [call] = app.calls
     assert call.ctx["fn_id"]
     assert call.ctx["qi_id"] == call.headers["x-request-id"]
+
+
+async def test_temporal_has_a_step_before_its_report_is_answered(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever other heartbeats are sent meanwhile."""
+    monkeypatch.setattr(heartbeats, "INTERVAL", 1.2)  # the SDK sends one a second at most
+
+    async def known(run: str) -> int:
+        description = await client.get_workflow_handle(run).describe()
+        [activity] = description.raw_description.pending_activities
+        [done, _] = activity.heartbeat_details.payloads
+        return len(json.loads(done.data))
+
+    async with http_world(client) as world:
+
+        async def behaviour(call: Call) -> Answered:
+            found = []
+            for n in range(80):
+                assert await report(world.url, call, step_run(f"s{n}", n)) == 200
+                found.append(await known(call.run))
+            return ops(complete(found))
+
+        async with hand_app(world, behaviour):
+            [run] = await world.runs(await world.send("hand/fn"), 120)
+    assert run["output"] == [n + 1 for n in range(80)]
 
 
 async def test_a_lost_worker_loses_no_reported_step_and_its_call_is_over(

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from temporalio import activity
+from temporalio.service import RPCError
 
 from .checkpoints import Checkpoints
 
@@ -60,7 +61,10 @@ class Heartbeats:
         async def send() -> None:
             while True:
                 await asyncio.sleep(INTERVAL)
-                await checkpoints.keep_alive()
+                beat.at = time.monotonic()
+                with contextlib.suppress(RPCError, TimeoutError):
+                    async with asyncio.timeout(INTERVAL):
+                        await checkpoints.keep_alive()
                 beat.at = time.monotonic()
 
         sending = asyncio.create_task(send())
