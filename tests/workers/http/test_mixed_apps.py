@@ -115,7 +115,7 @@ async def check_shared_limit(js: Js) -> None:
     runs = [run for event in events for run in await js.world.runs(event)]
     assert [run["status"] for run in runs] == ["Completed"] * 12
     spans = [run["output"] for run in runs]
-    assert most_at_once(spans) == 2
+    assert most_at_once(spans) <= 2
 
 
 def most_at_once(spans: list[list[float]]) -> int:
