@@ -1,6 +1,7 @@
 """The worker process: it starts whenever Temporal is there, whatever happens meanwhile."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -178,3 +179,12 @@ def test_the_printed_curl_is_for_an_event_that_may_be_sent() -> None:
     assert curl_text([on_any_failure], "http://ingress") == ""
     expected = """ -d '{"name": "app/example", "data": {}}'"""
     assert expected in curl_text([on_any_failure, other], "http://ingress")
+
+
+def test_connections_of_a_listener_send_replies_at_once() -> None:
+    with (
+        listen("127.0.0.1", 0, "--port") as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
