@@ -166,6 +166,8 @@ class ExecutionRequest:
     gateway: bool = False
     """Over HTTP: whether the target is a request that the app leaves to us. An app can't be asked
     to execute that; it is asked what it needs, and tells what the request is."""
+    task_ms: int = 0
+    """Inside a workflow task: when that began, by Temporal's clock."""
     alone: bool = True
     """Whether nothing else of the run is under way: then a chain of steps may be executed."""
     begun: Op | None = None

@@ -10,7 +10,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 import inngest_temporal as inngest
 from inngest_temporal.routing.router import Router
-from inngest_temporal_workers.runs import executing
+from inngest_temporal_workers.runs import executing, executions
 from inngest_temporal_workers.runs.executions import ExecutionActivities
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 
@@ -43,6 +43,23 @@ async def test_a_step_that_is_known_to_be_quick_needs_no_activity(client: Client
         assert await activities(first) == 1
         assert await activities(second) == 0
         assert len((await second.fetch_history()).events) <= 6
+
+
+async def test_a_workflow_task_that_another_worker_may_have_executes_nothing(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the process stood still between taking the task and beginning."""
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=1)
+    async def fn(ctx: inngest.Context) -> int:
+        return await ctx.step.run("step", lambda: 1)
+
+    async with running(client, fn) as app:
+        await twice(app, fn)
+        monkeypatch.setattr(executions, "LATE_MS", -60_000)
+        late = app.run_of(fn, await app.send("test/event"))
+        assert await late.result() == 1
+        assert await activities(late) == 1
 
 
 async def test_a_handler_that_is_not_async_executes_its_first_step_there_too(

@@ -31,7 +31,7 @@ from inngest_temporal_workers.calls import Calls
 
 from .memory import RunMemory
 from .retries import retry_ms
-from .times import summary_of
+from .times import now_ms, summary_of
 
 MAX_CARRIED_BYTES = 1_500_000
 """Maximum size of events and memos that travel in the input of an execution."""
@@ -121,7 +121,7 @@ class Executing:
     async def _execute_locally(self, request: ExecutionRequest) -> dict[str, Any]:
         reply: dict[str, Any] = await workflow.execute_local_activity(
             "inngest.execute",
-            to_wire(request),
+            to_wire(replace(request, task_ms=now_ms())),
             schedule_to_close_timeout=LOCAL_TIMEOUT,
             retry_policy=RetryPolicy(maximum_attempts=1),
             result_type=dict,

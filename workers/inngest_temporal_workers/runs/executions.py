@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -49,6 +50,9 @@ MAX_KEPT = 1_000
 """Answers from inside workflow tasks that are kept."""
 HEARD_SECONDS = 1.0
 """Time in which it is found out, inside a workflow task, whether somebody listens for its end."""
+LATE_MS = 5_000
+"""Age of a workflow task, by two clocks, from which no step is executed inside it: Temporal gives a
+task to another worker after 10 seconds."""
 ADOPTION_SECONDS = 60.0
 """Time for which a handler that outlived its workflow task is kept for the activity after it."""
 _Key = tuple[str, int, int]
@@ -111,8 +115,10 @@ class ExecutionActivities:
         """Within a workflow task: find out what the handler needs first, and execute that if it is
         known to be quick."""
         key = self._key(request)
-        # What a loss repeats is not known: the workflow task leaves nothing behind.
-        policy = part.checkpointing if request.retries else None
+        # What a loss repeats is not known: the workflow task leaves nothing behind. After a stall
+        # of this process another one may have the task, and have executed all of it.
+        is_late = time.time() * 1000 - request.task_ms > LATE_MS
+        policy = part.checkpointing if request.retries and not is_late else None
         ledger = FirstSteps(part.id, self._paces, policy)
         execution = self._begin(part, request, memory, ledger)
         self._offer(key, execution, ledger)
