@@ -10,6 +10,7 @@ import contextlib
 import os
 import statistics
 import sys
+import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -131,6 +132,21 @@ class Samples:
 
 
 Turn = Callable[[], Awaitable[float]]
+
+
+Start = Callable[[], Awaitable[object]]
+"""Starts one run and waits for its end."""
+
+
+def latency(start: Start) -> Turn:
+    """Milliseconds of one run."""
+
+    async def turn() -> float:
+        begun = time.perf_counter()
+        await start()
+        return (time.perf_counter() - begun) * 1000
+
+    return turn
 
 
 async def take_turns(sides: dict[str, Turn], turns: int, *, warm_up: int = 1) -> dict[str, Samples]:

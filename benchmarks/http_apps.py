@@ -13,19 +13,31 @@ import socket
 import sys
 import time
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import httpx
 from temporalio.client import Client
 
 from inngest_temporal.routing import events
-from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
-from inngest_temporal.routing.waits import Waits
 
 from . import functions
-from .bench import HAND, NO_PAUSE, OURS, ROOT, Report, embedded_server, process, take_turns, workers
+from .bench import (
+    HAND,
+    NO_PAUSE,
+    OURS,
+    ROOT,
+    Report,
+    Start,
+    Turn,
+    embedded_server,
+    latency,
+    process,
+    routing,
+    take_turns,
+    workers,
+)
 
 JAVASCRIPT, PYTHON = "JavaScript SDK", "Python SDK"
 AT_ONCE = {0: 40, 1: 30, 5: 16, 20: 8}
@@ -33,8 +45,6 @@ TURNS = 7
 THROUGHPUT_BARS = {JAVASCRIPT: 2.0, PYTHON: 0.8}
 """Of 20 steps."""
 LATENCY_BARS = {(JAVASCRIPT, 0): 4.0, (PYTHON, 0): 4.0, (PYTHON, 20): 3.0}
-
-Start = Callable[[], Awaitable[object]]
 
 
 def starters(client: Client, router: Router, size: int) -> dict[str, Start]:
@@ -70,10 +80,8 @@ async def main(report: Report) -> None:
         workers(client),
         http_worker(client) as ingress,
         apps(ingress),
-        Follower(client) as follower,
+        routing(client) as router,
     ):
-        await follower.refresh()
-        router = Router(client, follower, Waits(client).deliver)
         report.title(f"http: throughput, median of {TURNS} turns")
         for size, at_once in AT_ONCE.items():
             sides = {
@@ -89,9 +97,7 @@ async def main(report: Report) -> None:
                 )
         report.title(f"http: latency of one at a time, median of {TURNS} turns")
         for size in AT_ONCE:
-            sides = {
-                name: _latency(start) for name, start in starters(client, router, size).items()
-            }
+            sides = {name: latency(start) for name, start in starters(client, router, size).items()}
             samples = await take_turns(sides, TURNS)
             for name in (JAVASCRIPT, PYTHON, OURS):
                 bar = LATENCY_BARS.get((name, size))
@@ -105,21 +111,12 @@ async def main(report: Report) -> None:
                 )
 
 
-def _throughput(start: Start, size: int, at_once: int) -> Callable[[], Awaitable[float]]:
+def _throughput(start: Start, size: int, at_once: int) -> Turn:
     async def turn() -> float:
         begun = time.perf_counter()
         results = await asyncio.gather(*(start() for _ in range(at_once)))
         assert results == [sum(range(size))] * at_once
         return at_once / (time.perf_counter() - begun)
-
-    return turn
-
-
-def _latency(start: Start) -> Callable[[], Awaitable[float]]:
-    async def turn() -> float:
-        begun = time.perf_counter()
-        await start()
-        return (time.perf_counter() - begun) * 1000
 
     return turn
 

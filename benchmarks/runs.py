@@ -25,9 +25,10 @@ from .bench import (
     NO_PAUSE,
     OURS,
     Report,
-    Turn,
+    Start,
     cpu_seconds,
     embedded_server,
+    latency,
     routing,
     take_turns,
     workers,
@@ -40,9 +41,6 @@ THROUGHPUT_TURNS = 9
 LATENCY_TURNS = {0: 24, 1: 16, 5: 12, 20: 9}
 THROUGHPUT_BARS = {0: 0.92, 1: 1.2, 5: 2.0, 20: 3.0}
 LATENCY_BARS = {0: 1.3, 1: 1.0, 5: 0.6, 20: 0.4}
-
-Start = Callable[[], Awaitable[object]]
-"""Starts one run and waits for its end."""
 
 
 def starters(client: Client, router: Router, size: int) -> dict[str, Start]:
@@ -129,15 +127,6 @@ async def throughputs(report: Report, client: Client, router: Router, pids: dict
 async def latencies(report: Report, client: Client, router: Router) -> None:
     report.title("runs: latency of one at a time, from its start to its result, median")
     for size, turns in LATENCY_TURNS.items():
-
-        def latency(start: Start) -> Turn:
-            async def turn() -> float:
-                begun = time.perf_counter()
-                await start()
-                return (time.perf_counter() - begun) * 1000
-
-            return turn
-
         sides = {name: latency(start) for name, start in starters(client, router, size).items()}
         del sides[DIRECT]
         samples = await take_turns(sides, turns)

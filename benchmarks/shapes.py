@@ -4,7 +4,6 @@ And of ours alone: a thousand steps.
 
 import asyncio
 import statistics
-import time
 from itertools import pairwise
 from uuid import uuid4
 
@@ -14,7 +13,17 @@ from inngest_temporal.routing import events
 from inngest_temporal.routing.router import Router
 
 from . import functions
-from .bench import HAND, NO_PAUSE, OURS, Report, embedded_server, routing, take_turns, workers
+from .bench import (
+    HAND,
+    NO_PAUSE,
+    OURS,
+    Report,
+    embedded_server,
+    latency,
+    routing,
+    take_turns,
+    workers,
+)
 
 TURNS = 9
 LONG_TURNS = 3
@@ -34,21 +43,17 @@ async def main(report: Report) -> None:
 
 
 async def parallel(report: Report, client: Client, router: Router) -> None:
-    async def ours() -> float:
-        begun = time.perf_counter()
+    async def ours() -> None:
         event = events.stamp({"name": functions.PARALLEL_EVENT})
         await router.route([event])
         await client.get_workflow_handle(events.run_id(functions.parallel.id, event)).result()
-        return (time.perf_counter() - begun) * 1000
 
-    async def hand() -> float:
-        begun = time.perf_counter()
+    async def hand() -> None:
         await client.execute_workflow(
             functions.HandParallel.run, id=str(uuid4()), task_queue=functions.HAND_QUEUE
         )
-        return (time.perf_counter() - begun) * 1000
 
-    samples = await take_turns({OURS: ours, HAND: hand}, TURNS, warm_up=2)
+    samples = await take_turns({OURS: latency(ours), HAND: latency(hand)}, TURNS, warm_up=2)
     what = f"{functions.AT_ONCE} parallel steps"
     report.compare(what, samples[OURS], samples[HAND], "ms", at_most=1.2)
 
@@ -57,16 +62,13 @@ async def fan_out(report: Report, client: Client, router: Router) -> None:
     """By hand, a workflow of one activity for each function."""
     count = len(functions.FAN_OUT)
 
-    async def ours() -> float:
-        begun = time.perf_counter()
+    async def ours() -> None:
         event = events.stamp({"name": functions.FAN_OUT_EVENT})
         await router.route([event])
         runs = [events.run_id(function.id, event) for function in functions.FAN_OUT]
         await asyncio.gather(*(client.get_workflow_handle(run).result() for run in runs))
-        return (time.perf_counter() - begun) * 1000
 
-    async def hand() -> float:
-        begun = time.perf_counter()
+    async def hand() -> None:
         await asyncio.gather(
             *(
                 client.execute_workflow(
@@ -75,9 +77,8 @@ async def fan_out(report: Report, client: Client, router: Router) -> None:
                 for _ in range(count)
             )
         )
-        return (time.perf_counter() - begun) * 1000
 
-    samples = await take_turns({OURS: ours, HAND: hand}, TURNS, warm_up=2)
+    samples = await take_turns({OURS: latency(ours), HAND: latency(hand)}, TURNS, warm_up=2)
     what = f"one event, {count} functions"
     report.compare(what, samples[OURS], samples[HAND], "ms", at_most=1.0)
 
