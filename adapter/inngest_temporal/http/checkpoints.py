@@ -7,6 +7,7 @@ http-protocol §14.
 """
 
 import enum
+import functools
 from collections import OrderedDict
 from typing import Protocol
 
@@ -66,9 +67,13 @@ class CheckpointCalls:
         self._client = client
         self._bodies = bodies
         self._local = local
-        self._http = httpx.AsyncClient(timeout=RELAY_SECONDS, trust_env=False)
         self._places: OrderedDict[str, str] = OrderedDict()
         """Call -> URL of the worker that has it."""
+
+    @functools.cached_property
+    def _http(self) -> httpx.AsyncClient:
+        # Made when it is needed first: it reads certificates, and most ingresses hand nothing over.
+        return httpx.AsyncClient(timeout=RELAY_SECONDS, trust_env=False)
 
     def routes(self) -> list[Route]:
         return [Route("/checkpoint/{run:path}/async", self.commit, methods=["POST"])]

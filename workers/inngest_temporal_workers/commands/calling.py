@@ -18,7 +18,7 @@ from inngest_temporal_workers.http.dispatches import Dispatches
 from inngest_temporal_workers.http.worker import HttpAppsPlugin, create_http_worker
 
 from .health import parse_address
-from .processes import ProcessError, listen, out, serving, temporal_place
+from .processes import ProcessError, interval_of, listen, out, serving, temporal_place
 from .working import WorkingProcess
 
 
@@ -57,13 +57,12 @@ class CallingProcess(WorkingProcess):
             await self.run(stop)
 
     def create(self, client: Client) -> Worker:
-        interval = self._options.retry_interval
         return create_http_worker(
             client,
             self._settings,
             dispatches=self._dispatches,
             address=self._address,
-            retry_interval=None if interval is None else timedelta(seconds=interval),
+            retry_interval=interval_of(self._options.retry_interval),
             graceful_shutdown_timeout=timedelta(seconds=self._options.grace),
         )
 

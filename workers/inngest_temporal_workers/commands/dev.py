@@ -37,7 +37,7 @@ from .embedded import temporal_server
 from .ends import report_ends
 from .loading import Source
 from .logs import LogFormat, LogLevel
-from .processes import ProcessError, err, first, listen, out, serving, url_of
+from .processes import ProcessError, err, first, interval_of, listen, out, serving, url_of
 
 GRACE_SECONDS = 2.0
 """Time for running steps when the worker is restarted: someone is waiting for it."""
@@ -62,6 +62,11 @@ class DevOptions:
     """Apps that are served over HTTP."""
     discovers: bool = False
     """Whether to look for such apps."""
+
+    @property
+    def follows_apps(self) -> bool:
+        """Whether there may be apps that are served over HTTP to look at."""
+        return bool(self.app_urls) or self.discovers
 
     @property
     def url(self) -> str:
@@ -120,8 +125,9 @@ class DevServer:
             calling = self._call_apps(settings, dispatches)
             parts.append(await stack.enter_async_context(in_background(calling)))
             parts.append(await stack.enter_async_context(in_background(report_ends(client))))
-            apps = self._apps(client).follow()
-            parts.append(await stack.enter_async_context(in_background(apps)))
+            if options.follows_apps:
+                apps = self._apps(client).follow()
+                parts.append(await stack.enter_async_context(in_background(apps)))
             self._print_places()
             if options.source is None:
                 await self._ready(follower)
@@ -134,13 +140,12 @@ class DevServer:
 
     async def _call_apps(self, settings: Settings, dispatches: Dispatches) -> None:
         """Run the functions of apps that are served over HTTP."""
-        interval = self._options.retry_interval
         worker = create_http_worker(
             await connect(lazy=False),
             settings,
             dispatches=dispatches,
             address=self._options.url,
-            retry_interval=None if interval is None else timedelta(seconds=interval),
+            retry_interval=interval_of(self._options.retry_interval),
             graceful_shutdown_timeout=timedelta(seconds=GRACE_SECONDS),
         )
         await worker.run()
@@ -163,7 +168,7 @@ class DevServer:
         out.print(
             f"Temporal         {embedded.HOST}:{options.temporal_port}, namespace default ({kept})"
         )
-        if options.source is None and not (options.app_urls or options.discovers):
+        if options.source is None and not options.follows_apps:
             out.print(
                 "No module was named, so no functions run here. Start workers with TEMPORAL_ADDRESS"
                 f" set to that, or an Inngest app with INNGEST_DEV={options.url}, and name its URL"

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -111,6 +112,11 @@ async def wait_for_temporal(stop: asyncio.Event, waiting: Waiting) -> Client | N
             waiting.on(error)
         await waiting.pause(stop)
     return None
+
+
+def interval_of(seconds: float | None) -> timedelta | None:
+    """What `--retry-interval` says, as workers take it."""
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def temporal_place() -> str:

@@ -25,7 +25,7 @@ from inngest_temporal.routing.registry import POLL_INTERVAL, Follower
 from inngest_temporal_workers.plugin import InngestPlugin
 from inngest_temporal_workers.worker import create_worker
 
-from .processes import Waiting, first, out, wait_for_temporal
+from .processes import Waiting, first, interval_of, out, wait_for_temporal
 
 _FAILED = re.compile(r"""event\.data\.function_id == (?:'|")([^'"]+)(?:'|")""")
 """The condition of an `on_failure`."""
@@ -141,12 +141,11 @@ class WorkerProcess(WorkingProcess):
 
     def create(self, client: Client) -> Worker:
         options = self._options
-        interval = options.retry_interval
         return create_worker(
             client,
             options.functions,
             task_queue=options.task_queue,
-            retry_interval=None if interval is None else timedelta(seconds=interval),
+            retry_interval=interval_of(options.retry_interval),
             graceful_shutdown_timeout=timedelta(seconds=options.grace),
         )
 

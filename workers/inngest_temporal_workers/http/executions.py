@@ -79,12 +79,12 @@ class HttpExecutions:
         memory = await self._memories.of(request)
         if memory is None:
             return Progress(unstarted="this worker does not know the run", forgotten=True)
-        function_id, url, sdk = await self._place(request)
-        if url is None:
+        function_id = activity.info().workflow_type or ""
+        place = await self._place(function_id, request)
+        if place is None:
             return Progress(unstarted=f"function {function_id} is not here", missing=True)
-        if self.caller.is_crowded(url):
+        if self.caller.is_crowded(place.url):
             return Progress(unstarted="its app has too many calls under way", busy=True)
-        place = _Place(function_id, url, sdk)
         memos = memory.memos[: request.base]
         reports = Reports(self.client, request, None, known={step for step, _ in memos})
         async with self._attended(request, reports) as attended:
@@ -116,19 +116,19 @@ class HttpExecutions:
             version = answer.version if request.version < 0 else None
             request = replace(request, attempt=0, version=version or request.version)
 
-    async def _place(self, request: ExecutionRequest) -> tuple[str, str | None, str]:
-        """Id of the function, where it is served now, and the SDK there. One that was removed is
-        called where it was: its app may have it still."""
-        function_id = activity.info().workflow_type or ""
+    async def _place(self, function_id: str, request: ExecutionRequest) -> "_Place | None":
+        """Where the function is served now. One that was removed is called where it was: its app
+        may have it still."""
         snapshot = self.registry.snapshot
         with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
             # It may have registered a moment ago, with others that what it does triggers.
             snapshot = await self.registry.knowing(function_id)
         function = None if snapshot is None else snapshot.function(function_id)
         if snapshot is None or function is None or function.config.url is None:
-            return function_id, request.url, ""
+            return None if request.url is None else _Place(function_id, request.url, "")
         [app] = [each for each in snapshot.apps if each.app_id == function.app_id][:1]
-        return function_id, function.config.url, "" if app.http is None else app.http.sdk
+        sdk = "" if app.http is None else app.http.sdk
+        return _Place(function_id, function.config.url, sdk)
 
     def _call(
         self,
@@ -179,7 +179,7 @@ class HttpExecutions:
         """Heartbeat while the app is at work. If the activity is cancelled, the call is given up,
         or, where permits are held for it, waited for."""
         attended = _Attended()
-        stopping = asyncio.create_task(_set_when_stopping(reports))
+        stopping = asyncio.create_task(reports.stop_with_worker())
         try:
             async with self.heartbeats.sent(reports):
                 try:
@@ -221,8 +221,3 @@ class _Attended:
     task: "asyncio.Task[Answer] | None" = None
     lost: str | None = None
     """Why nobody waits for its end."""
-
-
-async def _set_when_stopping(reports: Reports) -> None:
-    await activity.wait_for_worker_shutdown()
-    reports.stopping = True

@@ -173,6 +173,11 @@ class Checkpoints:
                 raise Interrupt
             self._unsent -= sent
 
+    async def stop_with_worker(self) -> None:
+        """Wait until the worker stops; no further step may begin then."""
+        await activity.wait_for_worker_shutdown()
+        self.stopping = True
+
     def close(self) -> None:
         """The execution is over."""
         if self._flushing is not None:

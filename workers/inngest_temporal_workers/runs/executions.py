@@ -230,7 +230,7 @@ class ExecutionActivities:
         Yields a list that holds, if the worker stopped meanwhile, a sentence that says so.
         """
         lost: list[str] = []
-        stopping = asyncio.create_task(_set_when_stopping(checkpoints))
+        stopping = asyncio.create_task(checkpoints.stop_with_worker())
         try:
             async with self.heartbeats.sent(checkpoints):
                 yield lost
@@ -318,11 +318,6 @@ class ExecutionActivities:
 
     def _retry_ms(self, request: ExecutionRequest, error: ErrorInfo, attempt: int) -> int | None:
         return retry_ms(error, attempt, request.retries, self.settings.retry_interval)
-
-
-async def _set_when_stopping(checkpoints: Checkpoints) -> None:
-    await activity.wait_for_worker_shutdown()
-    checkpoints.stopping = True
 
 
 def _is_of_a_step(error: ErrorInfo, memos: Sequence[tuple[str, str]]) -> bool:
