@@ -17,6 +17,8 @@
     ├── FunctionNotFoundError        no function of that id
     ├── RegistryNotReadyError        the registry was not read from Temporal yet
     ├── SdkDeniedError               an app has a version of its SDK that is refused
+    ├── VisibilityBusyError          too many lists of runs were asked for at once
+    ├── CursorInvalidError           a place in a list that is none of this list
     ├── WorkerMissingError           no worker is there to do what the ingress asks for
     ├── SyncError                    an app that is served over HTTP can't be registered
     ├── OutputUnserializableError    a step or handler returned what JSON can't hold
@@ -259,6 +261,25 @@ class RegistryNotReadyError(Error):
 
 class SdkDeniedError(Error):
     """An app has a version of its SDK that is refused."""
+
+
+class VisibilityBusyError(Error):
+    """Too many lists of runs were asked for at once: Temporal's visibility takes few calls."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many lists of runs are asked for at once; try again in a moment.")
+
+
+class CursorInvalidError(Error):
+    """A cursor does not belong to the list that it is used for."""
+
+    code = ErrorCode.BODY_INVALID
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The cursor is none of this list: use the one that its last page gave, with the same"
+            " filter, or begin without one."
+        )
 
 
 class WorkerMissingError(Error):

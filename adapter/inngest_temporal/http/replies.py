@@ -10,7 +10,7 @@ from starlette.responses import Response
 from temporalio.service import RPCError
 from ulid import ULID
 
-from inngest_temporal.errors import RegistryNotReadyError
+from inngest_temporal.errors import RegistryNotReadyError, VisibilityBusyError
 from inngest_temporal.routing.router import refuses
 from inngest_temporal.temporal.runs import rfc3339
 
@@ -62,7 +62,7 @@ def envelope(data: Any, seconds: int, status: int = 200) -> Response:
 def unavailable(error: Exception) -> tuple[int, str] | None:
     """Status and public message for what Temporal's client raises; None for anything else, which is
     a bug."""
-    if isinstance(error, RegistryNotReadyError):
+    if isinstance(error, RegistryNotReadyError | VisibilityBusyError):
         return 503, str(error)
     if isinstance(error, OverloadedError):
         return 503, "Too many requests at once; try again"

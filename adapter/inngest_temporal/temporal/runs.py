@@ -1,9 +1,11 @@
 """What Temporal knows of runs: the one read model of everything that shows or asks for them."""
 
 import asyncio
+import base64
+import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,12 +22,24 @@ from ulid import ULID
 
 from inngest_temporal.drivers.failures import error_of
 from inngest_temporal.drivers.protocol import ErrorInfo
+from inngest_temporal.errors import CursorInvalidError
 from inngest_temporal.routing import events
 from inngest_temporal.routing.run_input import RunInput
 
 from . import names
 from .connection import RPC_TIMEOUT
+from .visibility import Visibility
 
+ALL_RUNS = f"TaskQueue != '{names.SYSTEM_TASK_QUEUE}'"
+"""The query that finds runs only: what else we have in a namespace is on the queue for entities.
+Our memo can't be asked for; it tells afterwards which of the found workflows are somebody else's.
+"""
+MAX_PAGE = 1_000
+"""Maximum number of runs of a page, which is Temporal's."""
+STAMP_BYTES = 8
+"""What a cursor begins with: a digest of its list."""
+OUTPUTS = 20
+"""Outputs that are read at the same time for one page."""
 MAX_RUNS = 100
 """Maximum number of runs of one event that are listed."""
 MAX_BATCHES = 1_000
@@ -55,13 +69,171 @@ class RunRecord:
     event_id: str
     """Internal id of the first of its events."""
     status: str
-    """Inngest's word: Running, Completed, Cancelled, Failed or Skipped."""
+    """Inngest's word: Scheduled, Running, Completed, Cancelled, Failed or Skipped."""
     started_at: datetime
     ended_at: datetime | None = None
     output: Any = None
     """What a completed run returned."""
     error: ErrorInfo | None = None
     """Why a failed run failed."""
+    event_ids: tuple[str, ...] = ()
+    """Internal ids of all its events: several if it was batched."""
+
+
+@dataclass(frozen=True)
+class RunFilter:
+    """Which runs a list has; None: any."""
+
+    app: str | None = None
+    """App id: runs of all functions whose full id begins as this app's do."""
+    function: str | None = None
+    """Full id (`app-fn`)."""
+    status: str | None = None
+    """A key of `STATUSES`."""
+    since: datetime | None = None
+    """They were started then or later."""
+    until: datetime | None = None
+    """They were started before."""
+    event_id: str | None = None
+    """Internal id of the (first) event that started them, or what it begins with."""
+
+    def query(self, now: datetime) -> str:
+        """In Temporal's words. A status that only our memo tells finds more than it should."""
+        parts = [ALL_RUNS]
+        if self.app is not None:
+            parts.append(f"WorkflowType STARTS_WITH {quoted(self.app + '-')}")
+        if self.function is not None:
+            parts.append(f"WorkflowType = {quoted(self.function)}")
+        if self.status is not None:
+            parts.append(f"ExecutionStatus IN ({', '.join(map(quoted, STATUSES[self.status]))})")
+        if self.status in ("Running", "Scheduled"):
+            comparison = ">" if self.status == "Scheduled" else "<="
+            parts.append(f"ExecutionTime {comparison} '{rfc3339(now)}'")
+        if self.since is not None:
+            parts.append(f"StartTime >= '{rfc3339(self.since)}'")
+        if self.until is not None:
+            parts.append(f"StartTime < '{rfc3339(self.until)}'")
+        if self.event_id is not None:
+            prefix = events.run_prefix(self.event_id.upper())
+            parts.append(f"WorkflowId STARTS_WITH {quoted(prefix)}")
+        return " AND ".join(parts)
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """Some runs of a list, without their outputs. It may have fewer than were asked for, or none,
+    although more follow: workflows that are not ours are left out."""
+
+    runs: tuple[RunRecord, ...]
+    next_cursor: str | None
+    """Where the next page begins; None at the end."""
+
+
+STATUSES = {
+    "Running": ("Running", "ContinuedAsNew"),
+    "Scheduled": ("Running",),
+    "Completed": ("Completed",),
+    "Failed": ("Failed", "Terminated", "TimedOut"),
+    "Cancelled": ("Canceled",),
+    "Skipped": ("Completed",),
+}
+"""Inngest's statuses, and what Temporal calls them in queries."""
+
+
+async def list_runs(
+    client: Client, filter: RunFilter, cursor: str | None = None, limit: int = 50
+) -> RunPage:
+    """A page of runs, by one query of visibility: those that run, the latest start first, then
+    those that have ended, the latest end first.
+
+    New runs don't move what a cursor stands for; a run that ends meanwhile may be met twice.
+    `limit`: 1 to `MAX_PAGE`. Raises `CursorInvalidError`, `VisibilityBusyError`, `RPCError`.
+    """
+    token = b"" if cursor is None else _token(cursor, filter)
+    # Whoever asks in the same second asks the same query, and shares its answer.
+    now = datetime.now(UTC).replace(microsecond=0)
+    page = await Visibility.of(client).list(filter.query(now), limit, token)
+    found = [await _listed(each) for each in page.workflows]
+    runs = tuple(
+        run
+        for run in found
+        if run is not None and (filter.status is None or run.status == filter.status)
+    )
+    return RunPage(runs, _cursor(page.token, filter) if page.token else None)
+
+
+async def count_runs(client: Client, filter: RunFilter) -> dict[str, int]:
+    """How many runs there are by status, in one query of visibility: skipped ones count as
+    completed, scheduled ones as running. Raises `VisibilityBusyError`, `RPCError`."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    counts: dict[str, int] = {}
+    for status, count in (await Visibility.of(client).count(filter.query(now))).items():
+        word = next((word for word, theirs in STATUSES.items() if status in theirs), "Running")
+        counts[word] = counts.get(word, 0) + count
+    return counts
+
+
+async def with_outputs(client: Client, runs: tuple[RunRecord, ...]) -> tuple[RunRecord, ...]:
+    """The same runs with their outputs; each that has ended is read. Raises `RPCError`."""
+    slots = asyncio.Semaphore(OUTPUTS)
+
+    async def read(run: RunRecord) -> RunRecord:
+        if run.ended_at is None:
+            return run
+        async with slots:
+            return await load(client, run.id) or run
+
+    return tuple(await asyncio.gather(*map(read, runs)))
+
+
+async def _listed(found: WorkflowExecution) -> RunRecord | None:
+    """A run as visibility lists it; None if it is no run of ours."""
+    if names.EVENTS_MEMO not in found.raw_info.memo.fields or found.status is None:
+        return None
+    try:
+        ids = tuple(await started_by(found))
+        status = await _status_of(found)
+    except Exception:  # whatever the data converter of another deployment makes of it
+        ids, status = (), _STATUS[found.status]
+    return RunRecord(
+        id=found.id,
+        function_id=found.workflow_type,
+        event_id=ids[0] if ids else "",
+        status=status,
+        started_at=found.start_time,
+        ended_at=found.close_time,
+        event_ids=ids,
+    )
+
+
+async def _status_of(found: WorkflowExecution) -> str:
+    assert found.status is not None
+    begins = found.execution_time
+    if found.status == WorkflowExecutionStatus.RUNNING and begins and begins > datetime.now(UTC):
+        return "Scheduled"
+    status: str = await found.memo_value(names.STATUS_MEMO, _STATUS[found.status])
+    return status
+
+
+def _cursor(token: bytes, filter: RunFilter) -> str:
+    return base64.urlsafe_b64encode(_stamp(token, filter) + token).decode().rstrip("=")
+
+
+def _token(cursor: str, filter: RunFilter) -> bytes:
+    """Temporal takes a token of any list, and fails at what is none: so a cursor bears a stamp."""
+    try:
+        decoded = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+    except (ValueError, binascii.Error):
+        raise CursorInvalidError from None
+    token = decoded[STAMP_BYTES:]
+    if cursor != _cursor(token, filter):
+        raise CursorInvalidError
+    return token
+
+
+def _stamp(token: bytes, filter: RunFilter) -> bytes:
+    of = {name: str(value) for name, value in asdict(filter).items()}
+    return names.digest(of, token.hex()).encode()[:STAMP_BYTES]
 
 
 async def load(client: Client, run_id: str) -> RunRecord | None:
@@ -69,15 +241,8 @@ async def load(client: Client, run_id: str) -> RunRecord | None:
     found = await describe(client, run_id)
     if found is None or found.status is None:
         return None
-    run = RunRecord(
-        id=run_id,
-        function_id=found.workflow_type,
-        event_id=(await found.memo_value(names.EVENTS_MEMO))[0],
-        status=await found.memo_value(names.STATUS_MEMO, _STATUS[found.status]),
-        started_at=found.start_time,
-        ended_at=found.close_time,
-    )
-    if run.status not in ("Completed", "Failed"):
+    run = await _listed(found)
+    if run is None or run.status not in ("Completed", "Failed"):
         return run
     try:
         handle = client.get_workflow_handle(run_id, run_id=found.run_id)
