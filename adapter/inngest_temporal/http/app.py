@@ -26,6 +26,7 @@ from temporalio.service import RPCError
 
 from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError, RegistryNotReadyError
 from inngest_temporal.routing.intake import Intake
+from inngest_temporal.routing.recent import RecentEvents
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
@@ -35,6 +36,7 @@ from .auth import Keys
 from .bodies import Bodies
 from .cancellations import Cancellations
 from .checkpoints import CheckpointCalls, LocalCalls
+from .event_log import EventLog
 from .events import Events
 from .registrations import Registrations
 from .replies import ReplyError, error_reply, json_reply, unavailable, v1_error
@@ -56,8 +58,8 @@ def create_ingress(
     """The ASGI application. With a lazy `client` (`settings.connect`) it starts before Temporal
     does.
 
-    While it runs (ASGI lifespan) it makes sure that the namespace has our search attribute, and
-    follows the registry; a `follower` that is given must be started and stopped by whoever gave it.
+    While it runs (ASGI lifespan) it follows the registry; whoever gives a `follower` starts and
+    stops it.
     """
     own = follower is None
     follower = follower or Follower(client)
@@ -89,8 +91,9 @@ def _routes(
     router: Router,
     calls: LocalCalls | None,
 ) -> list[Route | Mount]:
-    keys, bodies = Keys(settings), Bodies()
+    keys, bodies, recent = Keys(settings), Bodies(), RecentEvents()
     v1 = [
+        *EventLog(client, recent).routes(),
         *Runs(client, follower).routes(),
         *Cancellations(client, follower, bodies).routes(),
         *Signals(client, bodies).routes(),
@@ -98,7 +101,7 @@ def _routes(
     ]
     guard = Middleware(_RunApi, keys=keys, follower=follower)
     return [
-        *Events(router, Intake(client, router), keys, bodies).routes(),
+        *Events(router, Intake(client, router), keys, bodies, recent).routes(),
         *Registrations(client, settings, follower, keys, bodies).routes(),
         Route("/health", _health),
         Route("/ready", _Ready(client, follower).get),

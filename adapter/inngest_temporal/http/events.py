@@ -17,6 +17,8 @@ from inngest_temporal.errors import BodyInvalidError
 from inngest_temporal.routing import events
 from inngest_temporal.routing.events import Seed, Stamped
 from inngest_temporal.routing.intake import Intake
+from inngest_temporal.routing.recent import RecentEvents
+from inngest_temporal.routing.reports import Outcome
 from inngest_temporal.routing.router import Routed, Router
 
 from .auth import Keys
@@ -30,11 +32,20 @@ MAX_UNMATCHED = 10
 class Events:
     """Accepts events: `200` means that Temporal has accepted everything that an event causes."""
 
-    def __init__(self, router: Router, intake: Intake, keys: Keys, bodies: Bodies) -> None:
+    def __init__(
+        self,
+        router: Router,
+        intake: Intake,
+        keys: Keys,
+        bodies: Bodies,
+        recent: RecentEvents,
+    ) -> None:
+        """`recent` is told of each event."""
         self._router = router
         self._intake = intake
         self._keys = keys
         self._bodies = bodies
+        self._recent = recent
 
     def routes(self) -> list[Route]:
         return [
@@ -62,7 +73,10 @@ class Events:
         except BodyInvalidError as error:
             problem = error
         # As in Inngest, what stands before a bad event is accepted all the same.
-        routed = await _routed(self._intake.take(accepted)) if accepted else []
+        alone = body if len(accepted) == 1 and problem is None else None
+        routed = (
+            await self._routed(accepted, self._intake.take(accepted), alone) if accepted else []
+        )
         if isinstance(routed, tuple):
             return _failed(routed)
         headers = _unmatched_header(accepted, routed)
@@ -85,7 +99,7 @@ class Events:
                 stamped = events.stamp_invocation(
                     events.parse(body), slug, seed.internal_id(0) if seed else None
                 )
-                routed = await _routed(self._router.route([stamped]))
+                routed = await self._routed([stamped], self._router.route([stamped]))
         except BodyInvalidError as error:
             return error_reply(400, error.message)
         except OverloadedError as error:
@@ -94,18 +108,26 @@ class Events:
             return error_reply(*routed)
         return json_reply({"id": stamped.internal_id, "status": 200})
 
-
-async def _routed(
-    routing: Coroutine[Any, Any, list[Routed]],
-) -> list[Routed] | tuple[int, str]:
-    """What became of the events, or status and message if something failed."""
-    try:
-        return await routing
-    except Exception as error:
-        failure = unavailable(error)
-        if failure is None:
-            raise
-        return failure
+    async def _routed(
+        self,
+        accepted: Sequence[Stamped],
+        routing: Coroutine[Any, Any, list[Routed]],
+        body: bytes | None = None,
+    ) -> list[Routed] | tuple[int, str]:
+        """What became of the events, or status and message if something failed. `body`: of the
+        request, if it had one event alone."""
+        try:
+            routed = await routing
+        except Exception as error:
+            failure = unavailable(error)
+            if failure is None:
+                raise
+            for stamped in accepted:
+                self._recent.add(stamped, (Outcome("failed", reason=failure[1]),), body)
+            return failure
+        for stamped, one in zip(accepted, routed, strict=True):
+            self._recent.add(stamped, one.outcomes, body)
+        return routed
 
 
 def _failed(failure: tuple[int, str]) -> Response:

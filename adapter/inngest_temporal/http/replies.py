@@ -45,12 +45,15 @@ def v1_error(status: int, message: str) -> Response:
     return json_reply({"error": message, "data": None, "status": status}, status)
 
 
-def envelope(data: Any, seconds: int, status: int = 200) -> Response:
-    """Data of the run API, which may be cached for so many seconds."""
+def envelope(
+    data: Any, seconds: int, status: int = 200, more: Mapping[str, Any] | None = None
+) -> Response:
+    """Data of the run API, which may be cached for so many seconds; `more` metadata."""
     now = datetime.now(UTC)
     metadata = {
         "fetched_at": rfc3339(now),
         "cached_until": rfc3339(now + timedelta(seconds=seconds)),
+        **(more or {}),
     }
     return json_reply(
         {"data": data, "metadata": metadata},

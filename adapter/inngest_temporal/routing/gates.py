@@ -33,11 +33,10 @@ from inngest_temporal.temporal.healing import heal
 from .coalescer import Coalescer
 from .events import Stamped
 from .registry import RegisteredFunction
+from .reports import Kind
 
 logger = logging.getLogger(__name__)
 
-RATE_LIMITED = "invoked function is rate limited"
-"""What the invoker of a rate limited function is told, as in Inngest."""
 DAY_MS = 86_400_000
 
 MAX_WAITING_BYTES = 15_000_000
@@ -135,9 +134,16 @@ class Verdict:
     """Whether whoever asked starts the run now."""
     refusal: str | None = None
     """Why the event starts no run; None also if a debounce or a batch will start it."""
+    kind: Kind = "started"
+    """What becomes of it, if whoever asked starts nothing."""
 
 
-START, HELD = Verdict(start=True), Verdict(start=False)
+START = Verdict(start=True)
+BATCHED, DEBOUNCED = Verdict(start=False, kind="batched"), Verdict(start=False, kind="debounced")
+# The invoker is told the same in Inngest.
+RATE_LIMITING = Verdict(
+    start=False, refusal="invoked function is rate limited", kind="rate_limited"
+)
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,7 @@ class Gates:
                 entity = _entity("batch", function.id, config.batch_events.key, event)
                 asked = _asked(function, stamped, run_id, invoker)
                 await self._batches.ask(entity, asked, asked.entry.size)
-                return HELD
+                return BATCHED
             admission = rate_of(config)
             if admission is not None:
                 key = admission[2]
@@ -193,21 +199,20 @@ class Gates:
                     entity = _entity("ratelimit", function.id, key, event)
                     asked = _Asked(function, Entry(run_id, stamped.internal_id, {}, 0))
                     if not await self._limits.ask(entity, asked, 0):
-                        return Verdict(start=False, refusal=RATE_LIMITED)
+                        return RATE_LIMITING
             if config.debounce is not None:
                 # Inngest takes an empty key for none, here only.
                 entity = _entity("debounce", function.id, config.debounce.key or None, event)
                 asked = _asked(function, stamped, run_id, invoker)
                 await self._debounces.ask(entity, asked, asked.entry.size)
-                return HELD
+                return DEBOUNCED
         except (EvaluationError, ExpressionError) as error:
             # As in Inngest, where scheduling fails; the sender can't know, so the log must tell.
             logger.warning(
                 "Event %s starts no run of %s: %s", stamped.internal_id, function.id, error
             )
-            return Verdict(
-                start=False, refusal=f"a key of {function.id} has no value for the event: {error}"
-            )
+            refusal = f"a key of {function.id} has no value for the event: {error}"
+            return Verdict(start=False, refusal=refusal, kind="refused")
         return START
 
     async def _admit(self, entity: str, asked: Sequence[_Asked]) -> Sequence[bool]:

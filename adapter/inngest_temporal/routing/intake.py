@@ -19,6 +19,7 @@ from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
 
 from .events import Stamped
+from .reports import Outcome
 from .router import Routed, Router
 
 MIN_EVENTS = 20
@@ -50,7 +51,12 @@ class Intake:
             name: await self._router.is_heard(name)
             for name in {one.event["name"] for one in stamped}
         }
-        return [Routed((), unmatched=not heard[one.event["name"]]) for one in stamped]
+        return [
+            Routed((), outcomes=(Outcome("queued"),))
+            if heard[one.event["name"]]
+            else Routed((), unmatched=True, outcomes=(Outcome("unmatched"),))
+            for one in stamped
+        ]
 
     async def _hand_over(self, part: Sequence[Stamped]) -> None:
         """The workflow's id derives from the events, so a request that is repeated starts it

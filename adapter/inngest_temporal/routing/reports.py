@@ -1,8 +1,10 @@
-"""One line for each event and what came of it, at level INFO of the logger
+"""What became of an event, and the line about it at level INFO of the logger
 `inngest_temporal.events`: for people who develop functions. Other processes leave it off."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from inngest_temporal.models import TriggerEvent
 
@@ -15,27 +17,63 @@ logger = logging.getLogger("inngest_temporal.events")
 MAX_KNOWN = 10
 """Event names that are listed when nothing listens for one."""
 
+Kind = Literal[
+    "started",
+    "existed",
+    "debounced",
+    "batched",
+    "rate_limited",
+    "refused",
+    "delivered",
+    "missing",
+    "unmatched",
+    "queued",
+    "failed",
+]
 
-def routed(stamped: Stamped, snapshot: Snapshot, runs: Iterable[str], delivered: bool) -> None:
-    """What an event started. `delivered`: there are waits for events of its name."""
+
+@dataclass(frozen=True)
+class Outcome:
+    """One thing that became of an event."""
+
+    kind: Kind
+    function: str | None = None
+    """Full id of the function, where it is one's."""
+    run: str | None = None
+    """The run that it started, now or when it came before."""
+    reason: str | None = None
+    """Why a function refused it, or why nobody could see to it."""
+
+    @property
+    def text(self) -> str:
+        """What it did, as the end of a sentence that begins with the event."""
+        return _TEXTS[self.kind].format(function=self.function, run=self.run, reason=self.reason)
+
+
+_TEXTS: dict[Kind, str] = {
+    "started": "starts {function} (run {run})",
+    "existed": "has started {function} before (run {run})",
+    "debounced": "is debounced for {function}",
+    "batched": "is in a batch for {function}",
+    "rate_limited": "is rate limited by {function}",
+    "refused": "starts no run of {function}: {reason}",
+    "delivered": "is given to the runs that wait for it",
+    "missing": "invokes {function}, which is not there",
+    "unmatched": "starts nothing, since nothing listens for it",
+    "queued": "is handed over, with its whole request, to the workers, which route it",
+    "failed": "was not accepted: {reason}",
+}
+
+
+def routed(stamped: Stamped, snapshot: Snapshot, outcomes: Sequence[Outcome]) -> None:
+    """What an event did."""
     if not logger.isEnabledFor(logging.INFO):
         return
-    event, ids = stamped.event, set(runs)
-    matched = snapshot.match(event)
-    if event["name"] == events.INVOKED:
-        target = snapshot.function(event["data"]["_inngest"]["fn_id"])
-        matched += [] if target is None or target in matched else [target]
-    effects = []
-    for function in matched:
-        run = events.run_id(function.id, stamped)
-        done = f"starts {function.id} (run {run})" if run in ids else f"is held for {function.id}"
-        effects.append(done)
-    if delivered:
-        effects.append("is given to the runs that wait for it")
-    if effects:
-        logger.info("%s %s", event["name"], ", ".join(effects))
-    elif not events.is_internal(event["name"]):
-        logger.info("Nothing listens for %s; known: %s", event["name"], _known(snapshot))
+    name = stamped.event["name"]
+    if any(outcome.kind != "unmatched" for outcome in outcomes):
+        logger.info("%s %s", name, ", ".join(outcome.text for outcome in outcomes))
+    elif not events.is_internal(name):
+        logger.info("Nothing listens for %s; known: %s", name, _known(snapshot))
 
 
 def resumed(event_name: str, run: str, *, cancelled: bool) -> None:

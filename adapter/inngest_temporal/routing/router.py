@@ -9,7 +9,7 @@ request.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -30,6 +30,7 @@ from .events import Stamped
 from .gates import START, Gates
 from .locks import factor_of, needs_of, priority_of
 from .registry import RegisteredFunction, Snapshot
+from .reports import Outcome
 from .waits import Waits
 
 MAX_CONCURRENT = 200
@@ -67,6 +68,8 @@ class Routed:
     """For an invocation: the run of that function; None if a gate may start one later."""
     unmatched: bool = False
     """No function is triggered by it, and no run waits for it."""
+    outcomes: tuple[Outcome, ...] = field(default=(), compare=False)
+    """The same for people, one by one."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,8 @@ class _Started:
 
     run: str | None
     """None: none was started; a gate may start one later."""
-    refusal: str | None = None
-    delivered: bool = False
-    """There are waits for it."""
+    outcome: Outcome | None = None
+    """None: there are no waits for it."""
 
 
 class Router:
@@ -145,7 +147,7 @@ class Router:
         if snapshot is None:
             raise RegistryNotReadyError
         functions = snapshot.match(stamped.event)
-        work: list[Coroutine[Any, Any, _Started | None]] = []
+        work: list[Coroutine[Any, Any, _Started]] = []
         target = missing = None
         if stamped.event["name"] == events.INVOKED:
             target_id = stamped.event["data"]["_inngest"]["fn_id"]
@@ -159,17 +161,22 @@ class Router:
         if self._deliver is not None:
             work.append(self._pass_on(self._deliver, stamped))
         results = [await work[0]] if len(work) == 1 else await _all_or_error(work)
-        runs = tuple(
-            result.run for result in results if result is not None and result.run is not None
-        )
-        delivered = any(result is not None and result.delivered for result in results)
-        reports.routed(stamped, snapshot, runs, delivered)
-        unmatched = not functions and target is None and not delivered
+        runs = tuple(result.run for result in results if result.run is not None)
+        outcomes = [result.outcome for result in results if result.outcome is not None]
+        if missing is not None:
+            outcomes.append(Outcome("missing", missing))
+        unmatched = not outcomes
+        if unmatched:
+            outcomes.append(Outcome("unmatched"))
+        reports.routed(stamped, snapshot, outcomes)
         first = results[0] if target is not None else None
-        return (
-            Routed(runs, missing, unmatched=unmatched)
-            if first is None
-            else Routed(runs, missing, first.refusal, first.run)
+        return Routed(
+            runs,
+            missing,
+            None if first is None or first.outcome is None else first.outcome.reason,
+            None if first is None else first.run,
+            unmatched,
+            tuple(outcomes),
         )
 
     async def is_heard(self, name: str) -> bool:
@@ -197,9 +204,10 @@ class Router:
             async with self._gate_slots:
                 verdict = await self._gates.ask(function, stamped, run_id, invoker)
             if verdict != START:
-                return _Started(None, verdict.refusal)
+                kind = verdict.kind
+                return _Started(None, Outcome(kind, function.id, reason=verdict.refusal))
         async with self._slots:
-            await start_run(
+            is_new = await start_run(
                 self._client,
                 function,
                 [stamped],
@@ -207,11 +215,12 @@ class Router:
                 invokers=invokers,
                 rpc_timeout=self._rpc_timeout,
             )
-        return _Started(run_id)
+        return _Started(run_id, Outcome("started" if is_new else "existed", function.id, run_id))
 
     async def _pass_on(self, deliver: Deliver, stamped: Stamped) -> _Started:
         async with self._slots, asyncio.timeout(self._rpc_timeout.total_seconds()):
-            return _Started(None, delivered=await deliver(stamped.event, stamped.internal_id))
+            there = await deliver(stamped.event, stamped.internal_id)
+            return _Started(None, Outcome("delivered") if there else None)
 
 
 async def start_run(

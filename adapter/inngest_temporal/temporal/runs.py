@@ -329,6 +329,17 @@ async def input_of(client: Client, run_id: str) -> RunInput | None:
         return None
 
 
+async def event_of(client: Client, event_id: str) -> dict[str, Any] | None:
+    """An event (by its internal id) as a run has it that it started, alone or first in a batch;
+    None if there is no such run. Raises `VisibilityBusyError`, `RPCError`."""
+    for run in (await list_runs(client, RunFilter(event_id=event_id), limit=10)).runs:
+        if event_id in run.event_ids:
+            given = await input_of(client, run.id)
+            if given is not None and event_id in given.event_ids:
+                return given.events[given.event_ids.index(event_id)]
+    return None
+
+
 async def cancel(client: Client, run_id: str) -> bool:
     """Cancel a run; one that has ended stays as it is. False if there is no such run. Raises
     `RPCError`."""

@@ -33,7 +33,8 @@ from inngest_temporal.models import Batch, Debounce, RateLimit
 from inngest_temporal.routing import events
 from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.gates import (
-    HELD,
+    BATCHED,
+    DEBOUNCED,
     START,
     DebounceOffer,
     Entry,
@@ -51,7 +52,7 @@ from inngest_temporal_workers.entities.batch import MAX_BATCH_BYTES, full_batch
 from inngest_temporal_workers.entities.debounce import Held, debounced
 from tests.harness import PATIENCE, TRIGGER, new_client, running, until
 
-REFUSED = Verdict(start=False, refusal="invoked function is rate limited")
+REFUSED = Verdict(start=False, refusal="invoked function is rate limited", kind="rate_limited")
 SECOND = 1_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -309,7 +310,7 @@ async def test_a_debounce_starts_one_run_with_the_last_event_exactly_after_the_p
 ) -> None:
     fn = function(debounce=Debounce(period=10 * SECOND))
     for n in range(3):
-        assert await skipping.ask(fn, n=n) == HELD
+        assert await skipping.ask(fn, n=n) == DEBOUNCED
         await skipping.pass_time(seconds=6)
     await skipping.settled()
     assert skipping.runs() == [(22, [2])]
@@ -371,7 +372,7 @@ async def test_a_rate_limit_counts_each_event_of_a_debounce(skipping: Skipping) 
     fn = function(
         debounce=Debounce(period=10 * SECOND), rate_limit=RateLimit(limit=10, period=HOUR)
     )
-    assert [await skipping.ask(fn, n=n) for n in range(4)] == [HELD, HELD, REFUSED, REFUSED]
+    assert [await skipping.ask(fn, n=n) for n in range(4)] == [DEBOUNCED] * 2 + [REFUSED] * 2
     await skipping.settled()
     assert skipping.runs() == [(10, [1])]
 
@@ -424,7 +425,7 @@ async def test_a_batch_starts_when_it_is_full_and_the_rest_at_the_timeout(
 ) -> None:
     fn = function(batch_events=Batch(max_size=5, timeout=30 * SECOND))
     for n in range(8):
-        assert await skipping.ask(fn, n=n) == HELD
+        assert await skipping.ask(fn, n=n) == BATCHED
         await skipping.pass_time(seconds=1)
     await skipping.settled()
     assert skipping.runs() == [(4, [0, 1, 2, 3, 4]), (35, [5, 6, 7])]
@@ -448,7 +449,7 @@ async def test_what_does_not_fit_the_condition_runs_alone(skipping: Skipping) ->
     fn = function(batch_events=Batch(max_size=2, timeout=SECOND, if_exp="int(event.data.x) > 5"))
     assert await skipping.ask(fn, n=0, x=3) == START
     assert await skipping.ask(fn, n=1, x="no number") == START
-    assert [await skipping.ask(fn, n=n, x=7) for n in (2, 3)] == [HELD, HELD]
+    assert [await skipping.ask(fn, n=n, x=7) for n in (2, 3)] == [BATCHED, BATCHED]
     await skipping.settled()
     assert [run for _, run in skipping.runs()] == [[2, 3]]
 
@@ -456,7 +457,7 @@ async def test_what_does_not_fit_the_condition_runs_alone(skipping: Skipping) ->
 async def test_a_rate_limit_does_not_count_batched_events(skipping: Skipping) -> None:
     batch = Batch(max_size=2, timeout=SECOND, if_exp="event.data.n < 4")
     fn = function(batch_events=batch, rate_limit=RateLimit(limit=1, period=HOUR))
-    assert [await skipping.ask(fn, n=n) for n in range(6)] == [HELD] * 4 + [START, REFUSED]
+    assert [await skipping.ask(fn, n=n) for n in range(6)] == [BATCHED] * 4 + [START, REFUSED]
 
 
 async def test_an_event_is_in_one_batch(skipping: Skipping) -> None:
@@ -481,7 +482,7 @@ async def test_a_batch_ends_before_a_payload_is_too_large(skipping: Skipping) ->
 async def test_many_events_at_once_are_batched_in_their_order(skipping: Skipping) -> None:
     fn = function(batch_events=Batch(max_size=300, timeout=30 * SECOND))
     sent = [event(n=n) for n in range(2_000)]
-    assert await asyncio.gather(*(skipping.send(fn, one) for one in sent)) == [HELD] * 2_000
+    assert await asyncio.gather(*(skipping.send(fn, one) for one in sent)) == [BATCHED] * 2_000
     await skipping.settled()
     batches = [run for _, run in skipping.runs()]
     assert [len(batch) for batch in batches] == [300] * 6 + [200]

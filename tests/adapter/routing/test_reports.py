@@ -5,7 +5,10 @@ import pytest
 import inngest_temporal as inngest
 from inngest_temporal.routing import events, reports
 from inngest_temporal.routing.registry import AppConfig, Snapshot
+from inngest_temporal.routing.reports import Outcome
 from tests.harness import new_client
+
+NOTHING = [Outcome("unmatched")]
 
 
 def snapshot(**triggers: str) -> Snapshot:
@@ -31,11 +34,16 @@ def test_an_event_is_said_to_start_be_held_and_be_given_to_waits(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     order = events.stamp({"name": "order", "data": {}})
-    run = events.run_id("shop-a", order)
-    reports.routed(order, snapshot(a="order", b="order", c="other"), [run], True)
+    outcomes = [
+        Outcome("started", "shop-a", "R"),
+        Outcome("debounced", "shop-b"),
+        Outcome("rate_limited", "shop-c", reason="..."),
+        Outcome("delivered"),
+    ]
+    reports.routed(order, snapshot(a="order"), outcomes)
     assert caplog.messages == [
-        f"order starts shop-a (run {run}), is held for shop-b, is given to the runs that wait for"
-        " it"
+        "order starts shop-a (run R), is debounced for shop-b, is rate limited by shop-c,"
+        " is given to the runs that wait for it"
     ]
 
 
@@ -43,10 +51,10 @@ def test_an_event_that_nothing_listens_for_is_answered_with_the_known_ones(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     typo = events.stamp({"name": "odrer", "data": {}})
-    reports.routed(typo, snapshot(a="order", b="aorder", c="inngest/function.failed"), [], False)
-    reports.routed(typo, Snapshot(), [], False)
+    reports.routed(typo, snapshot(a="order", b="aorder", c="inngest/function.failed"), NOTHING)
+    reports.routed(typo, Snapshot(), NOTHING)
     many = {f"f{n}": f"e{n:02}" for n in range(11)}
-    reports.routed(typo, snapshot(**many), [], False)
+    reports.routed(typo, snapshot(**many), NOTHING)
     assert caplog.messages[:2] == [
         "Nothing listens for odrer; known: aorder, order",
         "Nothing listens for odrer; known: none",
@@ -58,12 +66,5 @@ def test_nothing_is_said_of_the_systems_events_that_start_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     finished = events.Stamped({"name": events.FINISHED, "data": {}}, "01KB")
-    reports.routed(finished, snapshot(a="order"), [], False)
+    reports.routed(finished, snapshot(a="order"), NOTHING)
     assert caplog.messages == []
-
-
-def test_an_invocation_is_said_to_start_its_function(caplog: pytest.LogCaptureFixture) -> None:
-    invocation = events.stamp_invocation({}, "shop-a", None)
-    run = events.run_id("shop-a", invocation)
-    reports.routed(invocation, snapshot(a="order"), [run], False)
-    assert caplog.messages == [f"inngest/function.invoked starts shop-a (run {run})"]

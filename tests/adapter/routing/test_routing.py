@@ -95,6 +95,10 @@ async def test_an_event_starts_each_function_that_it_triggers(client: Client) ->
     (routed,) = await router.route([event])
     assert routed == Routed((events.run_id("shop-a", event), events.run_id("shop-b", event)))
     assert delivered.ids == [event.internal_id]
+    assert [(one.kind, one.function, one.run) for one in routed.outcomes] == [
+        ("started", "shop-a", routed.runs[0]),
+        ("started", "shop-b", routed.runs[1]),
+    ]
 
     run = await client.get_workflow_handle(routed.runs[0]).describe()
     assert (run.workflow_type, run.task_queue) == ("shop-a", "queue-of-shop")
@@ -117,6 +121,7 @@ async def test_the_same_event_routed_again_starts_nothing(client: Client) -> Non
     (first,) = await router.route([event])
     begun = (await client.get_workflow_handle(first.runs[0]).describe()).run_id
     assert await router.route([event]) == [first]
+    assert [one.kind for one in (await router.route([event]))[0].outcomes] == ["existed"]
     assert (await client.get_workflow_handle(first.runs[0]).describe()).run_id == begun
 
 
