@@ -1,5 +1,6 @@
 """What entities need of Temporal: activities that are harmless to repeat."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.gates import StartRequest
 from inngest_temporal.routing.router import refuses, start_run
 from inngest_temporal.routing.waits import CANCEL, Delivery
-from inngest_temporal.temporal.runs import input_of
+from inngest_temporal.temporal import runs
 
 from .fan_out import CONCURRENCY, fails_as_gone, map_concurrently
 
@@ -25,7 +26,7 @@ class SystemActivities:
     client: Client
 
     def all(self) -> list[Callable[..., Any]]:
-        return [self.resume, self.send_signal, self.start, self.pause]
+        return [self.resume, self.gone, self.send_signal, self.start, self.pause]
 
     @activity.defn(name="inngest.resume")
     async def resume(self, matching: dict[str, list[str]], delivery: Delivery) -> list[str]:
@@ -46,6 +47,14 @@ class SystemActivities:
                 cancelled = any(wait.startswith(CANCEL) for wait in matching[run])
                 reports.resumed(delivery.event["name"], run, cancelled=cancelled)
         return [run for run, is_lost in zip(matching, gone, strict=True) if is_lost]
+
+    @activity.defn(name="inngest.gone")
+    async def gone(self, given: list[str]) -> list[str]:
+        """Which of these runs have ended, or are not there."""
+        there = await map_concurrently(
+            given, functools.partial(runs.executes, self.client), CONCURRENCY
+        )
+        return [run for run, executes in zip(given, there, strict=True) if not executes]
 
     @activity.defn(name="inngest.start")
     async def start(self, request: StartRequest) -> list[str]:
@@ -74,7 +83,7 @@ class SystemActivities:
                 "Temporal refuses run %s of %s: %s", request.run_id, function.id, error.message
             )
             return []
-        given = await input_of(self.client, request.run_id)
+        given = await runs.input_of(self.client, request.run_id)
         return [] if given is None else given.event_ids
 
     @activity.defn(name="inngest.pause")

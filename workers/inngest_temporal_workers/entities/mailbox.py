@@ -4,6 +4,10 @@ of them).
 It takes signals in the order of its history, so an event that arrives after a registration finds
 it. Matching runs are signalled from an activity: one marker in the history for an event, however
 many runs it resumes. A delivery is repeated rather than lost, and runs ignore the second one.
+
+A run that ends takes its waits back. It can't if it was terminated; and a worker that stood still
+may register a wait when the run has ended by another one's help. So a mailbox looks now and then
+which runs are gone.
 """
 
 import json
@@ -19,6 +23,7 @@ from inngest_temporal.temporal import names
 
 from .entity import Entity, entity
 from .fan_out import CHUNK
+from .looks import Key, Looks
 from .packing import pack, unpack
 from .seen import Seen
 
@@ -47,23 +52,41 @@ class MailboxWorkflow(Entity):
         self._waits = {(wait.run, wait.id): wait for wait in waits}
         self._seen = Seen(SEEN, state.get("seen", ()))
         self._first_expiry_ms = min((wait.expires_ms for wait in waits), default=0)
+        self._looks = Looks()
+        for key in self._waits:
+            self._looks.carry_over(key, self.now_ms)
         self._work = 0
 
     def dump(self) -> dict[str, Any]:
         return {"waits": pack_waits(self._waits.values()), "seen": list(self._seen)}
 
     def due_ms(self) -> int | None:
-        return self._first_expiry_ms + EXPIRY_GRACE_MS if self._waits else None
+        look_ms = self._looks.due_ms()
+        if not self._waits or look_ms is None:
+            return None
+        return min(look_ms, self._first_expiry_ms + EXPIRY_GRACE_MS)
 
     async def act(self) -> None:
-        """Forget waits that have expired. Each look at all of them finds at least one."""
+        """Forget waits that have expired, and those whose runs are gone."""
         if self._waits and self.now_ms >= self._first_expiry_ms + EXPIRY_GRACE_MS:
-            self._waits = {
-                key: wait for key, wait in self._waits.items() if wait.expires_ms > self.now_ms
-            }
+            # Finds at least one, unless that was taken back.
+            for key in [key for key, wait in self._waits.items() if wait.expires_ms <= self.now_ms]:
+                self._forget(key)
             self._first_expiry_ms = min(
                 (wait.expires_ms for wait in self._waits.values()), default=0
             )
+        looked_at = self._looks.take(self.now_ms)
+        for start in range(0, len(looked_at), CHUNK):
+            part = looked_at[start : start + CHUNK]
+            runs = list(dict.fromkeys(run for run, _ in part))
+            gone = set(await self.call("inngest.gone", [runs], list[str]))
+            for key in part:
+                if key[0] in gone:
+                    self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        self._waits.pop(key, None)
+        self._looks.discard(key)
 
     async def take(self, name: str, message: Any) -> None:
         if isinstance(message, Delivery):
@@ -72,9 +95,14 @@ class MailboxWorkflow(Entity):
             # Too early is harmless; a wait that ends otherwise leaves it as it is.
             if not self._waits or message.expires_ms < self._first_expiry_ms:
                 self._first_expiry_ms = message.expires_ms
-            self._waits[message.run, message.id] = message
+            key = (message.run, message.id)
+            self._waits[key] = message
+            # The run of a `cancel` entry may not have been started yet.
+            looks = 1 if message.id.startswith(CANCEL) else 0
+            # The own clock stands still between timers, which may be a day apart.
+            self._looks.add(key, max(self.now_ms, self.sent_ms), looks)
         else:
-            self._waits.pop((message.run, message.wait), None)
+            self._forget((message.run, message.wait))
 
     async def _deliver(self, delivery: Delivery) -> None:
         if not self._seen.add(delivery.id):
@@ -100,7 +128,7 @@ class MailboxWorkflow(Entity):
                 # A run that is to be cancelled may be on its way: its entry is registered before
                 # it is started.
                 for wait_id in ids if run not in gone else _steps(ids):
-                    self._waits.pop((run, wait_id), None)
+                    self._forget((run, wait_id))
 
 
 def pack_waits(waits: Iterable[Wait]) -> str:
