@@ -4,6 +4,7 @@ every count that should be zero is."""
 import argparse
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -88,23 +89,32 @@ async def chaos(options: argparse.Namespace, directory: Path) -> bool:
 
 
 async def ready(world: "World", sender: "Sender", journal: "Journal") -> None:
-    """Until an event to each ingress starts its run: before that it may start none."""
+    """Until events to each ingress start runs of both apps: before that they may start none."""
     from .world import until
 
     numbers = iter(range(-1, -10_000, -1))
-    for url in world.urls():
+    Path(os.environ["CHAOS_JOURNAL"]).touch()
+    await until(lambda: registered(world.app_url), 180, "the registration of the app over HTTP")
+    for url, kind in itertools.product(world.urls(), ("steps-0", "http-keyed")):
         first = next(numbers)
 
-        async def answered(url: str = url, first: int = first) -> bool:
+        async def answered(url: str = url, kind: str = kind, first: int = first) -> bool:
             with contextlib.suppress(httpx.TransportError):
-                await sender.probe(url, n := next(numbers))
+                await sender.probe(url, kind, n := next(numbers))
                 await asyncio.sleep(0.5)
                 journal.read()
                 return any(journal.proved("probe", each) for each in range(n, first))
             return False
 
-        Path(os.environ["CHAOS_JOURNAL"]).touch()
-        await until(answered, 180, f"a run by way of {url}")
+        await until(answered, 180, f"a run of {kind} by way of {url}")
+
+
+async def registered(app_url: str) -> bool:
+    """Have the app over HTTP register, as `dev -u` does; whether it is."""
+    with contextlib.suppress(httpx.TransportError):
+        async with httpx.AsyncClient(timeout=20) as http:
+            return (await http.put(app_url, json={"url": app_url})).is_success
+    return False
 
 
 async def opened(client: Client) -> list[tuple[str, str]]:
@@ -188,7 +198,7 @@ def main() -> int:
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     directory = options.directory or Path(tempfile.mkdtemp(prefix="chaos-", dir=memory))
     directory.mkdir(parents=True, exist_ok=True)
-    # Before `functions` is imported, which reads it.
+    # Before `notes` is imported, which reads it.
     os.environ["CHAOS_JOURNAL"] = str(directory / "journal.jsonl")
     well = asyncio.run(chaos(options, directory))
     if well and options.directory is None:

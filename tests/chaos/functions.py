@@ -6,61 +6,16 @@ begins and when it ends, and the step that proves a run's success is the one nam
 """
 
 import asyncio
-import contextlib
-import json
-import os
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import inngest_temporal as inngest
+from tests.chaos.notes import LAST, VERSION, expect, identity, note, noted
 
-VERSION = os.environ.get("CHAOS_VERSION", "1")
-JOURNAL = os.environ.get("CHAOS_JOURNAL", os.devnull)
 WAIT = timedelta(minutes=30)
-LAST = 99
-"""Place of the last step in the order of its run's steps."""
 
 client = inngest.Inngest(app_id="chaos", is_production=False)
-
-
-def note(what: str, **fields: Any) -> None:
-    """Append one line; `O_APPEND` keeps lines of several processes whole."""
-    line = json.dumps({"what": what, "at": time.time(), "pid": os.getpid(), **fields})
-    descriptor = os.open(JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    try:
-        os.write(descriptor, line.encode() + b"\n")
-    finally:
-        os.close(descriptor)
-
-
-def identity(ctx: Any) -> dict[str, Any]:
-    """What a run is about: the kind, number and key of the event that a test sent."""
-    events = [each.data for each in ctx.events]
-    if "n" not in events[0]:  # one of Inngest's own events holds the event that the test sent
-        events = [events[0].get("event", {}).get("data", {})]
-    numbers = [each.get("n") for each in events]
-    return {
-        "event": ctx.event.name,
-        "kind": events[0].get("kind", "cron"),
-        "key": events[0].get("key"),
-        "n": numbers,
-        "run": ctx.run_id,
-        "version": VERSION,
-    }
-
-
-@contextlib.contextmanager
-def noted(ctx: Any, step: str, order: int) -> Iterator[None]:
-    about = identity(ctx) | {"step": step, "order": order, "attempt": ctx.attempt}
-    note("begin", **about)
-    try:
-        yield
-    except BaseException:
-        note("cut", **about)
-        raise
-    note("end", **about)
 
 
 async def body(ctx: inngest.Context, step: str, order: int, seconds: float) -> int:
@@ -77,11 +32,6 @@ async def step(ctx: inngest.Context, name: str, order: int, seconds: float = 0.0
 
 async def last(ctx: inngest.Context) -> None:
     await step(ctx, "last", LAST)
-
-
-def expect(ctx: Any, step: str, result: object, expected: object) -> None:
-    if result != expected:
-        note("wrong", **identity(ctx), step=step, got=repr(result)[:200])
 
 
 def function(kind: str, **options: Any) -> Any:

@@ -17,6 +17,7 @@ EACH = (
     *("waits", "signals", "invokes", "chain", "flaky", "retry-after"),
     *("fatal", "cancelled", "timed-out"),
     *("per-key", "shared-a", "shared-b", "throttled", "priority", "batched"),
+    *("http-steps", "http-waits", "http-keyed"),
 )
 """Kinds of which every event has its run."""
 NEWEST = ("debounced", "single-cancel")
@@ -25,6 +26,8 @@ ONE = ("rate-limited", "idempotent")
 """Kinds of which a key has one run."""
 SOME = ("single-skip",)
 """Kinds of which a key has a run or more."""
+THRICE = ("per-key", "batched", "http-keyed")
+"""Kinds whose cases have several events, each with its run."""
 FREE = ("extra",)
 """In one version only: nothing is expected of it."""
 KINDS = (*EACH, *NEWEST, *ONE, *SOME, *FREE)
@@ -73,10 +76,10 @@ class Sender:
                 await asyncio.sleep(self._chance.expovariate(rate))
             await asyncio.gather(*self._under_way)
 
-    async def probe(self, url: str, n: int) -> None:
-        """Send an event that is not counted."""
+    async def probe(self, url: str, kind: str, n: int) -> None:
+        """Send an event that is not counted, for a function of that kind."""
         async with httpx.AsyncClient(timeout=20) as http:
-            body = {"name": "chaos/steps-0", "data": {"kind": "probe", "n": n, "key": url}}
+            body = {"name": f"chaos/{kind}", "data": {"kind": "probe", "n": n, "key": url}}
             await http.post(f"{url}/e/dev", json=body)
 
     def _all_kinds(self) -> Iterator[str]:
@@ -87,7 +90,7 @@ class Sender:
         case = next(self._cases)
         several = kind not in (*EACH, *FREE)
         key = f"{kind}-{case}" if several else f"k{case % SHARED_KEYS}"
-        for _ in range(3 if several or kind in ("per-key", "batched") else 1):
+        for _ in range(3 if several or kind in THRICE else 1):
             await self._send(http, Sent(kind, next(self._numbers), key, []))
             await asyncio.sleep(self._chance.uniform(0, 0.5))
 

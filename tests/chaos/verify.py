@@ -17,6 +17,7 @@ LIMITS = {
     "per key": (("per-key",), 2, True),
     "shared": (("shared-a", "shared-b"), 3, False),
     "priority": (("priority",), 2, False),
+    "over HTTP": (("http-keyed",), 2, True),
 }
 """What may execute at once: kinds, how many, whether for each key."""
 

@@ -16,12 +16,16 @@ from typing import Any
 
 from temporalio.client import Client
 
-from . import functions
+from . import functions, http_app, notes
 
 WORKERS = 2
+CALLERS = 2
+"""Workers that call the app that is served over HTTP."""
 INGRESSES = 2
+ROOT = Path(__file__).parents[2]
 STALLS = (3, 12, 32)
-"""Seconds for which a worker is stopped: it goes unnoticed, is late, or misses its heartbeats."""
+"""Seconds for which a worker or the app is stopped: it goes unnoticed, is late, or misses its
+heartbeats."""
 
 # Run by a new interpreter, which then becomes the program: the kernel kills it with this process.
 _LAUNCH = """
@@ -72,7 +76,7 @@ class Part:
             )
 
     async def kill(self) -> None:
-        functions.note("killed", victim=self.process.pid, name=self.name)
+        notes.note("killed", victim=self.process.pid, name=self.name)
         self.process.kill()
         await asyncio.to_thread(self.process.wait)
 
@@ -82,11 +86,11 @@ class Part:
         try:
             await asyncio.to_thread(self.process.wait, patience)
         except subprocess.TimeoutExpired:
-            functions.note("did not stop", victim=self.process.pid, name=self.name)
+            notes.note("did not stop", victim=self.process.pid, name=self.name)
             await self.kill()
 
     async def stall(self, seconds: float) -> None:
-        functions.note("stalled", victim=self.process.pid, seconds=seconds, name=self.name)
+        notes.note("stalled", victim=self.process.pid, seconds=seconds, name=self.name)
         self.process.send_signal(signal.SIGSTOP)
         await asyncio.sleep(seconds)
         self.process.send_signal(signal.SIGCONT)
@@ -122,7 +126,8 @@ class World:
             for key, value in os.environ.items()
             if not key.startswith(("INNGEST_", "TEMPORAL_"))
         } | {"TEMPORAL_ADDRESS": self._address, "INNGEST_DEV": "1", "NO_COLOR": "1"}
-        self._environ["CHAOS_JOURNAL"] = functions.JOURNAL
+        self._environ["PYTHONPATH"] = str(ROOT)
+        self._environ["CHAOS_JOURNAL"] = notes.JOURNAL
         self._burners = [Part(f"burner-{n}", _BURN, Path(os.devnull), {}) for n in range(burners)]
         self.temporal = self._part("temporal", *self._temporal_command())
         command = program("inngest-temporal")
@@ -133,10 +138,20 @@ class World:
         app = str(Path(functions.__file__))
         worker = (command, "worker", app, "--retry-interval", "0.5", "--grace", "5")
         self.workers = [self._part(f"worker-{n}", *worker) for n in range(WORKERS)]
+        # Longer pauses: that an app does not answer counts as an attempt.
+        caller = (command, "worker", "--http", "--retry-interval", "2", "--grace", "5")
+        self.callers = [self._part(f"caller-{n}", *caller) for n in range(CALLERS)]
+        self._app_port = free_port()
+        module = (sys.executable, "-m", http_app.__name__)
+        self.app = self._part("app", *module, INNGEST_DEV=self.urls()[0], PORT=str(self._app_port))
 
     @property
     def parts(self) -> list[Part]:
-        return [self.temporal, *self.ingresses, *self.workers]
+        return [self.temporal, *self.ingresses, *self.workers, *self.callers, self.app]
+
+    @property
+    def app_url(self) -> str:
+        return f"http://127.0.0.1:{self._app_port}{http_app.PATH}"
 
     def urls(self) -> list[str]:
         return [f"http://127.0.0.1:{port}" for port in self._ports]
@@ -145,7 +160,7 @@ class World:
         return await Client.connect(self._address)
 
     def close(self) -> None:
-        for part in (*self.workers, *self.ingresses, self.temporal, *self._burners):
+        for part in (*reversed(self.parts), *self._burners):
             part.end()
 
     async def break_things(self, seconds: float, pause: float) -> None:
@@ -154,14 +169,17 @@ class World:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         under_way: set[asyncio.Task[None]] = set()
+        parts = {
+            "worker": self.workers,
+            "caller": self.callers,
+            "ingress": self.ingresses,
+            "app": [self.app],
+            "temporal": [self.temporal],
+        }
         while loop.time() < end:
             await asyncio.sleep(min(self._chance.expovariate(1 / pause), 4 * pause))
             name, make = self._chance.choice(self._kinds())
-            part = self._chance.choice(
-                {"worker": self.workers, "ingress": self.ingresses}.get(
-                    name.split()[1], [self.temporal]
-                )
-            )
+            part = self._chance.choice(parts[name.split()[1]])
             if not part.busy:
                 under_way.add(asyncio.create_task(self._fault(name, part, make)))
         await asyncio.gather(*under_way)
@@ -176,12 +194,18 @@ class World:
 
         return [
             *[("kill worker", Part.kill)] * 4,
+            *[("kill caller", Part.kill)] * 2,
+            *[("kill app", Part.kill)] * 2,
             *[("kill ingress", Part.kill)] * 2,
             *[("kill temporal", Part.kill)],
             *[("terminate worker", Part.terminate)] * 2,
+            *[("terminate caller", Part.terminate)],
+            *[("terminate app", Part.terminate)],
             *[("terminate ingress", Part.terminate)],
             *[("terminate temporal", Part.terminate)],
             *[("stall worker", pause)] * 2,
+            *[("stall caller", pause)],
+            *[("stall app", pause)],
             *[("stall ingress", short)],
             *[("stall temporal", short)],
             *[("deploy worker", self._deploy_other)] * 2,
@@ -223,8 +247,8 @@ class World:
                     part.start()
             await asyncio.sleep(1)
 
-    def _part(self, name: str, *command: str) -> Part:
-        return Part(name, command, self._directory / f"{name}.log", dict(self._environ))
+    def _part(self, name: str, *command: str, **environ: str) -> Part:
+        return Part(name, command, self._directory / f"{name}.log", self._environ | environ)
 
     def _temporal_command(self) -> list[str]:
         port = self._address.rpartition(":")[2]
