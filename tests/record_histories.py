@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
-from inngest_temporal.routing import events, signals
+from inngest_temporal.routing import events, pauses, signals
 from inngest_temporal.routing.intake import MIN_EVENTS, Intake
-from inngest_temporal.routing.registry import Follower
+from inngest_temporal.routing.registry import Follower, RegisteredFunction
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.commands.embedded import server_program
 from tests.apps import recorded, recorded_http
@@ -41,6 +42,7 @@ async def play(app: App, client: Client) -> None:
         await app.send("r/debounced")
     for _ in range(2):
         await app.send("r/batched")
+    ended += await play_pause(app, client)
     many = [events.stamp({"name": "r/nobody", "data": {}}) for _ in range(MIN_EVENTS)]
     await Intake(client, app.router).take(many)
 
@@ -80,6 +82,30 @@ async def play(app: App, client: Client) -> None:
                 await run.result()
             except Exception as error:
                 print(f"{run.id}: {error.__cause__ or error}")
+
+
+async def play_pause(app: App, client: Client) -> list[WorkflowHandle[Any, Any]]:
+    """Pause a function, start runs of it and resume it; the runs."""
+
+    def known(paused: bool) -> RegisteredFunction | None:
+        snapshot = app.router.snapshot
+        function = snapshot and snapshot.function(recorded.pausable.id)
+        return function if function and bool(function.config.paused) == paused else None
+
+    await pauses.pause(client, await until(lambda: known(False)))
+    paused = await until(lambda: known(True))
+    runs = [app.run_of(recorded.pausable, await app.send("r/pausable")) for _ in range(2)]
+    lock = client.get_workflow_handle(names.lock_id("pause", paused.id))
+
+    async def both_wait() -> bool:
+        try:
+            return bool((await lock.query("queue", result_type=dict))["waiting"] == 2)
+        except RPCError:
+            return False
+
+    await until(both_wait)
+    await pauses.resume(client, paused)
+    return runs
 
 
 async def record() -> None:

@@ -102,6 +102,9 @@ class FunctionConfig(ConfigModel):
     singleton: Singleton | None = None
     throttle: Throttle | None = None
     timeouts: Timeouts | None = None
+    paused: bool | None = None
+    """Whether new runs wait until somebody resumes it. No app says so: it is kept beside what apps
+    publish (`inngest_temporal.routing.pauses`)."""
     url: str | None = None
     """Where its app serves it over HTTP, with `fnId` and without `stepId`; None: its app's workers
     execute it."""

@@ -148,6 +148,10 @@ async def stopped(ctx: inngest.Context) -> None:
     await ctx.step.run("long", asyncio.sleep, 60)
 
 
+@client.create_function(fn_id="pausable", trigger=on("r/pausable"))
+async def pausable(ctx: inngest.Context) -> None: ...
+
+
 FUNCTIONS = [
     yearly,
     sleeper,
@@ -165,6 +169,7 @@ FUNCTIONS = [
     debounced,
     batched,
     stopped,
+    pausable,
 ]
 DEPLOYED = [limited_to(2) if each is limited else each for each in FUNCTIONS]
 """A later version of the app."""

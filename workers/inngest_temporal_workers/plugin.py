@@ -221,7 +221,7 @@ def system_worker(client: Client, follower: Follower | None = None) -> Worker:
         task_queue=names.SYSTEM_TASK_QUEUE,
         workflows=SYSTEM_WORKFLOWS,
         activities=[
-            *SystemActivities(client).all(),
+            *SystemActivities(client, follower).all(),
             *LockActivities(client).all(),
             *ScheduleActivities(client, follower).all(),
             *IntakeActivities(client, follower).all(),

@@ -42,6 +42,12 @@ UNTHROTTLED = 1_000_000
 """Starts in a millisecond of those that still wait when a deploy removes a throttle: all at once.
 """
 
+CLOSED = -1
+"""Limit of a lock that admits none: the function is paused."""
+RESUMED_AT_ONCE = 50
+"""Runs that wait for a function to be resumed and are let go on at once: the next follow when
+workers have dealt with these, so a backlog of thousands does not bury them."""
+
 FRESH = 5.0
 """Seconds for which a look at a lock is good enough for all runs of a process."""
 REMEMBERED = 10_000
@@ -62,7 +68,7 @@ class LimitSettings:
     runs wait."""
 
     limit: int = 0
-    """Tickets held at once, 0: any number. For a throttle: starts in a period."""
+    """Tickets held at once, 0: any number, `CLOSED`: none. For a throttle: starts in a period."""
     period_ms: int = 0
     burst: int = 0
     mode: str = "skip"
@@ -116,7 +122,8 @@ class Limit:
 
 
 def limits_of(config: FunctionConfig) -> list[Limit]:
-    """What runs must pass, in order: singleton, throttle, whole-run concurrency, step concurrency.
+    """What runs must pass, in order: a pause, singleton, throttle, whole-run concurrency, step
+    concurrency.
 
     The steps' locks are in one order for all runs, so no two can wait for each other: narrow ones
     first (a key of one function, then the function, then what functions share). So what a run may
@@ -124,6 +131,8 @@ def limits_of(config: FunctionConfig) -> list[Limit]:
     that everybody shares.
     """
     limits: list[Limit] = []
+    if config.paused:
+        limits.append(Limit("pause", config.id, None))
     if config.singleton is not None:
         limits.append(Limit("singleton", config.id, config.singleton.key or None))
     if config.throttle is not None:
@@ -165,6 +174,8 @@ def settings_of(config: FunctionConfig, of: LockNeed | Limit, version: int) -> L
 
     `version`: the one of the configuration (`RegisteredFunction.version`).
     """
+    if of.kind == "pause":
+        return LimitSettings(CLOSED if config.paused else RESUMED_AT_ONCE, version=version)
     if of.kind == "singleton":
         return LimitSettings(
             mode=config.singleton.mode if config.singleton else "skip", version=version
@@ -196,8 +207,10 @@ class Change:
 def changes(before: FunctionConfig, after: FunctionConfig, version: int) -> list[Change]:
     """The limits of a function that have other settings after (with this version) than before."""
     limits = [
-        limit for limit in limits_of(before) if limit.kind != "singleton"
-    ]  # its mode comes with each request
+        limit for limit in limits_of(before) if limit.kind not in ("pause", "singleton")
+    ]  # a singleton's mode comes with each request
+    if bool(before.paused) != bool(after.paused):
+        limits.append(Limit("pause", before.id, None))
     return [
         Change(before.id, limit, settings)
         for limit in limits

@@ -75,7 +75,7 @@ async def publish(
     _check_size(app, config)
     entity = app_entity(client, app.app_id)
     known = await entity.memo()
-    listed = await _listed(client, app.app_id)
+    listed = await listed_version(client, app.app_id)
     unchanged = document_of(known).release(key) is not None and not (mend and _has_crons(app))
     version: int = known.get("version", 0)
     if not unchanged:
@@ -96,7 +96,7 @@ async def remove(client: Client, app_id: str, timeout: timedelta = PUBLISH_TIMEO
     known = await app.memo()
     if not known:
         return False
-    listed = await _listed(client, app_id)
+    listed = await listed_version(client, app_id)
     version = await _update(app, "remove", listed, timeout)
     await _update(_registry(client), "drop", [app_id, version], timeout)
     return listed > 0 or known.get("app") is not None
@@ -117,7 +117,7 @@ async def list_version(
     client: Client, app_id: str, version: int, timeout: timedelta = PUBLISH_TIMEOUT
 ) -> None:
     """Make readers look at an app's version, unless they know it."""
-    if await _listed(client, app_id) < version:
+    if await listed_version(client, app_id) < version:
         update_id = names.digest(app_id, version, _share())
         await _update(_registry(client), "put", [app_id, version], timeout, update_id)
 
@@ -147,7 +147,8 @@ def _registry(client: Client) -> EntityHandle:
     return EntityHandle(client, names.REGISTRY_TYPE, names.REGISTRY_ID, RPC_TIMEOUT)
 
 
-async def _listed(client: Client, app_id: str) -> int:
+async def listed_version(client: Client, app_id: str) -> int:
+    """The version of an app that readers look for; 0 if it is not there."""
     version: int = (await _registry(client).memo()).get("apps", {}).get(app_id, 0)
     return version
 

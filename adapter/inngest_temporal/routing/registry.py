@@ -10,6 +10,7 @@ memo holds them all, and events trigger the functions of all (`AppDocument`).
 """
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -93,6 +94,8 @@ class AppDocument:
     """The oldest first."""
     functions: dict[str, dict[str, Any]]
     """Digest -> configuration of a function, as `FunctionConfig.to_wire` writes it."""
+    paused: list[str] = field(default_factory=list)
+    """Ids of the functions that are paused, whatever release they are of."""
 
     @classmethod
     def from_json(cls, value: object) -> "AppDocument":
@@ -114,15 +117,24 @@ class AppDocument:
         releases = [*(each for each in self.releases if each.key != key), made]
         functions = {digests[each["id"]]: dict(each) for each in app["functions"]}
         return AppDocument(
-            sorted(releases, key=lambda each: each.order), self.functions | functions
+            sorted(releases, key=lambda each: each.order), self.functions | functions, self.paused
         )
+
+    def with_paused(self, function_id: str, paused: bool) -> "AppDocument":
+        """This with a function paused, or not."""
+        others = [each for each in self.paused if each != function_id]
+        return dataclasses.replace(self, paused=[*others, function_id] if paused else others)
+
+    def has(self, function_id: str) -> bool:
+        """Whether a release has that function."""
+        return any(function_id in each.functions for each in self.releases)
 
     def only(self, keys: Container[str]) -> "AppDocument":
         """Without the releases of other keys."""
         releases = [each for each in self.releases if each.key in keys]
         used = {digest for each in releases for digest in each.functions.values()}
         functions = {digest: each for digest, each in self.functions.items() if digest in used}
-        return AppDocument(releases, functions)
+        return AppDocument(releases, functions, self.paused)
 
     def merged(self) -> list[dict[str, Any]]:
         """`AppConfig` JSON of each release, the newest first, without functions that a newer one
@@ -132,7 +144,12 @@ class AppDocument:
         for release in reversed(self.releases):
             added = {id: digest for id, digest in release.functions.items() if id not in seen}
             seen |= added.keys()
-            functions = [self.functions[digest] for digest in added.values()]
+            functions = [
+                {**self.functions[digest], "paused": True}
+                if id in self.paused
+                else self.functions[digest]
+                for id, digest in added.items()
+            ]
             apps.append({**release.app, "functions": functions})
         return apps
 

@@ -21,8 +21,8 @@ class LockNeed:
     """A lock that a run must pass before it may execute."""
 
     kind: str
-    """`singleton`, `throttle`, `run` (a permit for all of the run) or `step` (permits while
-    something executes)."""
+    """`pause` (the function was paused), `singleton`, `throttle`, `run` (a permit for all of the
+    run) or `step` (permits while something executes)."""
     lock: str
     """Workflow id of the lock."""
     key: str | None = None

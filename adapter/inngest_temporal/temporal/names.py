@@ -27,6 +27,7 @@ DEBOUNCE_TYPE = "InngestDebounce"
 BATCH_TYPE = "InngestBatch"
 INTAKE_TYPE = "InngestIntake"
 LOCK_TYPES = {
+    "pause": "InngestPause",
     "singleton": "InngestSingleton",
     "throttle": "InngestThrottle",
     "run": "InngestConcurrency",

@@ -43,7 +43,7 @@ from inngest_temporal.routing.gates import (
     Target,
     Verdict,
 )
-from inngest_temporal.routing.registry import RegisteredFunction
+from inngest_temporal.routing.registry import Follower, RegisteredFunction
 from inngest_temporal.routing.run_input import Invoker
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.commands.embedded import server_program
@@ -752,7 +752,7 @@ async def test_a_run_that_was_started_before_says_which_events_it_has(client: Cl
     sent = [event(n=n) for n in range(4)]
     entries = [Entry(one.internal_id, one.internal_id, one.event, 0) for one in sent]
     run_id = events.batch_run_id(fn.id, entries[0].id)
-    start = SystemActivities(client).start
+    start = SystemActivities(client, Follower(client)).start
     assert await start(StartRequest(Target.of(fn), run_id, entries[:3])) == []
     assert await start(StartRequest(Target.of(fn), run_id, entries)) == [
         entry.id for entry in entries[:3]
@@ -766,7 +766,7 @@ async def test_no_event_is_lost_or_batched_twice_while_entities_end_renew_and_re
     forget_after(monkeypatch, 20 * SECOND)
     monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_COST", 12)
     fn = function(batch_events=Batch(max_size=7, timeout=SECOND, key="event.data.k"))
-    system = SystemActivities(client)
+    system = SystemActivities(client, Follower(client))
     batches: dict[str, list[str]] = {}
     count = 0
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from temporalio import activity
@@ -12,6 +12,7 @@ from temporalio.service import RPCError
 from inngest_temporal.routing import reports, signals
 from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.gates import StartRequest
+from inngest_temporal.routing.registry import Follower, RegisteredFunction
 from inngest_temporal.routing.router import refuses, start_run
 from inngest_temporal.routing.waits import CANCEL, Delivery
 from inngest_temporal.temporal import runs
@@ -24,6 +25,7 @@ class SystemActivities:
     """What entity workflows need."""
 
     client: Client
+    registry: Follower
 
     def all(self) -> list[Callable[..., Any]]:
         return [self.resume, self.gone, self.send_signal, self.start, self.pause]
@@ -62,7 +64,7 @@ class SystemActivities:
         ids of its events."""
         entries = request.entries
         stamped = [Stamped(entry.event, entry.id) for entry in entries]
-        function = request.target.function()
+        function = self._as_paused(request.target.function())
         try:
             batched = function.config.batch_events is not None
             is_new = await start_run(
@@ -85,6 +87,13 @@ class SystemActivities:
             return []
         given = await runs.input_of(self.client, request.run_id)
         return [] if given is None else given.event_ids
+
+    def _as_paused(self, function: RegisteredFunction) -> RegisteredFunction:
+        """A function as a gate knows it, but paused if it is now."""
+        snapshot = self.registry.snapshot
+        published = None if snapshot is None else snapshot.function(function.id)
+        paused = None if published is None else published.config.paused
+        return replace(function, config=function.config.model_copy(update={"paused": paused}))
 
     @activity.defn(name="inngest.pause")
     async def pause(self) -> None:

@@ -58,6 +58,17 @@ class Member:
     """Differs for each worker that is started."""
 
 
+@dataclass(frozen=True)
+class Pausing:
+    """Argument of `App.set_paused`."""
+
+    function: str
+    """Full id."""
+    paused: bool
+    after: int
+    """The last version of the app that the registry knows of."""
+
+
 @dataclass
 class AppState:
     """What an app's entity carries over when it continues as new."""
@@ -165,6 +176,19 @@ class AppWorkflow(Entity):
         self.asked(at_ms)
         async with self._turn:
             await self._replace(None, max(after + 1, at_ms))
+            return self._state.version
+
+    @workflow.update
+    async def set_paused(self, pausing: Pausing, at_ms: int) -> int:
+        """Pause or resume a function; the configuration's version, which is the old one if nothing
+        changed. Deploys leave it as it is. Fails if no release has the function."""
+        self.asked(at_ms)
+        async with self._turn:
+            app = self._state.app
+            if app is None or not app.has(pausing.function):
+                raise ApplicationError("There is no such function.", type="FunctionNotFoundError")
+            changed = app.with_paused(pausing.function, pausing.paused)
+            await self._replace(changed, max(pausing.after + 1, at_ms))
             return self._state.version
 
     def _refusal(self) -> str | None:
@@ -290,7 +314,7 @@ def _changes(
     for function in itertools.chain.from_iterable(app["functions"] for app in after):
         old = known.get(function["id"])
         if old is None or all(
-            old.get(field) == function.get(field) for field in ("concurrency", "throttle")
+            old.get(field) == function.get(field) for field in ("concurrency", "throttle", "paused")
         ):
             continue
         try:

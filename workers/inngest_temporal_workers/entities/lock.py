@@ -120,8 +120,10 @@ class LockWorkflow(Entity):
         if self._machine.idle(self.now_ms):
             self._check_ms = NEVER_MS
         else:
-            interval = CHECK_MS if self._machine.waiting else SLOW_CHECK_MS
-            self._check_ms = min(self._check_ms, self.now_ms + interval)
+            self._check_ms = min(self._check_ms, self.now_ms + self._check_interval())
+
+    def _check_interval(self) -> int:
+        return CHECK_MS if self._machine.waiting else SLOW_CHECK_MS
 
     async def _carry_out(self, decisions: Decisions, is_recorded_first: bool) -> None:
         call = self.call
@@ -137,6 +139,19 @@ class LockWorkflow(Entity):
             return None
         due = self._machine.due_ms()
         return self._check_ms if due is None else max(due, self.now_ms + MIN_TIMER_MS)
+
+    @workflow.query
+    def state(self, count: int) -> dict[str, Any]:
+        """For people: who holds it and who waits (runs, at most so many of each, the first ones),
+        and when the next one may start if time alone decides (ms since 1970)."""
+        holders, waiters = self._machine.people(count)
+        return {
+            "holding": self._machine.holding,
+            "waiting": self._machine.waiting,
+            "holders": holders,
+            "waiters": waiters,
+            "next_ms": self._machine.due_ms() if self._machine.waiting else None,
+        }
 
     @workflow.query
     def queue(self) -> dict[str, int]:
@@ -165,7 +180,19 @@ class SingletonLock(LockWorkflow):
     machine = SingletonMachine
 
 
-WORKFLOWS: list[type] = [ConcurrencyLock, ThrottleLock, SingletonLock]
+@entity(names.LOCK_TYPES["pause"])
+class PauseLock(LockWorkflow):
+    """Where runs wait that were started while their function was paused. It admits none until the
+    function is resumed, and then a few at a time: each gives back what it was granted once it has
+    seen that."""
+
+    machine = Permits
+
+    def _check_interval(self) -> int:
+        return CHECK_MS if self._machine.waiting and self._machine.holding else SLOW_CHECK_MS
+
+
+WORKFLOWS: list[type] = [ConcurrencyLock, ThrottleLock, SingletonLock, PauseLock]
 
 
 def _by_age(requests: list[LockRequest]) -> list[LockRequest]:

@@ -1,5 +1,6 @@
 """The machine of a concurrency limit. Source: Inngest's semantics §4.3."""
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -100,6 +101,16 @@ class Permits:
     @property
     def waiting(self) -> int:
         return sum(len(group.queue) for group in self._groups.values())
+
+    def people(self, count: int) -> tuple[list[str], list[str]]:
+        waiting = [
+            (score, name, run)
+            for name, group in self._groups.items()
+            for (run, _), score in itertools.islice(group.queue, count)
+        ]
+        holders = dict.fromkeys(run for run, _ in self.holders)
+        waiters = dict.fromkeys(run for _, _, run in sorted(waiting, key=lambda each: each[:2]))
+        return [*holders][:count], [*waiters][:count]
 
     def dump(self) -> dict[str, Any]:
         groups = {

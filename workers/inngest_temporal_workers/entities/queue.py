@@ -147,6 +147,10 @@ class Machine(Protocol):
     def waiting(self) -> int:
         """How many tickets wait."""
 
+    def people(self, count: int) -> tuple[list[str], list[str]]:
+        """For people: the runs that hold, and those that wait, at most so many of each; those that
+        wait in their order."""
+
     def dump(self) -> dict[str, Any]:
         """The state, as JSON, once all that was decided is carried out."""
 

@@ -118,6 +118,12 @@ class SingletonMachine:
     def waiting(self) -> int:
         return len(self._doubtful) + (self._next is not None)
 
+    def people(self, count: int) -> tuple[list[str], list[str]]:
+        following = [] if self._next is None else [self._next]
+        waiters = [*following, *sorted(self._doubtful, key=lambda each: self._doubtful[each])]
+        holders = [] if self.holder is None else [self.holder[0]]
+        return holders[:count], [run for run, _ in waiters][:count]
+
     def dump(self) -> dict[str, Any]:
         return {
             "holder": self.holder,

@@ -1,5 +1,6 @@
 """The machine of a throttle. Source: Inngest's semantics §4.5."""
 
+import itertools
 from collections import OrderedDict
 from typing import Any, ClassVar, Self
 
@@ -99,6 +100,9 @@ class ThrottleMachine:
     @property
     def waiting(self) -> int:
         return len(self._queue)
+
+    def people(self, count: int) -> tuple[list[str], list[str]]:
+        return [], [run for (run, _), _ in itertools.islice(self._queue, count)]
 
     def dump(self) -> dict[str, Any]:
         return {

@@ -42,6 +42,7 @@ WHOLE = 0
 """Number of the ticket for the run as a whole."""
 
 _NOUNS = {
+    "pause": "its function to be resumed",
     "singleton": "its turn as a singleton",
     "throttle": "its start, throttled",
     "run": "a permit to run",
@@ -124,6 +125,10 @@ class Admission:
             if self._verdicts[need.lock] == SKIPPED:
                 del self._verdicts[need.lock]
                 return False
+            if need.kind == "pause":
+                # It holds nothing any more: the next of those that waited may go on.
+                del self._verdicts[need.lock]
+                self._return(need, [WHOLE])
         if self._steps:
             self.want()
             await self.permit()
@@ -373,9 +378,9 @@ class AdmissionActivities:
         # What was published last, so that workers of two versions do not flip a limit back and
         # forth. A lock that is not told of a limit has none.
         own, snapshot = self.parts.get(info.workflow_type), self.registry.snapshot
-        if own is None:
+        if own is None or snapshot is None:
             snapshot = await self.registry.knowing(info.workflow_type)
-        published = snapshot.function(info.workflow_type) if snapshot is not None else None
+        published = snapshot.function(info.workflow_type)
         function = published or own
         version = published.version if published else 0
         is_late = asking.is_entering and time.time_ns() // 1_000_000 - asking.created_ms > LATE_MS

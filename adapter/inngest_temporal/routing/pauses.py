@@ -1,0 +1,53 @@
+"""Pausing a function: its new runs wait, durably and in order, until it is resumed; runs that were
+started before go on.
+
+That a function is paused stands beside what its app publishes, so a deploy changes nothing about
+it. Whoever starts a run of it gives the run one more lock to pass, which admits none
+(`inngest_temporal.routing.locks`). Every process knows of a pause within about a second. When the
+function is resumed that lock lets the runs go on a few at a time.
+
+Ours: Inngest's server records the runs of a paused function as skipped (semantics §8).
+"""
+
+from temporalio.client import Client, WorkflowUpdateFailedError
+
+from inngest_temporal.errors import FunctionNotFoundError, WorkerMissingError
+
+from .publishing import PUBLISH_TIMEOUT, app_entity, list_version, listed_version
+from .registry import RegisteredFunction
+
+
+async def pause(client: Client, function: RegisteredFunction) -> None:
+    """Pause a function; one that is paused stays so.
+
+    Raises `FunctionNotFoundError` if its app has it no more, `TimeoutError` if no worker answers,
+    `WorkerMissingError` if only workers of an older version do, `RPCError` if Temporal can't be
+    reached.
+    """
+    await _set(client, function, True)
+
+
+async def resume(client: Client, function: RegisteredFunction) -> None:
+    """Let a function's runs start again, those that waited first. Raises as `pause` does."""
+    await _set(client, function, False)
+
+
+async def _set(client: Client, function: RegisteredFunction, paused: bool) -> None:
+    pausing = {
+        "function": function.id,
+        "paused": paused,
+        "after": await listed_version(client, function.app_id),
+    }
+    missing = FunctionNotFoundError(f"App {function.app_id!r} has no function {function.id!r}.")
+    entity = app_entity(client, function.app_id)
+    try:
+        version = await entity.update("set_paused", pausing, int, timeout=PUBLISH_TIMEOUT)
+    except WorkflowUpdateFailedError as error:
+        if getattr(error.cause, "type", None) == "FunctionNotFoundError":
+            raise missing from error
+        raise WorkerMissingError(
+            "The workers that answered can't pause functions: upgrade them."
+        ) from error
+    if version is None:
+        raise missing
+    await list_version(client, function.app_id, version)
