@@ -16,6 +16,9 @@ HTTP_TASK_QUEUE = "inngest-http"
 EVENTS_MEMO = "inngestEvents"
 """Memo of every run: the internal ids of the events that started it."""
 
+ORIGINAL_MEMO = "inngestOriginal"
+"""Memo of a rerun: the id of the run whose events it has."""
+
 REGISTRY_TYPE = "InngestRegistry"
 APP_TYPE = "InngestApp"
 HUB_TYPE = "InngestHub"
