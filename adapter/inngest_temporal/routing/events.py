@@ -210,7 +210,7 @@ def invoked(
         "source_fn_id": source_function_id,
     }
     event: dict[str, Any] = {
-        "id": str(ULID(_digest(INVOKED, correlation)[:16])),
+        "id": invocation_id(run_id, step),
         "name": INVOKED,
         "data": {**(data or {}), "_inngest": reserved},
         "ts": ts,
@@ -220,6 +220,11 @@ def invoked(
         event["v"] = v
     _check_limits(event)
     return Stamped(event, event["id"])
+
+
+def invocation_id(run_id: str, step: str) -> str:
+    """The internal id of the event by which a step (by hashed id) invokes another function."""
+    return str(ULID(_digest(INVOKED, f"{run_id}.{step}")[:16]))
 
 
 def scheduled(function_id: str, cron: str, scheduled_at: datetime, fire_at: datetime) -> Stamped:

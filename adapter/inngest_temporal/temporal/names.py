@@ -132,3 +132,10 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(
         json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()
     ).hexdigest()[:24]
+
+
+def summary_of(name: str) -> str:
+    """A step's name as the summary of its timers and activities: Temporal shows up to 400 bytes of
+    one."""
+    name = name.encode(errors="replace").decode()
+    return name if len(name) <= 100 else name[:99] + "…"

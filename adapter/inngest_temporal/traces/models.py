@@ -81,6 +81,8 @@ class TraceStep:
     """Whether the body was executed with others in one execution, and not alone in an activity."""
     from_original: bool = False
     """Whether it was not executed, but taken from the run of which this one is a rerun."""
+    position: int | None = None
+    """Where it is in the order in which steps ended; None: it has not."""
 
 
 @dataclass(frozen=True)

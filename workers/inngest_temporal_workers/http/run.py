@@ -24,7 +24,7 @@ from inngest_temporal.drivers.protocol import (
 )
 from inngest_temporal.wire import from_wire
 from inngest_temporal_workers.runs.executions import RunSettings
-from inngest_temporal_workers.runs.workflow import LONGEST_BACKOFF, RunWorkflow
+from inngest_temporal_workers.runs.workflow import RunWorkflow
 
 from .dispatches import CHECKPOINT_SIGNAL
 from .memos import memo_text
@@ -123,8 +123,7 @@ class HttpRun(RunWorkflow):
     async def _after_loss(self, progress: Progress, target: Op | None, attempt: int) -> bool:
         """The worker that called the app was lost, not the app: the call is repeated, and counts
         nothing."""
-        self._losses += 1
-        pause = min(LONGEST_BACKOFF, 2 ** (self._losses - 1))
+        pause = self._losses.add()
         if target is not None and all(done.op.id != target.id for done in progress.done):
             self._plan(target, attempt, pause * 1000)
             return True

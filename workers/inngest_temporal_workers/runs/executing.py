@@ -18,6 +18,7 @@ from temporalio.exceptions import (
 )
 
 from inngest_temporal.drivers.failures import RunFailure
+from inngest_temporal.drivers.losses import HEARTBEAT_TIMEOUT, STEP_TIMEOUT, timed_out
 from inngest_temporal.drivers.protocol import (
     Done,
     ErrorInfo,
@@ -26,19 +27,16 @@ from inngest_temporal.drivers.protocol import (
     Op,
     Progress,
 )
+from inngest_temporal.temporal import names
 from inngest_temporal.wire import from_wire, to_wire
 from inngest_temporal_workers.calls import Calls
 
 from .memory import RunMemory
 from .retries import retry_ms
-from .times import now_ms, summary_of
+from .times import now_ms
 
 MAX_CARRIED_BYTES = 1_500_000
 """Maximum size of events and memos that travel in the input of an execution."""
-STEP_TIMEOUT = timedelta(hours=2)
-"""Inngest's limit of one call to an app; here, of one execution."""
-HEARTBEAT_TIMEOUT = timedelta(seconds=30)
-"""How soon a killed worker is noticed. Executions heartbeat by themselves."""
 LOCAL_TIMEOUT = timedelta(seconds=3)
 """Limit of the first execution, in which the handler may block the worker's event loop."""
 MISSING_SECONDS = 300
@@ -137,7 +135,7 @@ class Executing:
         work: asyncio.Task[dict[str, Any]] = workflow.start_activity(
             "inngest.execute",
             to_wire(request),
-            summary="handler" if target is None else summary_of(target.name),
+            summary="handler" if target is None else names.summary_of(target.name),
             start_to_close_timeout=STEP_TIMEOUT,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=RetryPolicy(maximum_attempts=1),
@@ -165,8 +163,7 @@ def _unanswered(error: ActivityError, request: ExecutionRequest, target: Op | No
     begun = from_wire(Op, details[1]) if len(details) > 1 and details[1] else None
     if cause.type != TimeoutType.START_TO_CLOSE:
         return Progress(request.base, done, lost="it sent no heartbeats", begun=begun)
-    limit = f"It did not end within {STEP_TIMEOUT}."
-    info = ErrorInfo("StepTimeout", limit)
+    info = timed_out()
     delay_ms = retry_ms(info, request.attempt, request.retries, None, workflow.random())
     step = begun or target
     if step is None or any(each.op.id == step.id for each in done):

@@ -1,4 +1,4 @@
-"""Durations of a run's steps, and what people see of them. Workflow code."""
+"""Durations of a run's steps. Workflow code."""
 
 from datetime import timedelta
 
@@ -16,12 +16,6 @@ REGISTRATION_TIME = timedelta(minutes=1)
 def now_ms() -> int:
     """For durations and what people see; nothing may be decided by it."""
     return round(workflow.time() * 1000)
-
-
-def summary_of(name: str) -> str:
-    """Temporal shows up to 400 bytes of it."""
-    name = name.encode(errors="replace").decode()
-    return name if len(name) <= 100 else name[:99] + "…"
 
 
 def timeout_of(op: Op) -> timedelta:

@@ -13,9 +13,10 @@ from inngest_temporal.drivers.failures import RunFailure
 from inngest_temporal.drivers.protocol import ErrorInfo, Memo, Op
 from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.routing.waits import Delivery
+from inngest_temporal.temporal import names
 from inngest_temporal_workers.calls import Calls
 
-from .times import duration_of, expires_ms, now_ms, summary_of, timeout_of
+from .times import duration_of, expires_ms, now_ms, timeout_of
 
 FIRST_CHECK, LONGEST_CHECK = timedelta(minutes=1), timedelta(days=1)
 """Delay before first checking that an invoked run is alive, and the longest interval between
@@ -64,7 +65,7 @@ class StepWaits:
             # At least a moment: whether there is a timer must not depend on the clock.
             duration = duration_of(op, max(1, until_ms - now_ms()))
         if duration > timedelta(0):
-            await workflow.sleep(duration, summary=summary_of(op.name))
+            await workflow.sleep(duration, summary=names.summary_of(op.name))
             self._calls.new_task()
         return Memo()
 
@@ -91,7 +92,9 @@ class StepWaits:
         early = op.id in self._arrived
         try:
             await workflow.wait_condition(
-                lambda: op.id in self._arrived, timeout=timeout, timeout_summary=summary_of(op.name)
+                lambda: op.id in self._arrived,
+                timeout=timeout,
+                timeout_summary=names.summary_of(op.name),
             )
         except builtins.TimeoutError:
             self._calls.new_task()
@@ -129,7 +132,7 @@ class StepWaits:
             await workflow.wait_condition(
                 lambda: op.id in self._signalled,
                 timeout=timeout,
-                timeout_summary=summary_of(op.name),
+                timeout_summary=names.summary_of(op.name),
             )
         except builtins.TimeoutError:
             self._calls.new_task()
@@ -169,7 +172,7 @@ class StepWaits:
                 await workflow.wait_condition(
                     lambda: op.id in self._invoked,
                     timeout=max(patience, timedelta(milliseconds=1)),
-                    timeout_summary=summary_of(op.name),
+                    timeout_summary=names.summary_of(op.name),
                 )
                 return None
             except builtins.TimeoutError:

@@ -5,7 +5,7 @@ for the first of that. The first execution is a local activity where it can be, 
 what is needed; all others are regular activities, which execute steps: a planned one, or a chain.
 
 Attempts are counted here alone. An execution that never began user code counts nothing. One that
-was lost with its worker counts, and is repeated for at least `LOST_SECONDS`, whatever the
+was lost with its worker counts, and is repeated for ten minutes at least, whatever the
 function's `retries` say; but without retries no step that has begun is executed again.
 """
 
@@ -25,6 +25,7 @@ from temporalio.exceptions import (
 
 from inngest_temporal.drivers import protocol
 from inngest_temporal.drivers.failures import RunFailure
+from inngest_temporal.drivers.losses import Losses, step_lost
 from inngest_temporal.drivers.protocol import (
     Done,
     ErrorInfo,
@@ -43,21 +44,16 @@ from inngest_temporal.temporal import names
 from inngest_temporal_workers.calls import Calls
 
 from .admission import Admission
-from .executing import HEARTBEAT_TIMEOUT, Executing
+from .executing import Executing
 from .executions import RunSettings
 from .memory import RunMemory, page
-from .times import now_ms, summary_of
+from .times import now_ms
 from .waiting import StepWaits
 
 MAX_VANISHED = 10
 """How often a step may be asked for and then not be there."""
 MAX_STATE_BYTES = 32 * 1024 * 1024
 """Maximum size of a run's memos."""
-
-LOST_SECONDS = 600
-"""Time for which an execution that is lost with its worker is repeated, at least."""
-LONGEST_BACKOFF = 60
-"""Seconds; the first one is 1, and each further one twice as long."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +89,7 @@ class RunWorkflow:
         self._waiting = StepWaits(self._given, self._calls, self._expects)
         self._attempt = 0
         """Number of the handler's attempt."""
-        self._losses = 0
-        """Executions lost since a step was last finished."""
-        self._lost_seconds = 0
+        self._losses = Losses()
         self._unheard = False
         """Whether nobody but its invoker listens for the run's end."""
 
@@ -225,7 +219,7 @@ class RunWorkflow:
             else:
                 tried = attempt if target is not None and done.op.id == target.id else 0
                 if target is None and done is progress.done[0]:
-                    tried = self._losses
+                    tried = self._losses.count
                 self._plan(self._ops[done.op.id], tried + 1, done.retry_ms)
                 planned = True
         if any(done.error is not None and done.retry_ms is None for done in progress.done):
@@ -270,19 +264,11 @@ class RunWorkflow:
             target, attempt = progress.begun, 0
         if begun is not None and not self._given.retries:
             self._know(begun)
-            message = (
-                f'The worker was lost while it executed step "{begun.name}", which may have had its'
-                " effect: without retries it is not executed again."
-            )
-            self._store(Done(begun, error=ErrorInfo("StepLostError", message)))
+            self._store(Done(begun, error=step_lost(begun)))
             return False
-        self._losses += 1
-        pause = min(LONGEST_BACKOFF, 2 ** (self._losses - 1))
-        self._lost_seconds += round(HEARTBEAT_TIMEOUT.total_seconds()) + pause
-        gives_up = self._lost_seconds >= LOST_SECONDS and attempt >= self._given.retries
-        if gives_up:
-            message = f"Its worker was lost {self._losses} times in a row: {progress.lost}"
-            error = ErrorInfo("WorkerLostError", message)
+        pause = self._losses.add()
+        if self._losses.end_it(attempt, self._given.retries):
+            error = self._losses.error(progress.lost or "")
             if target is None:
                 raise RunFailure(error)
             self._store(Done(target, error=error))
@@ -301,7 +287,8 @@ class RunWorkflow:
         text = self._text_of(done)
         self._memory.append(done.op.id, text)
         self._remember()
-        self._attempt = self._losses = self._lost_seconds = 0
+        self._attempt = 0
+        self._losses.reset()
         if self._memory.size > MAX_STATE_BYTES:
             message = f"The function run exceeded the state size limit of {MAX_STATE_BYTES} bytes."
             raise RunFailure(ErrorInfo("InngestErrStateOverflowed", message))
@@ -342,7 +329,7 @@ class RunWorkflow:
             base=len(self._memory.memos),
             target=None if target is None else target.id,
             attempt=attempt,
-            losses=self._losses if target is None else 0,
+            losses=self._losses.count if target is None else 0,
             retries=self._given.retries,
             started_ms=self._created_ms,
             alone=not others,
@@ -354,7 +341,7 @@ class RunWorkflow:
             raise RunFailure(failed.error)
         attempt = self._attempt + 1
         self._admission.return_unused()
-        summary = summary_of(f"retry {attempt}: {failed.error.name}")
+        summary = names.summary_of(f"retry {attempt}: {failed.error.name}")
         await workflow.sleep(timedelta(milliseconds=max(1, failed.retry_ms)), summary=summary)
         self._calls.new_task()
         self._attempt = attempt
@@ -408,7 +395,7 @@ class RunWorkflow:
         if after:
             await workflow.wait_condition(lambda: self._waiting.registering.isdisjoint(after))
         if delay_ms:
-            summary = f"retry {attempt}: {summary_of(op.name)}"
+            summary = f"retry {attempt}: {names.summary_of(op.name)}"
             await workflow.sleep(timedelta(milliseconds=delay_ms), summary=summary)
             self._calls.new_task()
             self._admission.want()

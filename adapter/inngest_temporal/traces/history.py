@@ -1,0 +1,614 @@
+"""From a run's history to its trace: one pure function.
+
+It follows the run workflow (`inngest_temporal_workers.runs.workflow`): what comes from outside is
+read when a workflow task begins, signals first, as Temporal's SDK does; what an execution answers
+is applied to the steps as the run applies it. But where the run may rely on its history, nothing
+is relied on here. Histories may be old, foreign, terminated in the middle, or of a version to come.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import TimeoutType as Timeout
+from temporalio.api.history.v1 import HistoryEvent
+
+from inngest_temporal.drivers.losses import Losses, step_lost, timed_out
+from inngest_temporal.drivers.protocol import (
+    Done,
+    ErrorInfo,
+    ExecutionRequest,
+    Failed,
+    Op,
+    Progress,
+)
+from inngest_temporal.routing import events
+from inngest_temporal.routing.run_input import RunInput
+from inngest_temporal.temporal import names
+from inngest_temporal.wire import from_wire
+
+from .admission import AdmissionRecord
+from .models import Attempt, RunStatus, Trace
+from .payloads import error_in, first_of, ms_of, value_of, values_of
+from .steps import Steps
+
+MAX_NOTES = 20
+"""Notes of one trace; of further ones only the number is told."""
+_SUFFIX = "_event_attributes"
+_EXECUTE = "inngest.execute"
+_LOCAL = "core_local_activity"
+"""Name of the marker that Temporal's SDKs leave of a local activity."""
+
+
+@dataclass(frozen=True)
+class PendingActivity:
+    """An activity that is under way, as Temporal describes it: history does not say so."""
+
+    id: str
+    started_ms: int | None
+    """None: no worker has it yet."""
+    details: Sequence[Any] = ()
+    """Of its last heartbeat."""
+
+
+@dataclass
+class _Execution:
+    """One activity `inngest.execute`."""
+
+    request: ExecutionRequest
+    activity: str
+    queued_ms: int | None = None
+    started_ms: int | None = None
+    ended_ms: int = 0
+
+
+@dataclass
+class _Activity:
+    """Another activity."""
+
+    type: str
+    step: str | None
+    locks: list[str] = field(default_factory=list)
+
+
+def trace_of(
+    run_id: str,
+    history: Iterable[HistoryEvent],
+    *,
+    pending: Iterable[PendingActivity] = (),
+    complete: bool = True,
+) -> Trace:
+    """What happened in a run. Takes time in proportion to the history, and raises nothing: what
+    can't be read is named in the trace's notes.
+
+    `pending`: what is under way, of a run that has not ended. `complete`: whether this is all of
+    the history.
+    """
+    reader = _HistoryReader(run_id)
+    for event in history:
+        reader.read(event)
+    return reader.trace([*pending], complete)
+
+
+class _HistoryReader:
+    """Reads a history from its beginning."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._given = RunInput([], [])
+        self._function_id = ""
+        self._temporal_run_id = ""
+        self._original: str | None = None
+        self._steps = Steps(run_id)
+        self._admission = AdmissionRecord()
+        self._losses = Losses()
+        self._executions: dict[int, _Execution] = {}
+        """By the event that scheduled it."""
+        self._activities: dict[int, _Activity] = {}
+        self._started: dict[int, int] = {}
+        """Event that scheduled an activity -> when that began."""
+        self._first_request = ExecutionRequest()
+        self._attempts: list[Attempt] = []
+        self._is_over = False
+        """Whether the handler has come to its end."""
+        self._status: RunStatus = "Running"
+        self._skipped = False
+        self._queued_ms = self._now_ms = self._task_ms = 0
+        self._started_ms: int | None = None
+        self._ended_ms: int | None = None
+        self._output: Any = None
+        self._error: ErrorInfo | None = None
+        self._notes: list[str] = []
+        self._left_out = 0
+        self._stuck = ""
+        """Why the run does not go on, if it does not."""
+        self._inbox: list[HistoryEvent] = []
+        """What has come from outside since the last workflow task that was completed."""
+        self._seen = 0
+        """How much of it the workflow task knows that is under way."""
+
+    # Events.
+
+    def read(self, event: HistoryEvent) -> None:
+        kind = (event.WhichOneof("attributes") or "").removesuffix(_SUFFIX)
+        self._now_ms = max(self._now_ms, ms_of(event.event_time))
+        if kind == "workflow_task_started":
+            self._seen, self._task_ms = len(self._inbox), ms_of(event.event_time)
+        elif kind == "workflow_task_completed":
+            self._stuck = ""
+            self._take(self._inbox[: self._seen])
+            self._inbox, self._seen = self._inbox[self._seen :], 0
+        elif kind in self._OUTSIDE:
+            self._inbox.append(event)
+        elif kind in self._COMMANDS:
+            self._guarded(self._COMMANDS[kind], kind, event)
+        elif kind in self._ENDS:
+            self._take(self._inbox)
+            self._inbox = []
+            self._end(kind, event)
+
+    def _take(self, inbox: Sequence[HistoryEvent]) -> None:
+        """What a workflow task begins with."""
+        signals = [e for e in inbox if e.HasField("workflow_execution_signaled_event_attributes")]
+        others = [
+            e for e in inbox if not e.HasField("workflow_execution_signaled_event_attributes")
+        ]
+        for event in (*signals, *others):
+            kind = (event.WhichOneof("attributes") or "").removesuffix(_SUFFIX)
+            self._guarded(self._OUTSIDE[kind], kind, event)
+
+    def _guarded(
+        self,
+        read: "Callable[[_HistoryReader, Any, int, HistoryEvent], None]",
+        kind: str,
+        event: Any,
+    ) -> None:
+        """Read an event, whatever is in it."""
+        attributes = getattr(event, kind + _SUFFIX)
+        try:
+            read(self, attributes, ms_of(event.event_time), event)
+        except Exception as error:
+            self._note(f"Event {event.event_id} ({kind}) can't be read: {_shown(error)}")
+
+    def _note(self, text: str) -> None:
+        if len(self._notes) < MAX_NOTES:
+            self._notes.append(text)
+        else:
+            self._left_out += 1
+
+    def _begun(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        self._queued_ms = at_ms
+        self._function_id = given.workflow_type.name
+        self._temporal_run_id = given.original_execution_run_id
+        original = given.memo.fields.get(names.ORIGINAL_MEMO)
+        if original is not None:
+            self._original = str(value_of(original))
+        try:
+            self._given = RunInput.from_json(first_of(given.input.payloads))
+        except Exception as error:
+            text = f"Its input is none of a run of a function: {_shown(error)}"
+            self._note(text)
+            return
+        self._admission = AdmissionRecord(self._given.needs)
+        self._first_request = ExecutionRequest(retries=self._given.retries, url=self._given.url)
+
+    def _memo(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        status = given.upserted_memo.fields.get(names.STATUS_MEMO)
+        if status is not None and value_of(status) == "Skipped":
+            self._skipped = True
+
+    def _task_failed(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        reason = given.failure.message or "no reason is given"
+        self._stuck = f"Its workflow task fails, and is repeated: {reason}"
+
+    # Activities.
+
+    def _scheduled(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        kind = given.activity_type.name
+        if kind != _EXECUTE:
+            argument = first_of(given.input.payloads)
+            argument = argument if isinstance(argument, Mapping) else {}
+            locks = [each["need"]["lock"] for each in argument.get("locks", ())]
+            activity = _Activity(kind, argument.get("step"), locks)
+            self._activities[event.event_id] = activity
+            self._admission.asked(locks, at_ms)
+            return
+        request = from_wire(ExecutionRequest, first_of(given.input.payloads))
+        execution = _Execution(request, given.activity_id, at_ms)
+        self._executions[event.event_id] = execution
+        if request.target is not None:
+            record = self._steps.target(request.target, at_ms)
+            if record.position is None:
+                record.status = "Queued"
+
+    def _activity_started(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        self._started[given.scheduled_event_id] = at_ms
+
+    def _ended_execution(self, scheduled: int, at_ms: int) -> _Execution | None:
+        execution = self._executions.pop(scheduled, None)
+        if execution is not None:
+            execution.started_ms = self._started.get(scheduled, execution.queued_ms)
+            execution.ended_ms = at_ms
+        return execution
+
+    def _completed(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        execution = self._ended_execution(given.scheduled_event_id, at_ms)
+        if execution is not None:
+            progress = from_wire(Progress, first_of(given.result.payloads))
+            self._apply(execution, progress)
+            return
+        activity = self._activities.pop(given.scheduled_event_id, None)
+        if activity is not None:
+            result = first_of(given.result.payloads)
+            self._steps.answered(activity.type, result, activity.step, at_ms)
+
+    def _failed(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        execution = self._ended_execution(given.scheduled_event_id, at_ms)
+        if execution is not None:
+            base = execution.request.base
+            self._apply(execution, Progress(base, lost=error_in(given.failure).message))
+
+    def _timed_out(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        execution = self._ended_execution(given.scheduled_event_id, at_ms)
+        if execution is None:
+            return
+        base, timeout = execution.request.base, given.failure.timeout_failure_info
+        details = values_of(timeout.last_heartbeat_details.payloads)
+        done, begun = _heartbeat(details)
+        if timeout.timeout_type != Timeout.TIMEOUT_TYPE_START_TO_CLOSE:
+            self._apply(execution, Progress(base, done, lost="it sent no heartbeats", begun=begun))
+            return
+        request = execution.request
+        retry_ms = None if request.attempt >= request.retries else 0
+        step = begun or self._target_of(execution)
+        if step is None or any(each.op.id == step.id for each in done):
+            self._apply(execution, Progress(base, done, failed=Failed(timed_out(), retry_ms)))
+        else:
+            done.append(Done(step, error=timed_out(), retry_ms=retry_ms))
+            self._apply(execution, Progress(base, done))
+
+    def _cancelled(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        """Of a run that ends."""
+        execution = self._ended_execution(given.scheduled_event_id, at_ms)
+        if execution is None:
+            return
+        self._started_ms = self._started_ms or execution.started_ms
+        op = self._target_of(execution)
+        record = None if op is None else self._steps.get(op.id)
+        if record is not None:
+            record.attempted(self._attempt_of(execution, execution.request.attempt))
+
+    def _target_of(self, execution: _Execution) -> Op | None:
+        target = execution.request.target
+        record = None if target is None else self._steps.get(target)
+        return None if record is None else record.op
+
+    def _marker(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        """A local activity has ended: history has only its result."""
+        if given.marker_name != _LOCAL or given.HasField("failure"):
+            return  # a regular one follows
+        kind = first_of(given.details["data"].payloads)["activity_type"]
+        result = first_of(given.details["result"].payloads)
+        if kind == _EXECUTE:
+            begun_ms = self._task_ms or at_ms
+            execution = _Execution(self._first_request, "", None, begun_ms, at_ms)
+            self._apply(execution, from_wire(Progress, result))
+        elif kind == "inngest.ask":
+            self._admission.asked([*result], at_ms)
+        elif kind != "inngest.finish":
+            self._steps.answered(kind, result, None, at_ms)
+
+    # What executions answer, applied as the run applies it.
+
+    def _apply(self, execution: _Execution, progress: Progress) -> None:
+        if self._is_over:
+            return
+        if progress.unstarted is not None:
+            self._stuck = f"It was not executed: {progress.unstarted}"
+            return
+        self._stuck = ""
+        self._started_ms = self._started_ms or execution.started_ms
+        is_final = progress.failed is not None and progress.failed.retry_ms is None
+        holds = progress.base == self._steps.stored or (self._is_http and is_final)
+        self._steps.name(progress.ops or ())
+        for index, done in enumerate(progress.done):
+            self._done(execution, done, index, len(progress.done) > 1)
+        if progress.lost is not None:
+            self._lost(execution, progress, progress.lost)
+            return
+        target = execution.request.target
+        if target is not None and all(done.op.id != target for done in progress.done):
+            self._steps.forget(target)
+        if progress.failed is not None:
+            self._handler_ended(execution, progress, progress.failed)
+            self._is_over = holds and is_final
+        if progress.returned is not None and holds:
+            self._is_over = True
+            if self._attempts:
+                self._handler_ended(execution, progress, None)
+        self._admission.over = self._is_over
+        if holds:
+            for op in progress.ops or ():
+                self._steps.begin(op, execution.ended_ms)
+
+    @property
+    def _is_http(self) -> bool:
+        return self._given.url is not None
+
+    def _done(self, execution: _Execution, done: Done, index: int, together: bool) -> None:
+        """One attempt of a step."""
+        began_ms = done.began_ms or execution.started_ms or execution.ended_ms
+        record = self._steps.get(done.op.id)
+        if record is None:
+            record = self._steps.begin(done.op, began_ms)
+        if record.position is not None:
+            return  # what is said of it first holds
+        record.together = record.together or together
+        retry_at_ms = None if done.retry_ms is None else execution.ended_ms + done.retry_ms
+        is_target = done.op.id == execution.request.target
+        record.attempted(
+            Attempt(
+                number=self._number(execution, done, index),
+                started_ms=began_ms,
+                ended_ms=done.ended_ms or execution.ended_ms,
+                error=done.error,
+                queued_ms=execution.queued_ms if is_target else None,
+                retry_at_ms=retry_at_ms,
+            )
+        )
+        if done.retry_ms is None:
+            self._steps.store(record, done.ended_ms or execution.ended_ms, done.data, done.error)
+            self._losses.reset()
+        else:
+            record.status = "Waiting"
+
+    def _number(self, execution: _Execution, done: Done, index: int) -> int:
+        """Of an attempt."""
+        request = execution.request
+        if done.op.id == request.target or (self._is_http and not index):
+            return request.attempt
+        return request.losses if request.target is None and not index else 0
+
+    def _attempt_of(
+        self,
+        execution: _Execution,
+        number: int,
+        error: ErrorInfo | None = None,
+        retry_at_ms: int | None = None,
+    ) -> Attempt:
+        """An attempt that took as long as the execution."""
+        return Attempt(
+            number,
+            execution.started_ms,
+            execution.ended_ms,
+            error,
+            execution.queued_ms,
+            retry_at_ms,
+        )
+
+    def _handler_ended(
+        self, execution: _Execution, progress: Progress, failed: Failed | None
+    ) -> None:
+        """The handler failed, or returned after it had."""
+        request, error, retry_at_ms = execution.request, None, None
+        if failed is not None:
+            error = failed.error
+            if failed.retry_ms is not None:
+                retry_at_ms = execution.ended_ms + failed.retry_ms
+        is_first = progress.done or request.target is not None
+        number = 0 if is_first else request.attempt
+        self._attempts.append(self._attempt_of(execution, number, error, retry_at_ms))
+
+    def _lost(self, execution: _Execution, progress: Progress, why: str) -> None:
+        """A worker was lost with the execution, which is repeated, or not."""
+        ids = {done.op.id for done in progress.done}
+        target, attempt = self._target_of(execution), execution.request.attempt
+        target = None if target is not None and target.id in ids else target
+        begun = progress.begun or target
+        if target is None:
+            target, attempt = progress.begun, 0
+        error = ErrorInfo("WorkerLostError", f"Its worker was lost: {why}")
+        if begun is not None and not self._given.retries and not self._is_http:
+            self._lose(execution, begun, attempt, step_lost(begun), None)
+            return
+        retry_at_ms = execution.ended_ms + self._losses.add() * 1000
+        if self._losses.end_it(attempt, self._given.retries) and not self._is_http:
+            if target is not None:
+                self._lose(execution, target, attempt, self._losses.error(why), None)
+        elif target is not None:
+            self._lose(execution, target, attempt, error, retry_at_ms)
+        elif not self._is_http:
+            number = execution.request.attempt
+            self._attempts.append(self._attempt_of(execution, number, error, retry_at_ms))
+
+    def _lose(
+        self, execution: _Execution, op: Op, attempt: int, error: ErrorInfo, retry_at: int | None
+    ) -> None:
+        """A step's attempt was lost; for good, if there is no next one."""
+        record = self._steps.begin(op, execution.started_ms or execution.ended_ms)
+        record.attempted(self._attempt_of(execution, attempt, error, retry_at))
+        if retry_at is None:
+            self._steps.store(record, execution.ended_ms, error=error)
+            self._losses.reset()
+        else:
+            record.status = "Waiting"
+
+    # Timers and signals.
+
+    def _timer_started(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        length = given.start_to_fire_timeout
+        summary = None
+        if event.user_metadata.HasField("summary"):
+            summary = str(value_of(event.user_metadata.summary))
+        length_ms = length.seconds * 1000 + length.nanos // 1_000_000
+        self._steps.timer_started(event.event_id, summary, length_ms, at_ms)
+
+    def _timer_fired(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        self._steps.timer_fired(given.started_event_id, at_ms)
+
+    def _signalled(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        name = given.signal_name
+        arguments = values_of(given.input.payloads)
+        if name == "event":
+            self._steps.delivered(arguments[0], at_ms)
+        elif name == "signal":
+            self._steps.signalled(str(arguments[0]), arguments[1], arguments[2], at_ms)
+        elif name == "invoked":
+            self._steps.invoked(str(arguments[0]), arguments[1], at_ms)
+        elif name == "admission":
+            self._admission.told(str(arguments[0]), arguments[1], at_ms)
+        elif name == "checkpoint":
+            execution = _Execution(self._first_request, "", None, None, at_ms)
+            for each in arguments[0]:
+                self._done(execution, from_wire(Done, each), 1, True)
+
+    # The end.
+
+    def _end(self, kind: str, event: HistoryEvent) -> None:
+        self._ended_ms = ms_of(event.event_time)
+        self._status = "Skipped" if self._skipped else self._ENDS[kind]
+        self._guarded(_HistoryReader._outcome, kind, event)
+        self._admission.over = True
+        for execution in self._executions.values():
+            execution.ended_ms = self._ended_ms
+        self._steps.end(self._ended_ms)
+
+    def _outcome(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
+            self._output = first_of(given.result.payloads)
+        elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
+            self._error = error_in(given.failure)
+        elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
+            reason = given.reason or "no reason is given"
+            self._error = ErrorInfo("TerminatedError", f"It was terminated in Temporal: {reason}")
+        elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT:
+            self._error = ErrorInfo("TimeoutError", "It ran into a timeout of Temporal.")
+
+    def _go_on(self, pending: Sequence[PendingActivity]) -> None:
+        """What is under way in a run that has not ended."""
+        self._take(self._inbox)
+        self._inbox = []
+        under_way = {each.id: each for each in pending}
+        for execution in self._executions.values():
+            known = under_way.get(execution.activity)
+            started_ms = None if known is None else known.started_ms
+            if started_ms is not None and self._started_ms is None:
+                self._started_ms = started_ms
+            try:
+                done, begun = _heartbeat(known.details if known is not None else ())
+            except Exception as error:
+                self._note(f"A heartbeat can't be read: {_shown(error)}")
+                done, begun = [], None
+            execution.started_ms = started_ms
+            execution.ended_ms = started_ms or self._now_ms
+            for index, each in enumerate(done):
+                self._done(execution, each, index, True)
+            self._running(execution, begun or self._target_of(execution))
+
+    def _running(self, execution: _Execution, op: Op | None) -> None:
+        """The step that an execution is at."""
+        if op is None:
+            return
+        started_ms, request = execution.started_ms, execution.request
+        record = self._steps.begin(op, started_ms or self._now_ms)
+        if record.position is not None:
+            return
+        is_target = op.id == request.target
+        record.status = "Queued" if started_ms is None else "Running"
+        number = request.attempt if is_target else 0
+        last_ms = max((each.ended_ms or 0 for each in self._steps), default=0)
+        if not is_target and started_ms is not None:
+            started_ms = max(started_ms, last_ms)  # it began when the one before it had ended
+            record.started_ms = started_ms
+        queued_ms = execution.queued_ms if is_target else None
+        error = record.error
+        record.attempted(Attempt(number, started_ms, queued_ms=queued_ms))
+        record.error = error
+
+    def trace(self, pending: Sequence[PendingActivity], complete: bool) -> Trace:
+        if self._ended_ms is None:
+            self._go_on(pending)
+            if self._started_ms is None:
+                self._status = "Scheduled"
+            if self._stuck:
+                self._note(f"{self._stuck}.".replace("..", "."))
+        if not self._function_id:
+            self._note("Its history has no beginning.")
+        if self._left_out:
+            self._notes.append(f"{self._left_out} further problems are left out.")
+        given = self._given
+        return Trace(
+            run_id=self._run_id,
+            function_id=self._function_id,
+            status=self._status,
+            events=tuple(given.events),
+            event_ids=tuple(given.event_ids),
+            queued_ms=self._queued_ms,
+            started_ms=self._started_ms,
+            ended_ms=self._ended_ms,
+            admission=self._admission.shown(self._ended_ms or self._now_ms),
+            steps=self._steps.shown(),
+            attempts=tuple(self._attempts),
+            output=self._output,
+            error=self._error,
+            retries=given.retries,
+            original_run=self._original,
+            is_cron=_is_named(given, events.TIMER),
+            is_batch=self._is_batch(),
+            invoked_by=None if given.invoker is None else given.invoker.workflow_id,
+            served_at=given.url,
+            temporal_run_id=self._temporal_run_id,
+            complete=complete,
+            notes=tuple(self._notes),
+        )
+
+    def _is_batch(self) -> bool:
+        ids = self._given.event_ids
+        return len(ids) > 1 or (
+            bool(ids) and self._run_id == events.batch_run_id(self._function_id, ids[0])
+        )
+
+    _OUTSIDE: ClassVar[dict[str, "Callable[[_HistoryReader, Any, int, HistoryEvent], None]"]] = {
+        "workflow_execution_signaled": _signalled,
+        "activity_task_started": _activity_started,
+        "activity_task_completed": _completed,
+        "activity_task_failed": _failed,
+        "activity_task_timed_out": _timed_out,
+        "activity_task_canceled": _cancelled,
+        "timer_fired": _timer_fired,
+    }
+    """What a workflow task learns."""
+    _COMMANDS: ClassVar[dict[str, "Callable[[_HistoryReader, Any, int, HistoryEvent], None]"]] = {
+        "workflow_execution_started": _begun,
+        "workflow_properties_modified": _memo,
+        "workflow_task_failed": _task_failed,
+        "activity_task_scheduled": _scheduled,
+        "marker_recorded": _marker,
+        "timer_started": _timer_started,
+    }
+    """What a workflow task does, and what is read at once."""
+    _ENDS: ClassVar[dict[str, RunStatus]] = {
+        "workflow_execution_completed": "Completed",
+        "workflow_execution_failed": "Failed",
+        "workflow_execution_timed_out": "Failed",
+        "workflow_execution_canceled": "Cancelled",
+        "workflow_execution_terminated": "Failed",
+    }
+
+
+def _heartbeat(details: Sequence[Any]) -> tuple[list[Done], Op | None]:
+    """The steps that an execution has reported, and the one under way."""
+    done = [from_wire(Done, each) for each in (details[0] if details else ())]
+    begun = from_wire(Op, details[1]) if len(details) > 1 and details[1] else None
+    return done, begun
+
+
+def _is_named(given: RunInput, name: str) -> bool:
+    return bool(given.events) and given.events[0].get("name") == name
+
+
+def _shown(error: Exception) -> str:
+    """One line of what is wrong, with a full stop."""
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,358 @@
+"""The steps of one run while its history is read."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from inngest_temporal.drivers import protocol
+from inngest_temporal.drivers.protocol import (
+    INVOKE_TIMEOUT_MESSAGE,
+    INVOKE_TIMEOUT_NAME,
+    Done,
+    ErrorInfo,
+    Op,
+    memo_from_json,
+)
+from inngest_temporal.routing import events
+from inngest_temporal.temporal import names
+
+from .models import Attempt, StepKind, StepStatus, TraceStep
+
+DEFAULT_TIMEOUT_MS = 365 * 86_400_000
+"""Of invocations and of waits for signals."""
+LAST_ANSWER_MS = 10_000
+"""Length of the timer of an invocation whose run is gone."""
+_CALLS = {
+    "inngest.wait": protocol.WAIT_FOR_EVENT,
+    "inngest.claim_signal": protocol.WAIT_FOR_SIGNAL,
+    "inngest.invoke": protocol.INVOKE,
+}
+"""Activity by which a step begins -> the step's kind."""
+_TAKES_BACK = ("inngest.unwait", "inngest.release_signal")
+
+
+@dataclass
+class StepRecord:
+    """One step, as far as it has been read."""
+
+    op: Op
+    started_ms: int
+    status: StepStatus
+    ended_ms: int | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    input: Any = None
+    output: Any = None
+    error: ErrorInfo | None = None
+    deadline_ms: int | None = None
+    event: dict[str, Any] | None = None
+    invoked_run: str | None = None
+    together: bool = False
+    from_original: bool = False
+    position: int | None = None
+    """Where its memo is in the order in which steps ended; None: it has not ended."""
+    since: int = 0
+    """How many events had been delivered when it began."""
+    registered: bool = False
+    has_come: bool = False
+    """Whether what it waits for has come."""
+    remaining_ms: int = 0
+    """Of an invocation's timeout."""
+
+    @property
+    def kind(self) -> StepKind:
+        gateway = self.op.options.get("gateway")
+        if gateway == "fetch" or gateway == "ai":
+            return "fetch" if gateway == "fetch" else "ai"
+        return self.op.kind
+
+    def attempted(self, attempt: Attempt) -> None:
+        self.attempts.append(attempt)
+        self.error = attempt.error
+
+
+class Steps:
+    """All steps of one run, in the order in which they began."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._all: dict[str, StepRecord] = {}
+        self._named: dict[str, Op] = {}
+        """What the handler asked for, whether or not that was begun."""
+        self.stored = 0
+        """Memos so far."""
+        self._delivered: dict[str, int] = {}
+        self._early: dict[str, list[Any]] = {}
+        """Answers to steps that are not known yet."""
+        self._unregistered: dict[str, deque[StepRecord]] = {each: deque() for each in _CALLS}
+        self._taking_back: deque[StepRecord] = deque()
+        self._untimed: dict[str, deque[StepRecord]] = {}
+        """Summary -> steps whose timer is still to begin."""
+        self._timers: dict[int, tuple[StepRecord, int]] = {}
+        """Event that started the timer -> its step, and its length in ms."""
+        self._invocations: dict[str, StepRecord] = {}
+        """Id of the run that would be invoked -> the step."""
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        return iter(self._all.values())
+
+    def get(self, step: str) -> StepRecord | None:
+        return self._all.get(step)
+
+    # Beginning.
+
+    def from_original(self, memos: Iterable[Done], at_ms: int) -> None:
+        """The steps that a rerun was given."""
+        for done in memos:
+            record = self._add(done.op, at_ms, "Queued")
+            record.from_original = True
+            self.store(record, at_ms, done.data, done.error)
+
+    def name(self, ops: Iterable[Op]) -> None:
+        """Remember what the handler asked for."""
+        self._named.update((op.id, op) for op in ops)
+
+    def begin(self, op: Op, at_ms: int) -> StepRecord:
+        """The run has heard of a step."""
+        known = self._all.get(op.id)
+        if known is not None:
+            return known
+        if op.kind == protocol.RUN:
+            return self._add(op, at_ms, "Queued")
+        record = self._add(op, at_ms, "Sleeping" if op.kind == protocol.SLEEP else "Waiting")
+        record.input = op.options
+        self._expect(record, at_ms)
+        for answer in self._early.pop(op.id, ()):
+            self._arrived(record, answer, at_ms)
+        return record
+
+    def target(self, step: str, at_ms: int) -> StepRecord:
+        """A step that is to be executed."""
+        return self.begin(self._named.get(step) or Op(protocol.RUN, step, step), at_ms)
+
+    def _add(self, op: Op, at_ms: int, status: StepStatus) -> StepRecord:
+        record = self._all[op.id] = StepRecord(op, at_ms, status)
+        return record
+
+    def forget(self, step: str) -> None:
+        """The handler does not ask for it any more."""
+        record = self._all.get(step)
+        if record is not None and not record.attempts and record.position is None:
+            del self._all[step]
+
+    def _expect(self, record: StepRecord, at_ms: int) -> None:
+        """What the history will say of a step that waits."""
+        options = record.op.options
+        kind = record.op.kind
+        record.since = len(self._delivered)
+        if kind == protocol.SLEEP and "until_ms" in options:
+            record.deadline_ms = int(options["until_ms"])
+        else:
+            name = "duration_ms" if kind == protocol.SLEEP else "timeout_ms"
+            length_ms = int(options.get(name, DEFAULT_TIMEOUT_MS))
+            record.deadline_ms = at_ms + max(0, length_ms)
+            record.remaining_ms = length_ms
+            if kind == protocol.SLEEP and length_ms <= 0:
+                self.store(record, at_ms)
+                return
+        for activity, each in _CALLS.items():
+            if each == kind:
+                self._unregistered[activity].append(record)
+        if kind == protocol.INVOKE:
+            event = events.Stamped({}, events.invocation_id(self._run_id, record.op.id))
+            self._invocations[events.run_id(str(options.get("function_id")), event)] = record
+        self._await_timer(record)
+
+    def _await_timer(self, record: StepRecord) -> None:
+        self._untimed.setdefault(names.summary_of(record.op.name), deque()).append(record)
+
+    # Ending.
+
+    def store(
+        self, record: StepRecord, at_ms: int, data: Any = None, error: ErrorInfo | None = None
+    ) -> None:
+        """A step has ended: what the run keeps is its memo."""
+        if record.position is not None:
+            return
+        record.position = self.stored
+        self.stored += 1
+        record.ended_ms = max(at_ms, record.started_ms)
+        record.output, record.error = data, error
+        record.status = "Completed" if error is None else "Failed"
+
+    # What calls answer by which steps begin to wait, or stop.
+
+    def answered(self, activity: str, result: Any, step: str | None, at_ms: int) -> None:
+        """An activity of a waiting step has ended. `step`: hashed id, if that is known."""
+        if activity in _TAKES_BACK:
+            self._taken_back(at_ms)
+            return
+        if activity not in _CALLS or not isinstance(result, Mapping):
+            return
+        record = self._registered(activity, result, step)
+        if record is None:
+            return
+        if activity == "inngest.invoke":
+            record.invoked_run = result.get("run")
+            if "error" in result:
+                self.store(record, at_ms, error=ErrorInfo("Error", str(result["error"])))
+        elif "error" in result or "conflict" in result:
+            # It ends the run, whose error is this one.
+            record.status, record.ended_ms = "Failed", at_ms
+        elif record.has_come:
+            self._take_back(record)
+
+    def _registered(
+        self, activity: str, result: Mapping[str, Any], step: str | None
+    ) -> StepRecord | None:
+        """A local activity leaves no input in history. They end in the order in which the steps
+        began, unless one fails locally; what is invoked is known by its run."""
+        waiting = self._unregistered[activity]
+        record = None if step is None else self._all.get(step)
+        if activity == "inngest.invoke" and record is None:
+            record = self._invocations.get(str(result.get("run")))
+        while record is None and waiting:
+            first = waiting.popleft()
+            record = None if first.registered else first
+        if record is not None:
+            record.registered = True
+        return record
+
+    def _take_back(self, record: StepRecord) -> None:
+        """A wait that is taken back has ended once that is done."""
+        self._taking_back.append(record)
+
+    def _taken_back(self, at_ms: int) -> None:
+        if self._taking_back:
+            self._come(self._taking_back.popleft(), at_ms)
+
+    def _come(self, record: StepRecord, at_ms: int) -> None:
+        """A wait has ended, with what came, or with nothing."""
+        self.store(record, at_ms, record.output)
+        if not record.has_come:
+            record.status = "TimedOut"
+
+    # Timers.
+
+    def timer_started(self, event_id: int, summary: str | None, length_ms: int, at_ms: int) -> None:
+        """A timer of a step, or one of ours."""
+        record = self._timed(summary, length_ms)
+        if record is None:
+            return
+        self._timers[event_id] = record, length_ms
+        if record.op.kind != protocol.INVOKE:
+            record.deadline_ms = at_ms + length_ms
+
+    def _timed(self, summary: str | None, length_ms: int) -> StepRecord | None:
+        waiting = self._untimed.get(summary or "")
+        if not waiting:
+            return None
+        record = waiting[0]
+        exact = "until_ms" not in record.op.options and record.op.kind != protocol.INVOKE
+        if exact and abs(record.remaining_ms - length_ms) > 1:
+            return None  # a timer of ours, whose summary is the name of a step
+        return waiting.popleft()
+
+    def timer_fired(self, event_id: int, at_ms: int) -> None:
+        """What a step waited for has not come; or a sleep is over."""
+        record, length_ms = self._timers.pop(event_id, (None, 0))
+        if record is None or record.position is not None or record.has_come:
+            return
+        if record.op.kind == protocol.SLEEP:
+            self.store(record, at_ms)
+        elif record.op.kind == protocol.INVOKE:
+            self._invocation_waited(record, length_ms, at_ms)
+        else:
+            self._take_back(record)
+
+    def _invocation_waited(self, record: StepRecord, length_ms: int, at_ms: int) -> None:
+        record.remaining_ms -= length_ms
+        if record.remaining_ms <= 0:
+            error = ErrorInfo(INVOKE_TIMEOUT_NAME, INVOKE_TIMEOUT_MESSAGE)
+            self.store(record, at_ms, error=error)
+            record.status = "TimedOut"
+        elif length_ms == LAST_ANSWER_MS:
+            message = (
+                f"The invoked run {record.invoked_run} ended without an answer: it was skipped, or"
+                " terminated in Temporal."
+            )
+            self.store(record, at_ms, error=ErrorInfo("Error", message))
+        else:
+            self._await_timer(record)
+
+    # What comes from outside.
+
+    def delivered(self, delivery: Mapping[str, Any], at_ms: int) -> None:
+        """An event that waits match. It resumes each wait once, and none that began later."""
+        order = self._delivered.setdefault(str(delivery["id"]), len(self._delivered) + 1)
+        for step in delivery.get("waits", ()):
+            self._answer(step, (order, delivery["event"]), at_ms)
+
+    def signalled(self, step: str, signal: Any, data: Any, at_ms: int) -> None:
+        """The signal that a step waits for."""
+        self._answer(step, {"signal": signal, "data": data}, at_ms)
+
+    def invoked(self, step: str, result: Mapping[str, Any], at_ms: int) -> None:
+        """The run that a step invoked has ended."""
+        self._answer(step, memo_from_json(result), at_ms)
+
+    def _answer(self, step: str, answer: Any, at_ms: int) -> None:
+        record = self._all.get(step)
+        if record is None:
+            self._early.setdefault(step, []).append(answer)
+        else:
+            self._arrived(record, answer, at_ms)
+
+    def _arrived(self, record: StepRecord, answer: Any, at_ms: int) -> None:
+        if record.has_come or record.position is not None:
+            return
+        if isinstance(answer, protocol.Memo):
+            record.has_come = True
+            self.store(record, at_ms, answer.data, answer.error)
+        elif record.op.kind == protocol.WAIT_FOR_EVENT:
+            order, event = answer
+            if record.since < order:
+                record.has_come, record.output, record.event = True, event, event
+                self._resumed(record, at_ms)
+        elif record.op.kind == protocol.WAIT_FOR_SIGNAL:
+            record.has_come, record.output = True, answer
+            self.store(record, at_ms, answer)
+
+    def _resumed(self, record: StepRecord, at_ms: int) -> None:
+        if not record.registered:
+            return  # it goes on once it is
+        if len(record.op.options.get("events", ())) > 1:
+            self._take_back(record)
+        else:
+            self._come(record, at_ms)
+
+    # The end.
+
+    def end(self, at_ms: int) -> None:
+        """The run has ended, and so has what was under way."""
+        for record in self:
+            if record.position is None and record.ended_ms is None:
+                record.status, record.ended_ms = "Cancelled", at_ms
+
+    def shown(self) -> tuple[TraceStep, ...]:
+        return tuple(
+            TraceStep(
+                id=each.op.id,
+                name=each.op.name,
+                kind=each.kind,
+                status=each.status,
+                started_ms=each.started_ms,
+                ended_ms=each.ended_ms,
+                attempts=tuple(each.attempts),
+                input=each.input,
+                output=each.output,
+                error=each.error,
+                deadline_ms=each.deadline_ms,
+                event=each.event,
+                invoked_run=each.invoked_run,
+                together=each.together,
+                from_original=each.from_original,
+                position=each.position,
+            )
+            for each in self
+        )
