@@ -193,7 +193,7 @@ class Steps:
         if record is None:
             return
         if activity == "inngest.invoke":
-            record.invoked_run = result.get("run")
+            record.invoked_run = None if result.get("run") is None else str(result["run"])
             if "error" in result:
                 self.store(record, at_ms, error=ErrorInfo("Error", str(result["error"])))
         elif "error" in result or "conflict" in result:
@@ -285,8 +285,9 @@ class Steps:
     def delivered(self, delivery: Mapping[str, Any], at_ms: int) -> None:
         """An event that waits match. It resumes each wait once, and none that began later."""
         order = self._delivered.setdefault(str(delivery["id"]), len(self._delivered) + 1)
+        event = dict(delivery["event"])
         for step in delivery.get("waits", ()):
-            self._answer(step, (order, delivery["event"]), at_ms)
+            self._answer(step, (order, event), at_ms)
 
     def signalled(self, step: str, signal: Any, data: Any, at_ms: int) -> None:
         """The signal that a step waits for."""
