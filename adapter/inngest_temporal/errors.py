@@ -17,6 +17,8 @@
     ├── FunctionNotFoundError        no function of that id
     ├── RegistryNotReadyError        the registry was not read from Temporal yet
     ├── SdkDeniedError               an app has a version of its SDK that is refused
+    ├── RunNotFoundError             no run of that id
+    ├── RerunRefusedError            a run that can't be run again in that way
     ├── VisibilityBusyError          too many lists of runs were asked for at once
     ├── CursorInvalidError           a place in a list that is none of this list
     ├── WorkerMissingError           no worker is there to do what the ingress asks for
@@ -257,6 +259,22 @@ class RegistryNotReadyError(Error):
 
     def __init__(self) -> None:
         super().__init__("The function registry was not read from Temporal yet; try again.")
+
+
+class RunNotFoundError(Error):
+    """There is no run of that id, or Temporal does not keep its history any more."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"There is no run {run_id}: its id is another one, or it ended so long ago that"
+            " Temporal keeps it no longer."
+        )
+
+
+class RerunRefusedError(Error):
+    """A run can't be run again in that way; the message says why, and what can be done."""
+
+    code = ErrorCode.BODY_INVALID
 
 
 class SdkDeniedError(Error):

@@ -49,6 +49,10 @@ class StepRunner(Protocol):
         """The result of a step. If there is none yet, the handler waits or stops there."""
         ...
 
+    def arguments(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What the body of the current step is called with, where the handler gives this."""
+        ...
+
     async def send_events(self, step_id: str, events: list[Event]) -> list[str]:
         """Send events durably; their ids."""
         ...
@@ -100,7 +104,7 @@ class Step:
             raise self._invalid(step_id, _not_a_function(step_id, handler))
 
         async def body() -> object:
-            result: object = handler(*handler_args)
+            result: object = handler(*self._runner.arguments(handler_args))
             if inspect.isawaitable(result):
                 if not self._runner.is_async:
                     if inspect.iscoroutine(result):

@@ -18,7 +18,7 @@ import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from inngest_temporal.context import Context, ContextSync
@@ -27,6 +27,7 @@ from inngest_temporal.errors import (
     Interrupt,
     OutputTooLargeError,
     OutputUnserializableError,
+    StepInvalidError,
     StepNestedError,
 )
 from inngest_temporal.functions import App, FunctionPart
@@ -141,6 +142,8 @@ class Given:
     pending: Container[str] = frozenset()
     """Hashed ids of the steps that run elsewhere now."""
     request_id: str | None = None
+    inputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Hashed id of a step -> the arguments that its body gets in place of the handler's."""
 
 
 class _Branches:
@@ -486,8 +489,24 @@ class Execution:
             return False
         return bool(await self._from_anywhere(self._choose([op])))
 
+    def arguments(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What the body of the current step is called with: what the handler gives, or what a
+        rerun put in its place."""
+        step = _step.get()
+        replaced = None if step is None else self._given.inputs.get(step.id)
+        return given if replaced is None else tuple(replaced)
+
+    def _refuse_arguments(self) -> None:
+        step = _step.get()
+        if step is not None and step.id in self._given.inputs:
+            problem = (
+                "a rerun replaced its input, and it takes none. Rerun from it without an input."
+            )
+            raise StepInvalidError(self.function_id, step.name, problem)
+
     async def send_events(self, step_id: str, events: list[Event]) -> list[str]:
         """What the body of `step.send_event` does: middleware around a durable send."""
+        self._refuse_arguments()
         await self._hooks.before_send_events(events)
         wire = [event_to_json(event, f'Step "{step_id}"') for event in events]
         try:
@@ -501,6 +520,7 @@ class Execution:
 
     async def send_signal(self, signal: str, data: Any) -> str | None:
         """What the body of `step.send_signal` does."""
+        self._refuse_arguments()
         return await self._from_anywhere(self._outside.send_signal(self._seed, signal, data))
 
     @property

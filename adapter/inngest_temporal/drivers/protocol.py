@@ -173,6 +173,8 @@ class ExecutionRequest:
     begun: Op | None = None
     """Without a target: the step whose body is under way in the worker process that had the run's
     first workflow task. Only there the execution goes on; elsewhere it is lost."""
+    inputs: dict[str, list[Any]] = field(default_factory=dict)
+    """Hashed id of a step -> the arguments that its body gets in place of the handler's."""
     until_over: bool = False
     """Whether a cancelled execution ends only once user code has, as permits are held for it."""
     events: list[dict[str, Any]] | None = None

@@ -166,6 +166,12 @@ def batch_run_id(function_id: str, first_id: str) -> str:
     return _run_id(first_id, "batch", function_id)
 
 
+def rerun_id(function_id: str, first_id: str, original: str, key: str) -> str:
+    """The id of a run of a function that has the events of another run, of which the first has the
+    internal id `first_id`. The same key always gives the same id."""
+    return _run_id(first_id, "rerun", function_id, original, key)
+
+
 def run_prefix(internal_id: str) -> str:
     """What the ids of an event's runs begin with: its time and half of the rest of its id. Few
     other events have the same."""

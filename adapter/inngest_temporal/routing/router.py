@@ -21,7 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import RegistryNotReadyError
 from inngest_temporal.models import milliseconds
-from inngest_temporal.routing.run_input import Invoker, RunInput
+from inngest_temporal.routing.run_input import Again, Invoker, RunInput
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
 
@@ -231,12 +231,13 @@ async def start_run(
     *,
     invokers: Sequence[Invoker] = (),
     batched: bool = False,
+    again: Again | None = None,
     rpc_timeout: timedelta | None = None,
 ) -> bool:
     """Start one run of a function; False if there was one of that id already, ended or not.
 
     It waits until the event's time, if that is in the future; not if it was batched, even alone
-    (§1.8).
+    (§1.8), nor if it has the events of an earlier run (`again`).
     """
     event_ids = [one.internal_id for one in stamped]
     first = stamped[0].event
@@ -246,9 +247,12 @@ async def start_run(
         async with asyncio.timeout(None if rpc_timeout is None else rpc_timeout.total_seconds()):
             cancels = await waits.register_cancels(function.config.cancel, run_id, first, event_ids)
     # The time of our own events is now, by another clock.
-    is_now = batched or events.is_internal(first["name"])
+    is_now = batched or again is not None or events.is_internal(first["name"])
     delay_ms = 0 if is_now else first["ts"] - time.time() * 1000
     given = _run_input(function, stamped, invokers, cancels, batched, is_delayed=delay_ms > 0)
+    memo: dict[str, Any] = {names.EVENTS_MEMO: event_ids}
+    if again is not None:
+        given, memo[names.ORIGINAL_MEMO] = again.applied_to(given), again.original
     try:
         await client.start_workflow(
             function.id,
@@ -257,7 +261,7 @@ async def start_run(
             task_queue=function.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            memo={names.EVENTS_MEMO: event_ids},
+            memo=memo,
             start_delay=timedelta(milliseconds=delay_ms) if delay_ms > 0 else None,
             rpc_timeout=rpc_timeout,
             priority=priority_of(given.factor),

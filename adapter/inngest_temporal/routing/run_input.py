@@ -1,10 +1,13 @@
 """What a run is started with."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import pydantic
+
+from inngest_temporal.drivers.protocol import Done
+from inngest_temporal.wire import to_wire
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,13 @@ class RunInput:
     """The run's priority in queues: seconds by which it goes before others."""
     url: str | None = None
     """Where the function was served over HTTP when the run was created; None: it is native."""
+    memos: list[Done] = field(default_factory=list)
+    """Of a rerun from a step: the steps that are not executed again, in the order in which they
+    ended."""
+    from_step: str | None = None
+    """Of a rerun from a step: its hashed id."""
+    inputs: dict[str, list[Any]] = field(default_factory=dict)
+    """Hashed id of a step -> the arguments that its body gets in place of the handler's."""
 
     @staticmethod
     def from_json(given: Mapping[str, Any]) -> "RunInput":
@@ -80,10 +90,36 @@ class RunInput:
         return given
 
 
+@dataclass(frozen=True)
+class Again:
+    """What is another in a run that has the events of an earlier one."""
+
+    original: str
+    """Id of that run."""
+    memos: tuple[Done, ...] = ()
+    """As in `RunInput`, and so are the next two."""
+    from_step: str | None = None
+    inputs: Mapping[str, list[Any]] = field(default_factory=dict)
+    skips: bool = True
+    """Whether a singleton may skip it."""
+
+    def applied_to(self, given: RunInput) -> RunInput:
+        """What such a run is started with, where a first one would be with `given`."""
+        return replace(
+            given,
+            needs=[need for need in given.needs if self.skips or need.kind != "singleton"],
+            memos=[*self.memos],
+            from_step=self.from_step,
+            inputs=dict(self.inputs),
+        )
+
+
 _RUN_INPUT = pydantic.TypeAdapter(RunInput)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(each) for each in value]
+    if isinstance(value, Done):
+        return to_wire(value)
     return asdict(value) if isinstance(value, Invoker | LockNeed) else value

@@ -52,8 +52,12 @@ def execution_call(
     whose SDK can't fetch memos.
     """
     ctx = _ctx(function_id, run_id, memos, request, dispatch)
+    replaced = request.inputs.get(request.target or "")
+    if replaced is not None:
+        text = json.dumps({"input": replaced}, separators=(",", ":"))
+        memos = [*memos, (request.target or "", text)]
     body = _body(ctx, events, memos, request.version, is_signed=bool(keys))
-    if len(body) > MAX_INLINE_BYTES and not sdk.startswith("go:"):
+    if len(body) > MAX_INLINE_BYTES and not sdk.startswith("go:") and replaced is None:
         ctx["use_api"] = True
         body = _body(ctx, events, [], request.version, is_signed=bool(keys))
     headers = {

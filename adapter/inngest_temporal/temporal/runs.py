@@ -299,7 +299,8 @@ async def describe(client: Client, run_id: str) -> WorkflowExecutionDescription 
     try:
         found = await client.get_workflow_handle(run_id).describe(rpc_timeout=RPC_TIMEOUT)
     except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
+        # What can be no id of a workflow, as an empty one, is an invalid argument.
+        if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
             raise
         return None
     return found if await started_by(found) else None

@@ -190,6 +190,8 @@ class _HistoryReader:
             text = f"Its input is none of a run of a function: {_shown(error)}"
             self._note(text)
             return
+        self._steps.inputs = self._given.inputs
+        self._steps.from_original(self._given.memos, at_ms)
         self._admission = AdmissionRecord(self._given.needs)
         self._first_request = ExecutionRequest(retries=self._given.retries, url=self._given.url)
 
@@ -305,7 +307,8 @@ class _HistoryReader:
         if self._is_over:
             return
         if progress.unstarted is not None:
-            self._stuck = f"It was not executed: {progress.unstarted}"
+            if progress.missing or progress.busy:
+                self._stuck = f"It can't be executed for now: {progress.unstarted}"
             return
         self._stuck = ""
         self._started_ms = self._started_ms or execution.started_ms
@@ -504,7 +507,8 @@ class _HistoryReader:
             execution.ended_ms = started_ms or self._now_ms
             for index, each in enumerate(done):
                 self._done(execution, each, index, True)
-            self._running(execution, begun or self._target_of(execution))
+            op = begun or execution.request.begun or self._target_of(execution)
+            self._running(execution, op)
 
     def _running(self, execution: _Execution, op: Op | None) -> None:
         """The step that an execution is at."""
@@ -554,6 +558,7 @@ class _HistoryReader:
             error=self._error,
             retries=given.retries,
             original_run=self._original,
+            from_step=given.from_step,
             is_cron=_is_named(given, events.TIMER),
             is_batch=self._is_batch(),
             invoked_by=None if given.invoker is None else given.invoker.workflow_id,

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from inngest_temporal.drivers import protocol
@@ -79,6 +79,8 @@ class Steps:
         self._all: dict[str, StepRecord] = {}
         self._named: dict[str, Op] = {}
         """What the handler asked for, whether or not that was begun."""
+        self.inputs: Mapping[str, list[Any]] = {}
+        """Step -> what a rerun gives it."""
         self.stored = 0
         """Memos so far."""
         self._delivered: dict[str, int] = {}
@@ -118,7 +120,9 @@ class Steps:
         if known is not None:
             return known
         if op.kind == protocol.RUN:
-            return self._add(op, at_ms, "Queued")
+            record = self._add(op, at_ms, "Queued")
+            record.input = self.inputs.get(op.id)
+            return record
         record = self._add(op, at_ms, "Sleeping" if op.kind == protocol.SLEEP else "Waiting")
         record.input = op.options
         self._expect(record, at_ms)
@@ -309,7 +313,8 @@ class Steps:
             return
         if isinstance(answer, protocol.Memo):
             record.has_come = True
-            self.store(record, at_ms, answer.data, answer.error)
+            error = None if answer.error is None else replace(answer.error, retriable=True)
+            self.store(record, at_ms, answer.data, error)
         elif record.op.kind == protocol.WAIT_FOR_EVENT:
             order, event = answer
             if record.since < order:

@@ -178,7 +178,8 @@ def took(count: int) -> float:
                 attributes = getattr(event, event.WhichOneof("attributes") or "")
                 if hasattr(attributes, field):
                     setattr(attributes, field, getattr(attributes, field) + turn * len(body))
-            if not event.HasField("workflow_execution_completed_event_attributes"):
+            is_end = event.HasField("workflow_execution_completed_event_attributes")
+            if not is_end and b'"returned"' not in event.SerializeToString():
                 events.append(event)
     begun = time.process_time()
     trace = trace_of(run_id, events)

@@ -234,7 +234,7 @@ async def test_invocations(client: Client) -> None:
 
     @app_client.create_function(fn_id="bad", trigger=never, retries=0)
     async def bad(ctx: inngest.Context) -> Any:
-        raise ValueError("bad child")
+        raise inngest.NonRetriableError("bad child")
 
     @app_client.create_function(fn_id="slow", trigger=never)
     async def slow(ctx: inngest.Context) -> Any:

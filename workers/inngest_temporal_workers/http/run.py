@@ -62,7 +62,8 @@ class HttpRun(RunWorkflow):
             super()._request(target, attempt),
             url=self._given.url,
             version=self._version,
-            plan_only=self._plans,
+            # An app takes the input of a step in a call for that step alone.
+            plan_only=self._plans or bool(self._inputs),
             gateway=target is not None and "gateway" in target.options,
         )
 

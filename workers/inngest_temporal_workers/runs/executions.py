@@ -194,6 +194,7 @@ class ExecutionActivities:
             target=request.target,
             pending=memory.pending,
             request_id=info.activity_id,
+            inputs=request.inputs,
         )
         outside = _Outside(self.client, self.router, request.started_ms)
         execution = Execution(part, given, outside=outside, ledger=ledger, executor=self.executor)

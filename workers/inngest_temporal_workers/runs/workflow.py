@@ -87,6 +87,8 @@ class RunWorkflow:
         self._admission = Admission(self._calls)
         self._executing = Executing(self._memory, self._calls, self._check)
         self._waiting = StepWaits(self._given, self._calls, self._expects)
+        self._inputs = dict(self._given.inputs)
+        """Of the steps that have not ended."""
         self._attempt = 0
         """Number of the handler's attempt."""
         self._losses = Losses()
@@ -97,6 +99,9 @@ class RunWorkflow:
     async def run(self, given: dict[str, Any]) -> Any:
         """`given`: a `RunInput`, as JSON."""
         self._remember()
+        for done in self._given.memos:
+            self._know(done.op)
+            self._store(done)
         try:
             if not await self._begin():
                 await _shielded(self._finish("Skipped"))
@@ -286,6 +291,7 @@ class RunWorkflow:
     def _store(self, done: Done) -> None:
         text = self._text_of(done)
         self._memory.append(done.op.id, text)
+        self._inputs.pop(done.op.id, None)
         self._remember()
         self._attempt = 0
         self._losses.reset()
@@ -333,6 +339,7 @@ class RunWorkflow:
             retries=self._given.retries,
             started_ms=self._created_ms,
             alone=not others,
+            inputs=self._inputs,
             until_over=self._admission.counts,
         )
 

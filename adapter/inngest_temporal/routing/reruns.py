@@ -1,0 +1,155 @@
+"""Running a run again: a new run with the same events, from the beginning or from a step.
+
+A rerun is one more run of the function as it is configured now. It waits for locks as every run
+does; but rate limit, debounce, batch, and a singleton that skips say nothing of it, as they are
+about events, and this one was asked for. Nobody is answered twice: if the run was invoked, its
+invoker hears nothing of the rerun.
+
+*From a step* the new run begins with the memos of the steps that had ended before that one did:
+what ended later may depend on it, and nothing that ended earlier does. They are taken from the
+run's history, so no worker is needed, and what they did is not done again, whatever has been
+deployed since.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from temporalio.client import Client
+from ulid import ULID
+
+from inngest_temporal.drivers import protocol
+from inngest_temporal.drivers.protocol import MAX_OUTPUT_BYTES, Done, Op, json_size
+from inngest_temporal.errors import FunctionNotFoundError, RerunRefusedError, RunNotFoundError
+from inngest_temporal.temporal.connection import RPC_TIMEOUT
+from inngest_temporal.traces.models import Trace, TraceStep
+from inngest_temporal.traces.reading import load_trace
+from inngest_temporal.wire import to_wire
+
+from . import events
+from .events import Stamped
+from .registry import RegisteredFunction, Snapshot
+from .router import start_run
+from .run_input import Again
+
+MAX_KEY_BYTES = 200
+"""Maximum size of a key."""
+
+
+@dataclass(frozen=True)
+class FromStep:
+    """The step from which a run is run again."""
+
+    step: str
+    """Hashed id, or the user's id if no other step has it."""
+    input: list[Any] | None = None
+    """Arguments of the step's body in place of those that the handler gives: JSON values; None:
+    unchanged."""
+
+
+async def rerun(
+    client: Client,
+    snapshot: Snapshot,
+    run_id: str,
+    *,
+    from_step: FromStep | None = None,
+    key: str | None = None,
+) -> str:
+    """Start a run with the events of another one; its id.
+
+    With the same `key` (any text; None: a new one) the same run is started once, however often it
+    is asked for. Raises `RunNotFoundError`, `FunctionNotFoundError` if the function was removed,
+    `RerunRefusedError`, and what Temporal's client raises.
+    """
+    if key is not None and not 0 < len(key.encode(errors="replace")) <= MAX_KEY_BYTES:
+        raise RerunRefusedError(f"A rerun's key is text of 1 to {MAX_KEY_BYTES} bytes.")
+    trace = await load_trace(client, run_id)
+    if trace is None or not trace.events:
+        raise RunNotFoundError(run_id)
+    function = snapshot.function(trace.function_id)
+    if function is None:
+        raise FunctionNotFoundError(
+            f"Function {trace.function_id} of run {run_id} is not there any more: start a worker"
+            " that has it, or register its app."
+        )
+    singleton = function.config.singleton
+    again = Again(run_id, skips=singleton is None or singleton.mode != "skip")
+    if from_step is not None:
+        again = _from_step(trace, from_step, again, _takes_input(snapshot, function))
+    stamped = [Stamped(event, id) for event, id in zip(trace.events, trace.event_ids, strict=True)]
+    new_id = events.rerun_id(function.id, trace.event_ids[0], run_id, key or str(ULID()))
+    await start_run(
+        client,
+        function,
+        stamped,
+        new_id,
+        batched=trace.is_batch,
+        again=again,
+        rpc_timeout=RPC_TIMEOUT,
+    )
+    return new_id
+
+
+def _from_step(trace: Trace, wanted: FromStep, again: Again, takes_input: bool) -> Again:
+    step = _found(trace, wanted.step)
+    if wanted.input is not None:
+        _check_input(step, takes_input)
+    kept = [
+        each
+        for each in trace.steps
+        if each.position is not None
+        and each.id != step.id
+        and (step.position is None or each.position < step.position)
+    ]
+    memos = [_done(each) for each in sorted(kept, key=lambda each: each.position or 0)]
+    inputs = {} if wanted.input is None else {step.id: wanted.input}
+    size = json_size([to_wire(memos), inputs, trace.events])
+    if size > MAX_OUTPUT_BYTES:
+        raise RerunRefusedError(
+            f'The events, and what the {len(memos)} steps before "{step.name}" returned, are {size}'
+            f" bytes, and a run can begin with {MAX_OUTPUT_BYTES} at most. Rerun from an earlier"
+            " step, or from the beginning."
+        )
+    return Again(again.original, tuple(memos), step.id, inputs, again.skips)
+
+
+def _found(trace: Trace, wanted: str) -> TraceStep:
+    found = [each for each in trace.steps if each.id == wanted]
+    found = found or [each for each in trace.steps if each.name == wanted]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(each.id for each in found[:5])
+        raise RerunRefusedError(
+            f'Run {trace.run_id} has {len(found)} steps "{wanted}": name one by its hashed id, such'
+            f" as {ids}."
+        )
+    raise RerunRefusedError(f'Run {trace.run_id} has no step "{wanted[:100]}".')
+
+
+def _check_input(step: TraceStep, takes_input: bool) -> None:
+    if step.kind != protocol.RUN:
+        raise RerunRefusedError(
+            f'Step "{step.name}" is no step.run ({step.kind}): its input can\'t be replaced. Rerun'
+            " from it without an input."
+        )
+    if not takes_input:
+        raise RerunRefusedError(
+            f'The input of step "{step.name}" can\'t be replaced: the SDK of its app does not take'
+            " one. That of JavaScript does, and functions of our own workers."
+        )
+
+
+def _takes_input(snapshot: Snapshot, function: RegisteredFunction) -> bool:
+    """Whether what executes the function can be given the input of a step: the official SDK of
+    Python would take that for the step's result."""
+    [app] = [each for each in snapshot.apps if each.app_id == function.app_id][:1]
+    return app.http is None or app.http.sdk.startswith("js:")
+
+
+def _done(step: TraceStep) -> Done:
+    """A finished step as the new run is given it."""
+    if step.kind == "fetch" or step.kind == "ai":
+        op = Op(protocol.RUN, step.id, step.name, {"gateway": step.kind})
+    else:
+        op = Op(step.kind, step.id, step.name)
+    return Done(op, step.output, step.error)
