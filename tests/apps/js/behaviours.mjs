@@ -49,6 +49,23 @@ fn("short", { checkpointing: { maxRuntime: "1s" } }, async ({ run, event }) => {
   }
   return results;
 });
+const charging = async ({ run, step, runId, attempt }) => {
+  const before = await run("before");
+  const charged = await step.run(
+    "charge",
+    (amount, currency) => {
+      bodies.push({ run: runId, name: "charge", attempt });
+      if (amount < 0) throw new NonRetriableError(`can't charge ${amount}`);
+      return `${amount} ${currency}`;
+    },
+    -1,
+    "EUR",
+  );
+  await step.sleep("nap", "1s");
+  return [before, charged, await run("after")];
+};
+fn("charging", { retries: 0 }, charging);
+fn("charging-classic", { retries: 0, checkpointing: false }, charging);
 fn("texts", {}, async ({ run, event }) => {
   let size = 0;
   for (let n = 0; n < event.data.steps; n++) {
