@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 
-from inngest_temporal.routing import events, pauses, signals
+from inngest_temporal.routing import events, pauses, replays, reruns, signals
 from inngest_temporal.routing.intake import MIN_EVENTS, Intake
 from inngest_temporal.routing.registry import Follower, RegisteredFunction
 from inngest_temporal.temporal import names
@@ -82,6 +83,20 @@ async def play(app: App, client: Client) -> None:
                 await run.result()
             except Exception as error:
                 print(f"{run.id}: {error.__cause__ or error}")
+        await run_again(client, follower, ended)
+
+
+async def run_again(
+    client: Client, follower: Follower, ended: Sequence[WorkflowHandle[Any, Any]]
+) -> None:
+    """Runs of functions that were run before: by a rerun from a step, and by a replay."""
+    snapshot = await follower.refresh()
+    _, steps, *_ = ended
+    again = await reruns.rerun(client, snapshot, steps.id, from_step=reruns.FromStep("send"))
+    await client.get_workflow_handle(again).result()
+    request = replays.ReplayRequest(recorded.fails.id, rate=50)
+    id = await replays.start(client, snapshot, request)
+    await client.get_workflow_handle(names.replay_id(id)).result()
 
 
 async def play_pause(app: App, client: Client) -> list[WorkflowHandle[Any, Any]]:

@@ -42,6 +42,7 @@ from inngest_temporal_workers.entities.lock import LockActivities
 from inngest_temporal_workers.entities.mailbox import MailboxWorkflow
 from inngest_temporal_workers.entities.rate_limit import RateLimitWorkflow
 from inngest_temporal_workers.entities.registry import RegistryWorkflow
+from inngest_temporal_workers.entities.replay import ReplayActivities, ReplayWorkflow
 from inngest_temporal_workers.entities.schedule import CronTick, ScheduleActivities
 from inngest_temporal_workers.entities.signal import SignalWorkflow
 from inngest_temporal_workers.healing import healing
@@ -208,6 +209,7 @@ SYSTEM_WORKFLOWS = [
     DebounceWorkflow,
     BatchWorkflow,
     IntakeWorkflow,
+    ReplayWorkflow,
     *LOCKS,
 ]
 
@@ -225,6 +227,7 @@ def system_worker(client: Client, follower: Follower | None = None) -> Worker:
             *LockActivities(client).all(),
             *ScheduleActivities(client, follower).all(),
             *IntakeActivities(client, follower).all(),
+            *ReplayActivities(client, follower).all(),
         ],
     )
 

@@ -20,6 +20,7 @@ from ulid import ULID
 from inngest_temporal.drivers import protocol
 from inngest_temporal.drivers.protocol import MAX_OUTPUT_BYTES, Done, Op, json_size
 from inngest_temporal.errors import FunctionNotFoundError, RerunRefusedError, RunNotFoundError
+from inngest_temporal.temporal import runs
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
 from inngest_temporal.traces.models import Trace, TraceStep
 from inngest_temporal.traces.reading import load_trace
@@ -62,27 +63,31 @@ async def rerun(
     """
     if key is not None and not 0 < len(key.encode(errors="replace")) <= MAX_KEY_BYTES:
         raise RerunRefusedError(f"A rerun's key is text of 1 to {MAX_KEY_BYTES} bytes.")
-    trace = await load_trace(client, run_id)
-    if trace is None or not trace.events:
+    found = await runs.describe(client, run_id)
+    given = None if found is None else await runs.input_of(client, run_id)
+    if found is None or given is None or not given.events:
         raise RunNotFoundError(run_id)
-    function = snapshot.function(trace.function_id)
+    function = snapshot.function(found.workflow_type)
     if function is None:
         raise FunctionNotFoundError(
-            f"Function {trace.function_id} of run {run_id} is not there any more: start a worker"
+            f"Function {found.workflow_type} of run {run_id} is not there any more: start a worker"
             " that has it, or register its app."
         )
     singleton = function.config.singleton
     again = Again(run_id, skips=singleton is None or singleton.mode != "skip")
     if from_step is not None:
+        trace = await load_trace(client, run_id)
+        if trace is None:
+            raise RunNotFoundError(run_id)
         again = _from_step(trace, from_step, again, _takes_input(snapshot, function))
-    stamped = [Stamped(event, id) for event, id in zip(trace.events, trace.event_ids, strict=True)]
-    new_id = events.rerun_id(function.id, trace.event_ids[0], run_id, key or str(ULID()))
+    first_id = given.event_ids[0]
+    new_id = events.rerun_id(function.id, first_id, run_id, key or str(ULID()))
     await start_run(
         client,
         function,
-        stamped,
+        [Stamped(event, id) for event, id in zip(given.events, given.event_ids, strict=True)],
         new_id,
-        batched=trace.is_batch,
+        batched=len(given.events) > 1 or run_id == events.batch_run_id(function.id, first_id),
         again=again,
         rpc_timeout=RPC_TIMEOUT,
     )

@@ -29,6 +29,7 @@ RATE_LIMIT_TYPE = "InngestRateLimit"
 DEBOUNCE_TYPE = "InngestDebounce"
 BATCH_TYPE = "InngestBatch"
 INTAKE_TYPE = "InngestIntake"
+REPLAY_TYPE = "InngestReplay"
 LOCK_TYPES = {
     "pause": "InngestPause",
     "singleton": "InngestSingleton",
@@ -102,6 +103,11 @@ def schedule_id(app: str, function_id: str, cron: str) -> str:
 def intake_id(events: list[str]) -> str:
     """Workflow id of what routes the events of a large request, by their internal ids."""
     return f"inngest:intake:{events[0]}:{digest(events)}"
+
+
+def replay_id(id: str) -> str:
+    """Workflow id of a replay."""
+    return f"inngest:replay:{id}"
 
 
 def cancellation_id(ulid: str) -> str:

@@ -78,6 +78,8 @@ class RunRecord:
     """Why a failed run failed."""
     event_ids: tuple[str, ...] = ()
     """Internal ids of all its events: several if it was batched."""
+    original: str | None = None
+    """Of a rerun: id of the run whose events it has."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,9 @@ async def _listed(found: WorkflowExecution) -> RunRecord | None:
     try:
         ids = tuple(await started_by(found))
         status = await _status_of(found)
+        original = await found.memo_value(names.ORIGINAL_MEMO, None)
     except Exception:  # whatever the data converter of another deployment makes of it
-        ids, status = (), _STATUS[found.status]
+        ids, status, original = (), _STATUS[found.status], None
     return RunRecord(
         id=found.id,
         function_id=found.workflow_type,
@@ -203,6 +206,7 @@ async def _listed(found: WorkflowExecution) -> RunRecord | None:
         started_at=found.start_time,
         ended_at=found.close_time,
         event_ids=ids,
+        original=original,
     )
 
 
