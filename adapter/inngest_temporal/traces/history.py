@@ -131,6 +131,8 @@ class _HistoryReader:
     # Events.
 
     def read(self, event: HistoryEvent) -> None:
+        if self._ended_ms is not None:
+            return  # nothing follows the end of a run
         kind = (event.WhichOneof("attributes") or "").removesuffix(_SUFFIX)
         self._now_ms = max(self._now_ms, ms_of(event.event_time))
         if kind == "workflow_task_started":
