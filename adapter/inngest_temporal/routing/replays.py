@@ -97,7 +97,7 @@ class ReplayProgress:
 
 
 @dataclass(frozen=True)
-class Replay:
+class ReplayRecord:
     """A replay as it is shown."""
 
     id: str
@@ -160,7 +160,7 @@ def _check(request: ReplayRequest, snapshot: Snapshot) -> None:
         raise RerunRefusedError("No run is started after since and before until.")
 
 
-async def load(client: Client, id: str) -> Replay | None:
+async def load(client: Client, id: str) -> ReplayRecord | None:
     """A replay; None if there is none of that id. Raises `RPCError`."""
     handle = client.get_workflow_handle(names.replay_id(id))
     try:
@@ -172,7 +172,7 @@ async def load(client: Client, id: str) -> Replay | None:
     return await _shown(found)
 
 
-async def latest(client: Client) -> list[Replay]:
+async def latest(client: Client) -> list[ReplayRecord]:
     """The latest replays, as visibility knows them: first those that run. Raises
     `VisibilityBusyError`, `RPCError`."""
     query = f"WorkflowType = '{names.REPLAY_TYPE}' AND ExecutionStatus != 'ContinuedAsNew'"
@@ -195,7 +195,7 @@ async def cancel(client: Client, id: str) -> bool:
     return True
 
 
-async def _shown(found: WorkflowExecution) -> Replay | None:
+async def _shown(found: WorkflowExecution) -> ReplayRecord | None:
     wire: Mapping[str, Any] | None = await found.memo_value(PROGRESS_MEMO, None)
     if wire is None:
         return None
@@ -204,7 +204,7 @@ async def _shown(found: WorkflowExecution) -> Replay | None:
         is_asked = found.status == WorkflowExecutionStatus.CANCELED
         progress = replace(progress, status="Cancelled" if is_asked else "Failed")
     id = found.id.removeprefix(names.replay_id(""))
-    return Replay(id, progress, _created_ms(id, found), _ms(found.close_time))
+    return ReplayRecord(id, progress, _created_ms(id, found), _ms(found.close_time))
 
 
 def _created_ms(id: str, found: WorkflowExecution) -> int:

@@ -180,6 +180,8 @@ class _HistoryReader:
             self._left_out += 1
 
     def _begun(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+        if self._function_id:
+            return  # a run begins once
         self._queued_ms = at_ms
         self._function_id = given.workflow_type.name
         self._temporal_run_id = given.original_execution_run_id

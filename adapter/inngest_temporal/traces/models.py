@@ -26,8 +26,9 @@ StepStatus = Literal[
 invoked run; or, after an attempt, for the next one. TimedOut: nothing came that a wait or an
 invocation waited for. Cancelled: the run ended while the step was under way."""
 
-AdmissionKind = Literal["singleton", "throttle", "run", "step"]
-"""`run`: concurrency of whole runs. `step`: concurrency of executions."""
+AdmissionKind = Literal["pause", "singleton", "throttle", "run", "step"]
+"""`pause`: the function was paused. `run`: concurrency of whole runs. `step`: concurrency of
+executions."""
 
 
 @dataclass(frozen=True)

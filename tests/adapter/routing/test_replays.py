@@ -16,7 +16,7 @@ import inngest_temporal as inngest
 from inngest_temporal.errors import FunctionNotFoundError, RerunRefusedError
 from inngest_temporal.routing import replays
 from inngest_temporal.routing.registry import Follower, Snapshot
-from inngest_temporal.routing.replays import Replay, ReplayRequest
+from inngest_temporal.routing.replays import ReplayRecord, ReplayRequest
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.runs import RunFilter, RunRecord, list_runs
 from inngest_temporal_workers.entities import replay as entity
@@ -45,15 +45,15 @@ async def has_listed(client: Client, function_id: str, status: str, count: int) 
     return runs
 
 
-async def replayed(client: Client, id: str) -> Replay:
+async def replayed(client: Client, id: str) -> ReplayRecord:
     """Until it has ended."""
 
-    async def ended() -> Replay | None:
+    async def ended() -> ReplayRecord | None:
         found = await replays.load(client, id)
         assert found is not None
         return found if found.ended_ms is not None else None
 
-    replay: Replay = await until(ended, 90)
+    replay: ReplayRecord = await until(ended, 90)
     return replay
 
 
@@ -156,11 +156,11 @@ async def test_rate_and_cancel(client: Client) -> None:
         flaky.mended = True
         id = await replays.start(client, snapshot_of(app), ReplayRequest(fn.id, rate=2))
 
-        async def has_started() -> Replay | None:
+        async def has_started() -> ReplayRecord | None:
             found = await replays.load(client, id)
             return found if found is not None and found.progress.started else None
 
-        replay: Replay = await until(has_started)
+        replay: ReplayRecord = await until(has_started)
         assert replay.progress.status == "Running"
         assert replay.progress.total == 20
         assert 0 < replay.progress.remaining < 20
