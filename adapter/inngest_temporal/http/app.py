@@ -38,11 +38,17 @@ from .cancellations import Cancellations
 from .checkpoints import CheckpointCalls, LocalCalls
 from .event_log import EventLog
 from .events import Events
+from .openapi import described_routes
 from .registrations import Registrations
 from .replies import ReplyError, error_reply, json_reply, unavailable, v1_error
 from .runs import Runs
 from .signals import Signals
 from .state import RunState
+from .v2.events import EventRoutes
+from .v2.functions import FunctionRoutes
+from .v2.replays import ReplayRoutes
+from .v2.routing import Guard, failed
+from .v2.runs import RunRoutes
 
 logger = logging.getLogger(__name__)
 
@@ -79,34 +85,46 @@ def create_ingress(
     app.state.follower = follower
     # Plain routes: what FastAPI adds for typed parameters costs time on each event and is not
     # needed here.
-    app.router.routes += _routes(client, settings, follower, router, calls)
-    _finish_replies(app, "dev" if settings.dev else "cloud")
-    return app
-
-
-def _routes(
-    client: Client,
-    settings: Settings,
-    follower: Follower,
-    router: Router,
-    calls: LocalCalls | None,
-) -> list[Route | Mount]:
     keys, bodies, recent = Keys(settings), Bodies(), RecentEvents()
-    v1 = [
-        *EventLog(client, recent).routes(),
-        *Runs(client, follower).routes(),
-        *Cancellations(client, follower, bodies).routes(),
-        *Signals(client, bodies).routes(),
-        *CheckpointCalls(client, bodies, calls).routes(),
-    ]
-    guard = Middleware(_RunApi, keys=keys, follower=follower)
-    return [
+    app.state.guard = Guard(keys, bodies)
+    app.router.routes += [
         *Events(router, Intake(client, router), keys, bodies, recent).routes(),
         *Registrations(client, settings, follower, keys, bodies).routes(),
         Route("/health", _health),
         Route("/ready", _Ready(client, follower).get),
-        Mount("/v0", routes=RunState(client).routes(), middleware=[guard]),
-        Mount("/v1", routes=v1, middleware=[guard]),
+        *_run_api(client, follower, app.state.guard, recent, calls),
+        *described_routes(app),
+    ]
+    for resource in (
+        RunRoutes(client, follower),
+        FunctionRoutes(client, follower, router, recent),
+        EventRoutes(client, recent),
+        ReplayRoutes(client, follower),
+    ):
+        app.include_router(resource.router(), prefix="/v2")
+    _finish_replies(app, "dev" if settings.dev else "cloud")
+    return app
+
+
+def _run_api(
+    client: Client,
+    follower: Follower,
+    guard: Guard,
+    recent: RecentEvents,
+    calls: LocalCalls | None,
+) -> list[Mount]:
+    """`/v0` and `/v1`."""
+    v1 = [
+        *EventLog(client, recent).routes(),
+        *Runs(client, follower).routes(),
+        *Cancellations(client, follower, guard.bodies).routes(),
+        *Signals(client, guard.bodies).routes(),
+        *CheckpointCalls(client, guard.bodies, calls).routes(),
+    ]
+    before = Middleware(_RunApi, keys=guard.keys, follower=follower)
+    return [
+        Mount("/v0", routes=RunState(client).routes(), middleware=[before]),
+        Mount("/v1", routes=v1, middleware=[before]),
     ]
 
 
@@ -208,9 +226,14 @@ async def _reply(_: Request, error: Exception) -> Response:
     return error.reply
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What no route answers."""
     assert isinstance(error, HTTPException)
-    response = error_reply(error.status_code, error.detail)
+    if request.url.path.startswith("/v2/"):
+        code = "not_found" if error.status_code == 404 else "invalid_request"
+        response = failed(error.status_code, code, error.detail)
+    else:
+        response = error_reply(error.status_code, error.detail)
     response.headers.update(error.headers or {})
     return response
 

@@ -146,11 +146,11 @@ class EntityHandle:
                         raise
                 await asyncio.sleep(random.uniform(0.02, 0.1))
 
-    async def query(self, name: str, result_type: type[T]) -> T | None:
-        """What it answers; None if it is not there. Fails under load: for tests and tools."""
+    async def query(self, name: str, result_type: type[T], *args: object) -> T | None:
+        """What it answers; None if it is not there. Fails under load: for what people look at."""
         try:
             answer: T = await self.client.get_workflow_handle(self.id).query(
-                name, result_type=result_type
+                name, args=args, result_type=result_type, rpc_timeout=self.timeout
             )
             return answer
         except RPCError as error:

@@ -243,10 +243,8 @@ def _stamp(token: bytes, filter: RunFilter) -> bytes:
 async def load(client: Client, run_id: str) -> RunRecord | None:
     """A run with its output; None if there is no such run. Raises `RPCError`."""
     found = await describe(client, run_id)
-    if found is None or found.status is None:
-        return None
-    run = await _listed(found)
-    if run is None or run.status not in ("Completed", "Failed"):
+    run = None if found is None else await _listed(found)
+    if found is None or run is None or run.status not in ("Completed", "Failed"):
         return run
     try:
         handle = client.get_workflow_handle(run_id, run_id=found.run_id)
@@ -258,6 +256,12 @@ async def load(client: Client, run_id: str) -> RunRecord | None:
         return replace(run, error=replace(info, retriable=info.name != "NonRetriableError"))
     # Python writes NaN where JSON has no such thing.
     return replace(run, output=json.loads(json.dumps(result), parse_constant=lambda _: None))
+
+
+async def peek(client: Client, run_id: str) -> RunRecord | None:
+    """A run without its output; None if there is no such run. Raises `RPCError`."""
+    found = await describe(client, run_id)
+    return None if found is None else await _listed(found)
 
 
 async def of_event(

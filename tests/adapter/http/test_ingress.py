@@ -558,7 +558,7 @@ async def test_other_paths_and_methods(offline: fastapi.FastAPI) -> None:
         assert (reply.status_code, reply.json()) == (404, {"error": "Not Found", "status": 404})
         reply = await api.get("/e/key")
         assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
-        assert (await api.get("/docs")).status_code == 404
+        assert (await api.get("/redoc")).status_code == 404
 
 
 async def test_a_bug_of_ours_shows_no_traceback(

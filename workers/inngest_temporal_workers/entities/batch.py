@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pydantic
+from temporalio import workflow
 
 from inngest_temporal.routing import events
 from inngest_temporal.routing.gates import BatchOffer, Entry, StartRequest, Target
@@ -67,6 +68,13 @@ class BatchWorkflow(Entity):
             "ready": _READY.dump_python([*self._ready], mode="json"),
             "seen": self._seen.dump(),
         }
+
+    @workflow.query
+    def state(self, count: int) -> dict[str, Any]:
+        """For people: how many events are in no run yet, and when they start one at the latest (ms
+        since 1970)."""
+        waiting = len(self._open.entries) + sum(map(len, self._ready))
+        return {"waiting": waiting, "next_ms": self._deadline_ms if self._open.entries else None}
 
     def due_ms(self) -> int | None:
         if self._ready:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pydantic
+from temporalio import workflow
 
 from inngest_temporal.routing.gates import (
     DebounceOffer,
@@ -51,6 +52,12 @@ class DebounceWorkflow(Entity):
 
     def dump(self) -> dict[str, Any]:
         return {"held": _HELD.dump_python(self._held, mode="json"), "seen": self._seen.dump()}
+
+    @workflow.query
+    def state(self, count: int) -> dict[str, Any]:
+        """For people: whether it holds an event, and when that starts a run (ms since 1970)."""
+        held = self._held
+        return {"waiting": int(held is not None), "next_ms": held and held.deadline_ms}
 
     def due_ms(self) -> int | None:
         return self._seen.until_ms if self._held is None else self._held.deadline_ms

@@ -33,6 +33,11 @@ class RateLimitWorkflow(Entity):
         free_ms = self._arrival.ms()
         return free_ms if free_ms > self.now_ms else None
 
+    @workflow.query
+    def state(self, count: int) -> dict[str, Any]:
+        """For people: when all that was used up is free again (ms since 1970)."""
+        return {"next_ms": self._arrival.ms()}
+
     @workflow.update
     def admit(self, request: dict[str, Any], sent_ms: int) -> list[bool]:
         """Whether each event of an `AdmitRequest` is admitted; one that was asked for before has

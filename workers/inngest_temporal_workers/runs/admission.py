@@ -378,7 +378,10 @@ class AdmissionActivities:
         # What was published last, so that workers of two versions do not flip a limit back and
         # forth. A lock that is not told of a limit has none.
         own, snapshot = self.parts.get(info.workflow_type), self.registry.snapshot
-        if own is None or snapshot is None:
+        if any(each.need.kind == "pause" for each in asking.locks):
+            # Whoever started the run may have heard of the pause before this process did.
+            snapshot = await self.registry.refresh()
+        elif own is None or snapshot is None:
             snapshot = await self.registry.knowing(info.workflow_type)
         published = snapshot.function(info.workflow_type)
         function = published or own
