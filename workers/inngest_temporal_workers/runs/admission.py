@@ -24,7 +24,7 @@ from temporalio import activity, workflow
 from temporalio.exceptions import FailureError
 
 from inngest_temporal.functions import FunctionPart
-from inngest_temporal.routing.locks import GRANTED, SKIPPED, LockRequest, Locks, settings_of
+from inngest_temporal.routing.locks import SKIPPED, LockRequest, Locks, settings_of
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.run_input import LockNeed
 from inngest_temporal_workers.calls import Calls
@@ -119,8 +119,9 @@ class Admission:
         """Pass all that must be passed before the first execution. False: the run is to be
         skipped."""
         for need in self._whole:
-            self._verdicts[need.lock] = ""
-            self._ask(need, WHOLE)
+            if not self._verdicts.get(need.lock):
+                self._verdicts[need.lock] = ""
+                self._ask(need, WHOLE)
             await self._wait(need, functools.partial(self._verdicts.get, need.lock))
             if self._verdicts[need.lock] == SKIPPED:
                 del self._verdicts[need.lock]
@@ -252,19 +253,20 @@ class Admission:
     def _take(self, lock: str, number: int, verdict: str) -> None:
         whole = {need.lock: need for need in self._whole}
         if number == WHOLE and lock in whole:
-            if lock in self._verdicts:
-                self._verdicts[lock] = self._verdicts[lock] or verdict
-            elif verdict == GRANTED and whole[lock].kind != "throttle":
-                self._return(whole[lock], [WHOLE])
+            # Maybe before it is asked: a lost workflow task had asked. It will be, or given back at
+            # the end.
+            self._verdicts[lock] = self._verdicts.get(lock) or verdict
             return
         for index, need in enumerate(self._steps):
             if need.lock != lock:
                 continue
             passed = self._tickets.get(number)
             if passed is None:
-                self._return(
-                    need, [number]
-                )  # the run has changed its mind, or a lost workflow task had asked
+                # The run has changed its mind; or a lost workflow task had asked, maybe for a
+                # number that is still to come. What is on its way back must not be asked for: the
+                # lock would hear of that first.
+                self._last = max(self._last, number)
+                self._return(need, [number])
             elif passed == index:
                 self._tickets[number] = passed + 1
                 if passed + 1 < len(self._steps):
