@@ -52,7 +52,8 @@ from inngest_temporal_workers.runs.admission import AdmissionActivities
 from inngest_temporal_workers.runs.executions import ExecutionActivities, RunSettings
 from inngest_temporal_workers.runs.heartbeats import Heartbeats
 from inngest_temporal_workers.runs.memory import MemoCache
-from inngest_temporal_workers.runs.workflow import dynamic_run_workflow, run_workflows
+from inngest_temporal_workers.runs.missing import LeavesActivities, dynamic_run_workflow
+from inngest_temporal_workers.runs.workflow import run_workflows
 
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
 """The SDK's heartbeats must leave at once: a later one of ours is to arrive after them."""
@@ -104,8 +105,10 @@ class InngestPlugin(SimplePlugin):
         admission = AdmissionActivities(Locks(client), self._parts, self._follower)
         workflows = [*config.get("workflows", []), *self._workflows]
         if not any(_is_dynamic(each) for each in workflows):  # a worker can have one
-            workflows.append(dynamic_run_workflow(self._settings, self._belongs_elsewhere))
+            prefix = f"{self.app_id}-"
+            workflows.append(dynamic_run_workflow(self._settings, lambda id: id.startswith(prefix)))
         config["workflows"] = workflows
+        config["interceptors"] = [*config.get("interceptors", []), LeavesActivities()]
         hide_failures_of_user_code()
         config["activities"] = [
             *config.get("activities", []),
@@ -122,14 +125,6 @@ class InngestPlugin(SimplePlugin):
             config["workflow_runner"] = dataclasses.replace(runner, restrictions=restrictions)
         config["max_heartbeat_throttle_interval"] = HEARTBEAT_THROTTLE
         return config
-
-    def _belongs_elsewhere(self, function_id: str) -> bool:
-        snapshot = self._follower.snapshot
-        return (
-            not function_id.startswith(f"{self.app_id}-")
-            or snapshot is None
-            or snapshot.function(function_id) is not None
-        )
 
     def configure_replayer(self, config: ReplayerConfig) -> ReplayerConfig:
         """Let a replayer know the functions' workflows."""

@@ -200,6 +200,8 @@ class Progress:
     """With `unstarted`: whether the request must carry the run's events and memos."""
     missing: bool = False
     """With `unstarted`: whether the worker lacks the function."""
+    elsewhere: bool = False
+    """With `missing`: whether another worker has it, as in the middle of a deploy."""
     busy: bool = False
     """With `unstarted`: whether the app has more to do than it can be asked for at once."""
     lost: str | None = None

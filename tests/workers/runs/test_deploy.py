@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import CancelledError
 
 import inngest_temporal as inngest
@@ -177,6 +177,8 @@ async def test_a_worker_that_does_not_know_a_published_function_leaves_its_runs_
 
     @inngest_client.create_function(fn_id="new", trigger=TRIGGER, retries=0)
     async def new(ctx: inngest.Context) -> str:
+        await ctx.step.run("first", lambda: executed.append("step"))
+        await ctx.step.sleep("nap", 100)
         return await ctx.step.run("step", lambda: executed.append("step") or "done")
 
     async with running(client, old), contextlib.AsyncExitStack() as stack:
@@ -184,8 +186,22 @@ async def test_a_worker_that_does_not_know_a_published_function_leaves_its_runs_
             client.service_client.config.target_host, namespace=client.namespace
         )
         app = await stack.enter_async_context(running(other, old, new))
-        assert await asyncio.gather(*(app.run(new) for _ in range(10))) == ["done"] * 10
-    assert executed == ["step"] * 10
+        events = [await app.send("test/event") for _ in range(20)]
+        runs = [app.run_of(new, event) for event in events]
+        assert await asyncio.gather(*(run.result() for run in runs)) == ["done"] * 20
+        histories = [await run.fetch_history() for run in runs]
+    assert executed == ["step"] * 40
+    # Temporal repeats a workflow task that failed twice only after some 10 seconds.
+    for kind in ("failed", "timed_out"):
+        field = f"workflow_task_{kind}_event_attributes"
+        assert not any(each.HasField(field) for run in histories for each in run.events)
+    # Or each of them would be executed by the worker that has the workflow, mostly.
+    assert max(executions(run) for run in histories) < 30
+
+
+def executions(run: WorkflowHistory) -> int:
+    """How often it was asked for an execution."""
+    return sum(each.HasField("activity_task_scheduled_event_attributes") for each in run.events)
 
 
 # Several releases of an app

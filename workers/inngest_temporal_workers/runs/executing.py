@@ -2,7 +2,6 @@
 does not answer."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -41,18 +40,19 @@ LOCAL_TIMEOUT = timedelta(seconds=3)
 """Limit of the first execution, in which the handler may block the worker's event loop."""
 MISSING_SECONDS = 300
 """Time for which a function that no worker has is waited for: a deploy may be taken back."""
+ASKED_AT_ONCE = 6
+"""How often an execution is asked for without a pause if another worker has the function."""
 FIRST_TASK_LENGTH = 3
 """Length of history in the first workflow task, unless an earlier try of that task was lost."""
 LONGEST_PAUSE = 60
-"""Seconds; the first pause is 1, and each further one as long as all before it."""
+"""Seconds; the first pause is 1, and each further one as long as all before it (an eighth of that
+if another worker has the function)."""
 
 
 class Executing:
     """The executions of one run. Workflow code."""
 
-    def __init__(self, memory: RunMemory, calls: Calls, check: Callable[[], None]) -> None:
-        """`check`: called before each execution; raises if this worker is not to have the run."""
-        self._check = check
+    def __init__(self, memory: RunMemory, calls: Calls) -> None:
         self._memory = memory
         self._calls = calls
         self._looked = False
@@ -65,19 +65,23 @@ class Executing:
 
         Raises `RunFailure` if no worker has the function.
         """
-        waited = 0
+        waited = asked = 0
         while True:
-            self._check()
             progress = await self._executed(request, target)
             if progress.unstarted is None:
                 return progress
             if progress.begun is not None:
                 request = replace(request, begun=progress.begun)
-            if progress.missing and waited >= MISSING_SECONDS:
+            if progress.missing and not progress.elsewhere and waited >= MISSING_SECONDS:
                 raise RunFailure(_function_not_found())
+            if progress.elsewhere:
+                asked += 1
+                if asked % ASKED_AT_ONCE:  # another worker may take it the next time
+                    continue
             is_carried = request.events is not None
             if progress.missing or progress.busy or (progress.forgotten and is_carried):
-                pause = min(LONGEST_PAUSE, max(1, waited))
+                so_far = waited // 8 if progress.elsewhere else waited
+                pause = min(LONGEST_PAUSE, max(1, so_far))
                 waited += pause
                 await workflow.sleep(pause, summary=progress.unstarted)
                 self._calls.new_task()

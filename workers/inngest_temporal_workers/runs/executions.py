@@ -97,8 +97,7 @@ class ExecutionActivities:
         info = activity.info()
         part = self.parts.get(info.workflow_type or "")
         if part is None:
-            answer = Progress(unstarted=f"function {info.workflow_type} is not here", missing=True)
-            return _as_dict(answer)
+            return _as_dict(self._missing(info.workflow_type or ""))
         if not info.is_local and await is_stale(self.client):
             return _as_dict(Progress(unstarted="the worker stood still before it began"))
         memory = await self._memories.of(request)
@@ -108,6 +107,12 @@ class ExecutionActivities:
         if info.is_local:
             return _as_dict(await self._execute_locally(part, request, memory))
         return _as_dict(await self._execute(part, request, memory))
+
+    def _missing(self, function_id: str) -> Progress:
+        snapshot = self.router.snapshot
+        elsewhere = snapshot is not None and snapshot.function(function_id) is not None
+        text = f"function {function_id} is not here"
+        return Progress(unstarted=text, missing=True, elsewhere=elsewhere)
 
     async def _execute_locally(
         self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory

@@ -12,13 +12,12 @@ function's `retries` say; but without retries no step that has begun is executed
 import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
 from temporalio import workflow
-from temporalio.common import RawValue
 from temporalio.exceptions import (
     is_cancelled_exception,
 )
@@ -85,7 +84,7 @@ class RunWorkflow:
         self._deadlines: list[asyncio.Task[None]] = []
         self._calls = Calls()
         self._admission = Admission(self._calls)
-        self._executing = Executing(self._memory, self._calls, self._check)
+        self._executing = Executing(self._memory, self._calls)
         self._waiting = StepWaits(self._given, self._calls, self._expects)
         self._inputs = dict(self._given.inputs)
         """Of the steps that have not ended."""
@@ -416,9 +415,6 @@ class RunWorkflow:
     async def _wait(self, op: Op, after: set[str]) -> _Ended:
         return _Ended(op, memo=await self._waiting.perform(op, after))
 
-    def _check(self) -> None:
-        """Raises if this worker is not to have the run."""
-
     # What comes from outside.
 
     def _expects(self, step: str) -> bool:
@@ -503,30 +499,6 @@ class RunWorkflow:
         return {"items": items, "total": len(memos), "pending": sorted(self._memory.pending)}
 
 
-class DynamicRun(RunWorkflow):
-    """The workflow of runs whose function this worker lacks. If another one has it, that one is to
-    take the run: failed workflow tasks are given to any worker. Otherwise a deploy has removed the
-    function, and the run fails, or can be cancelled."""
-
-    belongs_elsewhere: Callable[[str], bool]
-    """Whether a workflow type is no function of this app, or one that another worker has."""
-
-    @workflow.init
-    def __init__(self, given: Sequence[RawValue]) -> None:
-        super().__init__(workflow.payload_converter().from_payload(given[0].payload))
-
-    @workflow.run
-    async def run(self, given: Sequence[RawValue]) -> Any:  # type: ignore[override]
-        self._check()
-        return await RunWorkflow.run(self, {})
-
-    def _check(self) -> None:
-        # Before each execution: the function may have come back, or its new release be known now.
-        function_id = workflow.info().workflow_type
-        if type(self).belongs_elsewhere(function_id):
-            raise RuntimeError(f"Workflow class {function_id} is not registered on this worker.")
-
-
 def run_workflows(function_ids: Sequence[str], settings: RunSettings) -> list[type]:
     """The workflow classes of functions; the name of each type is the function's id."""
     members = {"settings": settings, "run": RunWorkflow.run, "__module__": __name__}
@@ -537,18 +509,6 @@ def run_workflows(function_ids: Sequence[str], settings: RunSettings) -> list[ty
         )
         for function_id in function_ids
     ]
-
-
-def dynamic_run_workflow(settings: RunSettings, belongs_elsewhere: Callable[[str], bool]) -> type:
-    """The workflow class of functions that this worker lacks."""
-    members = {
-        "settings": settings,
-        "belongs_elsewhere": staticmethod(belongs_elsewhere),
-        "run": DynamicRun.run,
-        "__module__": __name__,
-    }
-    made = type(DynamicRun.__name__, (DynamicRun,), members)
-    return workflow.defn(dynamic=True, sandboxed=False)(made)
 
 
 async def _shielded(finish: Coroutine[Any, Any, None]) -> None:
