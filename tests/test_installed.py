@@ -91,6 +91,8 @@ def test_the_wheel_has_both_packages_with_their_types_and_nothing_else(wheel: Pa
         "inngest_temporal_workers",
     }
     assert {"inngest_temporal/py.typed", "inngest_temporal_workers/py.typed"} <= names
+    pages = {"templates/base.html", "static/htmx.min.js", "static/htmx.LICENSE.txt"}
+    assert {f"inngest_temporal/dashboard/{each}" for each in pages} <= names
 
 
 def test_the_packages_are_imported_from_the_wheel_in_an_empty_directory(

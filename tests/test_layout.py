@@ -12,7 +12,7 @@ SOURCES = (ROOT / "adapter", ROOT / "workers")
 MAX_LINES = 40
 """Maximum lines of a function's body, its signature and docstring aside."""
 
-INTERNAL_ERRORS = {"ApiError", "OverloadedError", "ReplyError"}
+INTERNAL_ERRORS = {"ApiError", "OverloadedError", "PageError", "ReplyError"}
 """Exceptions that are control flow of one sub-package of the adapter, and never leave it."""
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef

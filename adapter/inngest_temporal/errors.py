@@ -22,6 +22,7 @@
     ├── VisibilityBusyError          too many lists of runs were asked for at once
     ├── CursorInvalidError           a place in a list that is none of this list
     ├── WorkerMissingError           no worker is there to do what the ingress asks for
+    ├── SettingsInvalidError         a variable of the environment has a value that means nothing
     ├── SyncError                    an app that is served over HTTP can't be registered
     ├── OutputUnserializableError    a step or handler returned what JSON can't hold
     ├── OutputTooLargeError          a step or handler returned more than a Temporal payload holds
@@ -302,6 +303,10 @@ class CursorInvalidError(Error):
 
 class WorkerMissingError(Error):
     """No worker is there to do what the ingress asks for; the message says which one to start."""
+
+
+class SettingsInvalidError(Error):
+    """A variable of the environment has a value that means nothing; the message says which one."""
 
 
 class SyncError(Error):

@@ -24,6 +24,8 @@ from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from inngest_temporal.dashboard.pages import dashboard_routes
+from inngest_temporal.dashboard.site import Site
 from inngest_temporal.errors import BodyInvalidError, FunctionNotFoundError, RegistryNotReadyError
 from inngest_temporal.routing.intake import Intake
 from inngest_temporal.routing.recent import RecentEvents
@@ -87,8 +89,9 @@ def create_ingress(
     # needed here.
     keys, bodies, recent = Keys(settings), Bodies(), RecentEvents()
     app.state.guard = Guard(keys, bodies)
+    events = Events(router, Intake(client, router), keys, bodies, recent)
     app.router.routes += [
-        *Events(router, Intake(client, router), keys, bodies, recent).routes(),
+        *events.routes(),
         *Registrations(client, settings, follower, keys, bodies).routes(),
         Route("/health", _health),
         Route("/ready", _Ready(client, follower).get),
@@ -102,6 +105,8 @@ def create_ingress(
         ReplayRoutes(client, follower),
     ):
         app.include_router(resource.router(), prefix="/v2")
+    site = Site(settings, keys, bodies)
+    app.router.routes += dashboard_routes(site, client, router, events, recent)
     _finish_replies(app, "dev" if settings.dev else "cloud")
     return app
 

@@ -54,6 +54,10 @@ class Keys:
         elif not self._dev:
             raise ReplyError(v1_error(503, "A signing key is required to serve runs securely"))
 
+    def is_signing_key(self, text: str) -> bool:
+        """Whether a text is a signing key, in one of the forms in which it may be presented."""
+        return _is_any(text, self._tokens)
+
     def check_registration(self, request: Request) -> None:
         """Who may register an app."""
         if self._tokens:

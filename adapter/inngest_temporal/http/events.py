@@ -108,6 +108,17 @@ class Events:
             return error_reply(*routed)
         return json_reply({"id": stamped.internal_id, "status": 200})
 
+    async def accept(self, stamped: Stamped) -> Routed:
+        """Take one event as if it had been posted. Raises what Temporal's client raises, and
+        `RegistryNotReadyError`."""
+        try:
+            [routed] = await self._intake.take([stamped])
+        except Exception as error:
+            self._remember_failure([stamped], unavailable(error))
+            raise
+        self._recent.add(stamped, routed.outcomes)
+        return routed
+
     async def _routed(
         self,
         accepted: Sequence[Stamped],
@@ -122,12 +133,21 @@ class Events:
             failure = unavailable(error)
             if failure is None:
                 raise
-            for stamped in accepted:
-                self._recent.add(stamped, (Outcome("failed", reason=failure[1]),), body)
+            self._remember_failure(accepted, failure, body)
             return failure
         for stamped, one in zip(accepted, routed, strict=True):
             self._recent.add(stamped, one.outcomes, body)
         return routed
+
+    def _remember_failure(
+        self,
+        accepted: Sequence[Stamped],
+        failure: tuple[int, str] | None,
+        body: bytes | None = None,
+    ) -> None:
+        reason = "it failed inside the ingress" if failure is None else failure[1]
+        for stamped in accepted:
+            self._recent.add(stamped, (Outcome("failed", reason=reason),), body)
 
 
 def _failed(failure: tuple[int, str]) -> Response:

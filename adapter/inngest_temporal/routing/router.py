@@ -250,7 +250,8 @@ async def start_run(
     is_now = batched or again is not None or events.is_internal(first["name"])
     delay_ms = 0 if is_now else first["ts"] - time.time() * 1000
     given = _run_input(function, stamped, invokers, cancels, batched, is_delayed=delay_ms > 0)
-    memo: dict[str, Any] = {names.EVENTS_MEMO: event_ids}
+    summary = _summary(stamped)
+    memo: dict[str, Any] = {names.EVENTS_MEMO: event_ids, names.TRIGGER_MEMO: summary}
     if again is not None:
         given, memo[names.ORIGINAL_MEMO] = again.applied_to(given), again.original
     try:
@@ -265,7 +266,7 @@ async def start_run(
             start_delay=timedelta(milliseconds=delay_ms) if delay_ms > 0 else None,
             rpc_timeout=rpc_timeout,
             priority=priority_of(given.factor),
-            static_summary=_summary(stamped),
+            static_summary=summary,
         )
     except WorkflowAlreadyStartedError:
         if cancels:
@@ -300,7 +301,7 @@ def _run_input(
 
 
 def _summary(stamped: Sequence[Stamped]) -> str:
-    """What Temporal's Web UI shows of a run: the event that started it."""
+    """What lists show of a run: the event that started it."""
     name: str = stamped[0].event["name"][:150]
     return name if len(stamped) == 1 else f"{name} and {len(stamped) - 1} more"
 

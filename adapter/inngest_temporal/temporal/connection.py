@@ -5,12 +5,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from typing import Any
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RetryConfig, RPCError, RPCStatusCode
+
+from inngest_temporal.errors import SettingsInvalidError
 
 RPC_TIMEOUT = timedelta(seconds=3)
 """Limit of one attempt at one call, where a sender waits for it."""
@@ -26,6 +29,14 @@ _REFUSALS = (
 )
 
 
+class DashboardMode(StrEnum):
+    """What the ingress serves of the dashboard."""
+
+    ON = "on"
+    READ_ONLY = "read-only"
+    OFF = "off"
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of an ingress."""
@@ -35,12 +46,18 @@ class Settings:
     signing_keys: tuple[str, ...] = ()
     """Any of these reads and cancels runs; none: as above."""
     dev: bool = False
+    dashboard: DashboardMode = DashboardMode.ON
+    """Read-only: it shows, and changes nothing."""
+    temporal_ui_url: str = ""
+    """Address of Temporal's Web UI, for links; empty: there are none."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
         """From `INNGEST_EVENT_KEY` (several: with commas), `INNGEST_SIGNING_KEY`,
         `INNGEST_SIGNING_KEY_FALLBACK` and `INNGEST_DEV` (anything but empty, `0` or `false`: dev
-        mode, as in the official SDKs)."""
+        mode, as in the official SDKs); `INNGEST_TEMPORAL_DASHBOARD` and `INNGEST_TEMPORAL_UI_URL`.
+
+        Raises `SettingsInvalidError`."""
         environ = os.environ if environ is None else environ
         signing = (
             environ.get("INNGEST_SIGNING_KEY", ""),
@@ -52,7 +69,18 @@ class Settings:
             ),
             signing_keys=tuple(filter(None, map(str.strip, signing))),
             dev=environ.get("INNGEST_DEV", "").strip().lower() not in ("", "0", "false"),
+            dashboard=_dashboard_mode(environ.get("INNGEST_TEMPORAL_DASHBOARD", "")),
+            temporal_ui_url=environ.get("INNGEST_TEMPORAL_UI_URL", "").strip().rstrip("/"),
         )
+
+
+def _dashboard_mode(text: str) -> DashboardMode:
+    try:
+        return DashboardMode(text.strip().lower() or "on")
+    except ValueError:
+        raise SettingsInvalidError(
+            f"INNGEST_TEMPORAL_DASHBOARD is {text!r}; set it to on, read-only or off."
+        ) from None
 
 
 async def connect(*, lazy: bool = True, **overrides: Any) -> Client:

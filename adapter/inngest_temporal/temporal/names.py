@@ -16,6 +16,9 @@ HTTP_TASK_QUEUE = "inngest-http"
 EVENTS_MEMO = "inngestEvents"
 """Memo of every run: the internal ids of the events that started it."""
 
+TRIGGER_MEMO = "inngestTrigger"
+"""Memo of a run: the name of the event that started it, for people."""
+
 ORIGINAL_MEMO = "inngestOriginal"
 """Memo of a rerun: the id of the run whose events it has."""
 

@@ -80,6 +80,8 @@ class RunRecord:
     """Internal ids of all its events: several if it was batched."""
     original: str | None = None
     """Of a rerun: id of the run whose events it has."""
+    trigger: str = ""
+    """Name of the (first) event that started it; empty if that is not known."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +196,11 @@ async def _listed(found: WorkflowExecution) -> RunRecord | None:
         return None
     try:
         ids = tuple(await started_by(found))
+        trigger = await found.memo_value(names.TRIGGER_MEMO, "")
         status = await _status_of(found)
         original = await found.memo_value(names.ORIGINAL_MEMO, None)
     except Exception:  # whatever the data converter of another deployment makes of it
-        ids, status, original = (), _STATUS[found.status], None
+        ids, trigger, status, original = (), "", _STATUS[found.status], None
     return RunRecord(
         id=found.id,
         function_id=found.workflow_type,
@@ -207,6 +210,7 @@ async def _listed(found: WorkflowExecution) -> RunRecord | None:
         ended_at=found.close_time,
         event_ids=ids,
         original=original,
+        trigger=trigger,
     )
 
 

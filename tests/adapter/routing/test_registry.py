@@ -13,7 +13,7 @@ from temporalio.service import RPCError
 from temporalio.worker import Worker
 
 from inngest_temporal.config import FunctionConfig
-from inngest_temporal.errors import FunctionConfigInvalidError
+from inngest_temporal.errors import FunctionConfigInvalidError, SettingsInvalidError
 from inngest_temporal.expressions import Expression
 from inngest_temporal.models import Batch, RateLimit, TriggerCron, TriggerEvent
 from inngest_temporal.routing import publishing
@@ -393,6 +393,12 @@ def test_settings_come_from_inngests_variables() -> None:
         event_keys=("one", "two"), signing_keys=("signkey-prod-12ab", "signkey-prod-34cd"), dev=True
     )
     assert settings.Settings.from_env({}) == settings.Settings()
+    environ = {"INNGEST_TEMPORAL_DASHBOARD": "Read-Only", "INNGEST_TEMPORAL_UI_URL": "http://ui/"}
+    assert settings.Settings.from_env(environ) == settings.Settings(
+        dashboard=settings.DashboardMode.READ_ONLY, temporal_ui_url="http://ui"
+    )
+    with pytest.raises(SettingsInvalidError, match="on, read-only or off"):
+        settings.Settings.from_env({"INNGEST_TEMPORAL_DASHBOARD": "maybe"})
     assert not settings.Settings.from_env({"INNGEST_DEV": "0"}).dev
     assert not settings.Settings.from_env({"INNGEST_DEV": "False"}).dev
     assert settings.Settings.from_env({"INNGEST_DEV": "1"}).dev

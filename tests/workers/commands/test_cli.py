@@ -224,6 +224,9 @@ def test_dev_runs_a_function_and_its_printed_curl_works_and_sigterm_leaves_nothi
     assert f"Events           http://127.0.0.1:{dev.port}/e/dev" in dev.command.output
     assert f"Temporal Web UI  http://127.0.0.1:{dev.ui_port}" in dev.command.output
     assert "  app-greet  event app/greet" in dev.command.output
+    dev.says(f"\nReady. Dashboard: http://127.0.0.1:{dev.port}\n")
+    page = httpx.get(f"http://127.0.0.1:{dev.port}", follow_redirects=True)
+    assert "app-greet" in page.text
     assert httpx.get(f"http://127.0.0.1:{dev.ui_port}").status_code == 200
 
     curl = re.search(r"^  (curl .* -d .*)$", dev.command.output, re.MULTILINE)
@@ -462,6 +465,44 @@ def test_a_port_in_use_is_named_with_its_option(start: Callable[..., Command], o
 # ingress and worker
 
 
+@pytest.mark.parametrize(
+    ("options", "environ", "said", "status"),
+    [
+        ([], {"INNGEST_SIGNING_KEY": "signkey-prod-00"}, "Dashboard http://{place}\n", 200),
+        (
+            ["--dashboard", "read-only", "--temporal-ui-url", "http://ui/"],
+            {"INNGEST_SIGNING_KEY": "signkey-prod-00"},
+            "Dashboard http://{place}, read-only",
+            200,
+        ),
+        ([], {}, "Dashboard is off, because INNGEST_SIGNING_KEY is not set", 503),
+        ([], {"INNGEST_TEMPORAL_DASHBOARD": "off"}, "Temporal  127.0.0.1:1", 404),
+    ],
+)
+def test_the_dashboard_is_as_options_and_environment_say(
+    start: Callable[..., Command],
+    options: list[str],
+    environ: dict[str, str],
+    said: str,
+    status: int,
+) -> None:
+    port = free_port()
+    given = {"TEMPORAL_ADDRESS": "127.0.0.1:1", "INNGEST_EVENT_KEY": "k", **environ}
+    ingress = start("ingress", "--port", str(port), *options, **given)
+    ingress.says(said.format(place=f"127.0.0.1:{port}"))
+    ingress.says("Temporal  127.0.0.1:1")
+    answer = httpx.get(f"http://127.0.0.1:{port}/sign-in")
+    assert answer.status_code == status
+    assert ("Dashboard" in ingress.output) == (status != 404)
+    assert ingress.stop() == 0
+
+
+def test_a_dashboard_mode_that_means_nothing_is_refused(start: Callable[..., Command]) -> None:
+    ingress = start("ingress", INNGEST_DEV="1", INNGEST_TEMPORAL_DASHBOARD="readonly")
+    assert ingress.process.wait(30) != 0
+    ingress.says("INNGEST_TEMPORAL_DASHBOARD")
+
+
 def test_ingress_and_worker_start_before_temporal_and_recover(
     start: Callable[..., Command],
 ) -> None:
@@ -473,6 +514,7 @@ def test_ingress_and_worker_start_before_temporal_and_recover(
         f"Temporal can't be reached at 127.0.0.1:{temporal}, namespace default. Trying until it can"
     )
     ingress.says(f"Events    http://127.0.0.1:{port}/e/dev")
+    ingress.says(f"Dashboard http://127.0.0.1:{port}\n")
     http = Http(port)
     reply = httpx.post(f"{http.url}/e/dev", json={"name": "app/greet"}, timeout=15)
     assert reply.status_code == 503, reply.text

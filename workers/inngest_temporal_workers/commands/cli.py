@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +18,7 @@ from temporalio.service import RPCError
 from inngest_temporal.errors import Error
 from inngest_temporal.routing import publishing
 from inngest_temporal.routing.registry import Follower
-from inngest_temporal.temporal.connection import Settings, connect
+from inngest_temporal.temporal.connection import DashboardMode, Settings, connect
 from inngest_temporal_workers.plugin import system_worker
 from inngest_temporal_workers.worker import GRACE
 
@@ -64,6 +65,16 @@ RetryInterval = Annotated[
 ]
 Level = Annotated[LogLevel, typer.Option(help="Least severe level that is logged.")]
 Format = Annotated[LogFormat, typer.Option(help="How log lines are written, on standard error.")]
+
+
+Dashboard = Annotated[
+    DashboardMode,
+    typer.Option(
+        envvar="INNGEST_TEMPORAL_DASHBOARD",
+        help="The dashboard of the ingress; read-only: it changes nothing. Outside dev mode one"
+        " signs in with a signing key.",
+    ),
+]
 
 
 def _print_version(asked: bool) -> None:
@@ -113,6 +124,7 @@ def dev(
     discover: Annotated[
         bool, typer.Option(help="Look for such apps on the usual ports of this machine.")
     ] = False,
+    dashboard: Dashboard = DashboardMode.ON,
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.TEXT,
 ) -> None:
@@ -136,6 +148,7 @@ def dev(
                 log_format,
                 [*map(read_url, sdk_url or [])],
                 discover,
+                dashboard,
             )
         )
         logs.configure(log_level, log_format, events=True)
@@ -146,6 +159,15 @@ def dev(
 def ingress(
     host: Host = "127.0.0.1",
     port: Port = 8288,
+    dashboard: Dashboard = DashboardMode.ON,
+    temporal_ui_url: Annotated[
+        str,
+        typer.Option(
+            envvar="INNGEST_TEMPORAL_UI_URL",
+            metavar="URL",
+            help="Address of Temporal's Web UI, to which the dashboard then links.",
+        ),
+    ] = "",
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.TEXT,
 ) -> None:
@@ -160,6 +182,7 @@ def ingress(
         listener = listen(host, port, "--port")
         async with serving(create_ingress(await connect(), settings), listener) as server:
             out.print(f"Events    {url_of(host, port)}/e/{'dev' if settings.dev else 'EVENT_KEY'}")
+            _print_dashboard(settings, url_of(host, port))
             out.print(f"Temporal  {place}")
             if settings.dev:
                 out.print("Dev mode: without keys, anyone who reaches this port may send events.")
@@ -171,7 +194,9 @@ def ingress(
             await first(server, stop)
 
     with _plain_errors():
-        settings = Settings.from_env()
+        settings = replace(
+            Settings.from_env(), dashboard=dashboard, temporal_ui_url=temporal_ui_url.rstrip("/")
+        )
         if not settings.dev and not settings.event_keys:
             raise ProcessError(
                 "The ingress takes events only from those who know a key, and none is set. Set"
@@ -180,6 +205,16 @@ def ingress(
             )
         logs.configure(log_level, log_format)
         run_until_stopped(run, loop_factory=uvloop.new_event_loop)
+
+
+def _print_dashboard(settings: Settings, url: str) -> None:
+    if settings.dashboard == DashboardMode.OFF:
+        return
+    if settings.dev or settings.signing_keys:
+        only = ", read-only" if settings.dashboard == DashboardMode.READ_ONLY else ""
+        out.print(f"Dashboard {url}{only}")
+    else:
+        out.print("Dashboard is off, because INNGEST_SIGNING_KEY is not set: nobody could sign in.")
 
 
 @app.command()

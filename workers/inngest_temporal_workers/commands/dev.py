@@ -26,7 +26,7 @@ from temporalio.service import RPCError
 
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing.registry import POLL_INTERVAL, Follower
-from inngest_temporal.temporal.connection import Settings, connect
+from inngest_temporal.temporal.connection import DashboardMode, Settings, connect
 from inngest_temporal_workers.http.dispatches import Dispatches
 from inngest_temporal_workers.http.worker import create_http_worker
 
@@ -62,6 +62,7 @@ class DevOptions:
     """Apps that are served over HTTP."""
     discovers: bool = False
     """Whether to look for such apps."""
+    dashboard: DashboardMode = DashboardMode.ON
 
     @property
     def follows_apps(self) -> bool:
@@ -119,7 +120,7 @@ class DevServer:
             client = await connect()
             follower = Follower(client)
             stack.push_async_callback(follower.stop)
-            settings, dispatches = Settings(dev=True), Dispatches()
+            settings, dispatches = self._settings(), Dispatches()
             ingress = create_ingress(client, settings, follower=follower, calls=dispatches)
             parts.append(await stack.enter_async_context(serving(ingress, listener)))
             calling = self._call_apps(settings, dispatches)
@@ -137,6 +138,10 @@ class DevServer:
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             for part in ended:
                 part.result()
+
+    def _settings(self) -> Settings:
+        ui_url = url_of(embedded.HOST, self._options.ui_port)
+        return Settings(dev=True, dashboard=self._options.dashboard, temporal_ui_url=ui_url)
 
     async def _call_apps(self, settings: Settings, dispatches: Dispatches) -> None:
         """Run the functions of apps that are served over HTTP."""
@@ -184,10 +189,12 @@ class DevServer:
             except (RPCError, RuntimeError, TimeoutError):
                 await asyncio.sleep(POLL_INTERVAL)
         follower.start()
+        options = self._options
         if functions != self._shown:
             out.print(functions, end="")
             self._shown = functions
-        out.print("\nReady.")
+        shown = options.dashboard != DashboardMode.OFF
+        out.print("\nReady." + (f" Dashboard: {options.url}" if shown else ""))
 
     # The worker of a module.
 
