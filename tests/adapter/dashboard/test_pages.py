@@ -421,6 +421,42 @@ async def test_a_function_is_invoked_with_the_data_of_its_last_event(client: Cli
         assert "inngest/function.invoked" in (await app.http.get("/events")).text
 
 
+async def test_runs_of_the_list_are_run_again_once_for_each_form(client: Client) -> None:
+    many = many_steps(1)
+    async with world(client, many) as app:
+        runs = [app.run_of(many, await app.send("test/event", {"n": n})) for n in range(3)]
+        for run in runs:
+            await client.get_workflow_handle(run).result()
+        form = {
+            "action": "rerun",
+            "key": "one form",
+            "back": "/runs?status=Completed",
+            "run": [*runs, "01M8DMPFWJHV1J2CEH2PSWQX2Z"],  # the last one is forgotten
+        }
+        for _ in range(2):  # a person clicks twice
+            answer = await app.http.post("/runs", data=form)
+            assert answer.headers["location"] == "/runs?status=Completed&done=rerun&n=3"
+        await until(lambda: _has_rows(app.http, 6))
+        page = (await app.http.get(answer.headers["location"])).text
+        assert "Started 3 runs again." in page
+        answer = await app.http.post("/runs", data={**form, "back": "https://evil.example"})
+        assert answer.headers["location"] == "/runs?done=rerun&n=3"
+
+
+async def _has_rows(http: httpx.AsyncClient, count: int) -> bool:
+    return (await http.get("/runs?status=Completed")).text.count('<tr id="run-') == count
+
+
+async def test_a_run_links_to_its_workflow_in_temporals_web_ui(client: Client) -> None:
+    id = await start(client)
+    async with browser(client, replace(DEV, temporal_ui_url="http://ui:8233")) as http:
+        page = (await http.get(f"/runs/{id}")).text
+        link = f'href="http://ui:8233/namespaces/{client.namespace}/workflows/{id}/'
+        assert link in page
+    async with browser(client) as http:
+        assert "Temporal UI" not in (await http.get(f"/runs/{id}")).text
+
+
 async def test_a_runs_event_is_sent_again(client: Client) -> None:
     many = many_steps(1)
     async with world(client, many) as app:
