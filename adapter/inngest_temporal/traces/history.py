@@ -6,6 +6,7 @@ is applied to the steps as the run applies it. But where the run may rely on its
 is relied on here. Histories may be old, foreign, terminated in the middle, or of a version to come.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -100,7 +101,7 @@ class _HistoryReader:
         self._function_id = ""
         self._temporal_run_id = ""
         self._original: str | None = None
-        self._steps = Steps(run_id)
+        self._steps = Steps(run_id, self._fails)
         self._admission = AdmissionRecord()
         self._losses = Losses()
         self._executions: dict[int, _Execution] = {}
@@ -110,6 +111,8 @@ class _HistoryReader:
         """Event that scheduled an activity -> when that began."""
         self._first_request = ExecutionRequest()
         self._attempts: list[Attempt] = []
+        self._has_lost = False
+        """Whether the run takes what has ended before it looks again."""
         self._is_over = False
         """Whether the handler has come to its end."""
         self._status: RunStatus = "Running"
@@ -152,13 +155,19 @@ class _HistoryReader:
 
     def _take(self, inbox: Sequence[HistoryEvent]) -> None:
         """What a workflow task begins with."""
-        signals = [e for e in inbox if e.HasField("workflow_execution_signaled_event_attributes")]
-        others = [
-            e for e in inbox if not e.HasField("workflow_execution_signaled_event_attributes")
-        ]
-        for event in (*signals, *others):
-            kind = (event.WhichOneof("attributes") or "").removesuffix(_SUFFIX)
-            self._guarded(self._OUTSIDE[kind], kind, event)
+        others = []
+        for event in inbox:
+            if event.HasField("workflow_execution_signaled_event_attributes"):
+                self._read_outside(event)
+            else:
+                others.append(event)
+        self._steps.resume()
+        for event in others:
+            self._read_outside(event)
+
+    def _read_outside(self, event: HistoryEvent) -> None:
+        kind = (event.WhichOneof("attributes") or "").removesuffix(_SUFFIX)
+        self._guarded(self._OUTSIDE[kind], kind, event)
 
     def _guarded(
         self,
@@ -172,6 +181,9 @@ class _HistoryReader:
             read(self, attributes, ms_of(event.event_time), event)
         except Exception as error:
             self._note(f"Event {event.event_id} ({kind}) can't be read: {_shown(error)}")
+
+    def _fails(self, error: Exception) -> None:
+        self._note(f"What has ended can't be read: {_shown(error)}")
 
     def _note(self, text: str) -> None:
         if len(self._notes) < MAX_NOTES:
@@ -223,6 +235,10 @@ class _HistoryReader:
         request = from_wire(ExecutionRequest, first_of(given.input.payloads))
         execution = _Execution(request, given.activity_id, at_ms)
         self._executions[event.event_id] = execution
+        if request.target is None:
+            if self._has_lost:
+                self._steps.release()
+            self._steps.held, self._has_lost = True, False
         if request.target is not None:
             record = self._steps.target(request.target, at_ms)
             if record.position is None:
@@ -308,12 +324,21 @@ class _HistoryReader:
     # What executions answer, applied as the run applies it.
 
     def _apply(self, execution: _Execution, progress: Progress) -> None:
-        if self._is_over:
-            return
+        is_look = execution.request.target is None
+        if self._steps.closed:
+            for index, done in enumerate(progress.done):
+                self._done(execution, done, index, False)
+        elif self._is_over or (self._steps.held and not is_look):
+            self._steps.queue.append(functools.partial(self._apply, execution, progress))
+        elif self._take_progress(execution, progress) and is_look:
+            self._steps.release()
+
+    def _take_progress(self, execution: _Execution, progress: Progress) -> bool:
+        """Whether the run takes next what else has ended: not if it looks, or will."""
         if progress.unstarted is not None:
             if progress.missing or progress.busy:
                 self._stuck = f"It can't be executed for now: {progress.unstarted}"
-            return
+            return False
         self._stuck = ""
         self._started_ms = self._started_ms or execution.started_ms
         is_final = progress.failed is not None and progress.failed.retry_ms is None
@@ -322,8 +347,9 @@ class _HistoryReader:
         for index, done in enumerate(progress.done):
             self._done(execution, done, index, len(progress.done) > 1)
         if progress.lost is not None:
-            self._lost(execution, progress, progress.lost)
-            return
+            is_planned = self._lost(execution, progress, progress.lost)
+            self._has_lost = not is_planned
+            return is_planned
         target = execution.request.target
         if target is not None and all(done.op.id != target for done in progress.done):
             self._steps.forget(target)
@@ -338,6 +364,9 @@ class _HistoryReader:
         if holds:
             for op in progress.ops or ():
                 self._steps.begin(op, execution.ended_ms)
+        will_look = holds and progress.failed is not None
+        self._steps.held = self._steps.held or will_look or self._is_over
+        return not (will_look or self._is_over)
 
     @property
     def _is_http(self) -> bool:
@@ -407,8 +436,9 @@ class _HistoryReader:
         number = 0 if is_first else request.attempt
         self._attempts.append(self._attempt_of(execution, number, error, retry_at_ms))
 
-    def _lost(self, execution: _Execution, progress: Progress, why: str) -> None:
-        """A worker was lost with the execution, which is repeated, or not."""
+    def _lost(self, execution: _Execution, progress: Progress, why: str) -> bool:
+        """A worker was lost with the execution, which is repeated, or not. Whether a step is to be
+        tried again."""
         ids = {done.op.id for done in progress.done}
         target, attempt = self._target_of(execution), execution.request.attempt
         target = None if target is not None and target.id in ids else target
@@ -418,16 +448,18 @@ class _HistoryReader:
         error = ErrorInfo("WorkerLostError", f"Its worker was lost: {why}")
         if begun is not None and not self._given.retries and not self._is_http:
             self._lose(execution, begun, attempt, step_lost(begun), None)
-            return
+            return False
         retry_at_ms = execution.ended_ms + self._losses.add() * 1000
         if self._losses.end_it(attempt, self._given.retries) and not self._is_http:
             if target is not None:
                 self._lose(execution, target, attempt, self._losses.error(why), None)
         elif target is not None:
             self._lose(execution, target, attempt, error, retry_at_ms)
+            return not self._is_http or execution.request.target is not None
         elif not self._is_http:
             number = execution.request.attempt
             self._attempts.append(self._attempt_of(execution, number, error, retry_at_ms))
+        return False
 
     def _lose(
         self, execution: _Execution, op: Op, attempt: int, error: ErrorInfo, retry_at: int | None
@@ -496,6 +528,8 @@ class _HistoryReader:
         """What is under way in a run that has not ended."""
         self._take(self._inbox)
         self._inbox = []
+        self._steps.closed = self._is_over
+        self._steps.release()
         under_way = {each.id: each for each in pending}
         for execution in self._executions.values():
             known = under_way.get(execution.activity)

@@ -1,7 +1,7 @@
 """The steps of one run while its history is read."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,10 +19,9 @@ from inngest_temporal.temporal import names
 
 from .models import Attempt, StepKind, StepStatus, TraceStep
 
+INVOKE_TIMEOUT = ErrorInfo(INVOKE_TIMEOUT_NAME, INVOKE_TIMEOUT_MESSAGE)
 DEFAULT_TIMEOUT_MS = 365 * 86_400_000
 """Of invocations and of waits for signals."""
-LAST_ANSWER_MS = 10_000
-"""Length of the timer of an invocation whose run is gone."""
 _CALLS = {
     "inngest.wait": protocol.WAIT_FOR_EVENT,
     "inngest.claim_signal": protocol.WAIT_FOR_SIGNAL,
@@ -58,6 +57,10 @@ class StepRecord:
     """Whether what it waits for has come."""
     remaining_ms: int = 0
     """Of an invocation's timeout."""
+    is_gone: bool = False
+    """Whether the run that it invoked has ended, as far as is known without an answer."""
+    waits_since: int = 0
+    """The event that started its last timer: who began to wait first goes on first."""
 
     @property
     def kind(self) -> StepKind:
@@ -74,8 +77,10 @@ class StepRecord:
 class Steps:
     """All steps of one run, in the order in which they began."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, fails: Callable[[Exception], None]) -> None:
+        """`fails`: told what can't be read of what has ended."""
         self._run_id = run_id
+        self._fails = fails
         self._all: dict[str, StepRecord] = {}
         self._named: dict[str, Op] = {}
         """What the handler asked for, whether or not that was begun."""
@@ -83,11 +88,21 @@ class Steps:
         """Step -> what a rerun gives it."""
         self.stored = 0
         """Memos so far."""
+        self.queue: deque[Callable[[], None]] = deque()
+        """What has ended while the run looks what the handler needs: it takes that afterwards."""
+        self.held = True
+        """Whether it looks."""
+        self.closed = False
+        """Whether the run has ended, and stores nothing any more."""
         self._delivered: dict[str, int] = {}
         self._early: dict[str, list[Any]] = {}
         """Answers to steps that are not known yet."""
         self._unregistered: dict[str, deque[StepRecord]] = {each: deque() for each in _CALLS}
         self._taking_back: deque[StepRecord] = deque()
+        self._checking: deque[StepRecord] = deque()
+        """Invocations whose run is looked after."""
+        self._resumed: list[tuple[StepRecord, int, ErrorInfo | None]] = []
+        """What signals of a workflow task have brought, and when."""
         self._untimed: dict[str, deque[StepRecord]] = {}
         """Summary -> steps whose timer is still to begin."""
         self._timers: dict[int, tuple[StepRecord, int]] = {}
@@ -128,6 +143,7 @@ class Steps:
         self._expect(record, at_ms)
         for answer in self._early.pop(op.id, ()):
             self._arrived(record, answer, at_ms)
+        self.resume()
         return record
 
     def target(self, step: str, at_ms: int) -> StepRecord:
@@ -157,7 +173,7 @@ class Steps:
             record.deadline_ms = at_ms + max(0, length_ms)
             record.remaining_ms = length_ms
             if kind == protocol.SLEEP and length_ms <= 0:
-                self.store(record, at_ms)
+                self._ended(record, at_ms)
                 return
         for activity, each in _CALLS.items():
             if each == kind:
@@ -178,11 +194,41 @@ class Steps:
         """A step has ended: what the run keeps is its memo."""
         if record.position is not None:
             return
-        record.position = self.stored
-        self.stored += 1
+        if not self.closed:
+            record.position = self.stored
+            self.stored += 1
         record.ended_ms = max(at_ms, record.started_ms)
         record.output, record.error = data, error
         record.status = "Completed" if error is None else "Failed"
+        if error is INVOKE_TIMEOUT:
+            record.status = "TimedOut"
+
+    def _ended(
+        self, record: StepRecord, at_ms: int, data: Any = None, error: ErrorInfo | None = None
+    ) -> None:
+        """A step that waited has ended."""
+
+        def take() -> None:
+            self.store(record, at_ms, data, error)
+
+        self.later(take)
+
+    def later(self, take: Callable[[], None]) -> None:
+        """Do something as soon as the run takes what has ended."""
+        if self.held:
+            self.queue.append(take)
+        else:
+            take()
+
+    def release(self) -> None:
+        """The run takes what has ended."""
+        self.held = False
+        while self.queue and not self.held:
+            take = self.queue.popleft()
+            try:
+                take()
+            except Exception as error:
+                self._fails(error)
 
     # What calls answer by which steps begin to wait, or stop.
 
@@ -190,6 +236,9 @@ class Steps:
         """An activity of a waiting step has ended. `step`: hashed id, if that is known."""
         if activity in _TAKES_BACK:
             self._taken_back(at_ms)
+            return
+        if activity == "inngest.executes" and self._checking:
+            self._checking.popleft().is_gone = not result["executes"]
             return
         if activity not in _CALLS or not isinstance(result, Mapping):
             return
@@ -199,7 +248,7 @@ class Steps:
         if activity == "inngest.invoke":
             record.invoked_run = None if result.get("run") is None else str(result["run"])
             if "error" in result:
-                self.store(record, at_ms, error=ErrorInfo("Error", str(result["error"])))
+                self._ended(record, at_ms, error=ErrorInfo("Error", str(result["error"])))
         elif "error" in result or "conflict" in result:
             # It ends the run, whose error is this one.
             record.status, record.ended_ms = "Failed", at_ms
@@ -232,9 +281,13 @@ class Steps:
 
     def _come(self, record: StepRecord, at_ms: int) -> None:
         """A wait has ended, with what came, or with nothing."""
-        self.store(record, at_ms, record.output)
-        if not record.has_come:
-            record.status = "TimedOut"
+
+        def take() -> None:
+            self.store(record, at_ms, record.output)
+            if not record.has_come:
+                record.status = "TimedOut"
+
+        self.later(take)
 
     # Timers.
 
@@ -244,6 +297,7 @@ class Steps:
         if record is None:
             return
         self._timers[event_id] = record, length_ms
+        record.waits_since = event_id
         if record.op.kind != protocol.INVOKE:
             record.deadline_ms = at_ms + length_ms
 
@@ -263,7 +317,7 @@ class Steps:
         if record is None or record.position is not None or record.has_come:
             return
         if record.op.kind == protocol.SLEEP:
-            self.store(record, at_ms)
+            self._ended(record, at_ms)
         elif record.op.kind == protocol.INVOKE:
             self._invocation_waited(record, length_ms, at_ms)
         else:
@@ -272,16 +326,15 @@ class Steps:
     def _invocation_waited(self, record: StepRecord, length_ms: int, at_ms: int) -> None:
         record.remaining_ms -= length_ms
         if record.remaining_ms <= 0:
-            error = ErrorInfo(INVOKE_TIMEOUT_NAME, INVOKE_TIMEOUT_MESSAGE)
-            self.store(record, at_ms, error=error)
-            record.status = "TimedOut"
-        elif length_ms == LAST_ANSWER_MS:
+            self._ended(record, at_ms, error=INVOKE_TIMEOUT)
+        elif record.is_gone:
             message = (
                 f"The invoked run {record.invoked_run} ended without an answer: it was skipped, or"
                 " terminated in Temporal."
             )
-            self.store(record, at_ms, error=ErrorInfo("Error", message))
+            self._ended(record, at_ms, error=ErrorInfo("Error", message))
         else:
+            self._checking.append(record)
             self._await_timer(record)
 
     # What comes from outside.
@@ -311,31 +364,42 @@ class Steps:
     def _arrived(self, record: StepRecord, answer: Any, at_ms: int) -> None:
         if record.has_come or record.position is not None:
             return
+        error = None
         if isinstance(answer, protocol.Memo):
-            record.has_come = True
+            record.output = answer.data
             error = None if answer.error is None else replace(answer.error, retriable=True)
-            self.store(record, at_ms, answer.data, error)
         elif record.op.kind == protocol.WAIT_FOR_EVENT:
             order, event = answer
-            if record.since < order:
-                record.has_come, record.output, record.event = True, event, event
-                self._resumed(record, at_ms)
+            if record.since >= order:
+                return
+            record.output = record.event = event
         elif record.op.kind == protocol.WAIT_FOR_SIGNAL:
-            record.has_come, record.output = True, answer
-            self.store(record, at_ms, answer)
-
-    def _resumed(self, record: StepRecord, at_ms: int) -> None:
-        if not record.registered:
-            return  # it goes on once it is
-        if len(record.op.options.get("events", ())) > 1:
-            self._take_back(record)
+            record.output = answer
         else:
-            self._come(record, at_ms)
+            return
+        record.has_come = True
+        self._resumed.append((record, at_ms, error))
+
+    def resume(self) -> None:
+        """All signals of a workflow task were read: steps go on in the order in which they began
+        to wait."""
+        resumed, self._resumed = self._resumed, []
+        for record, at_ms, error in sorted(resumed, key=lambda each: each[0].waits_since):
+            if record.op.kind != protocol.WAIT_FOR_EVENT:
+                self._ended(record, at_ms, record.output, error)
+            elif not record.registered:
+                continue  # it goes on once it is
+            elif len(record.op.options.get("events", ())) > 1:
+                self._take_back(record)
+            else:
+                self._come(record, at_ms)
 
     # The end.
 
     def end(self, at_ms: int) -> None:
         """The run has ended, and so has what was under way."""
+        self.closed = True
+        self.release()
         for record in self:
             if record.position is None and record.ended_ms is None:
                 record.status, record.ended_ms = "Cancelled", at_ms

@@ -435,3 +435,106 @@ async def test_what_is_no_run_has_no_trace(client: Client, run_id: str) -> None:
 
     async with running(client, function(handler)):
         assert await load_trace(client, run_id) is None
+
+
+async def test_what_ends_while_the_handler_is_looked_at_ends_after_that(client: Client) -> None:
+    """The order of memos is the run's: whatever ends while an execution is under way that only
+    looks what is needed next is taken after it."""
+
+    async def handler(ctx: inngest.Context) -> Any:
+        async def branch(name: str) -> Any:
+            first = await ctx.step.run(f"{name} 1", lambda: name)
+            await ctx.step.sleep(f"{name} nap", 1)
+            return [first, await ctx.step.run(f"{name} 2", asyncio.sleep, 0.01, name)]
+
+        return await asyncio.gather(*map(branch, "abcd"))
+
+    fn = function(handler)
+    async with running(client, fn) as app:
+        for _ in range(4):
+            trace = await ended(app, app.run_of(fn, await app.send("test/event")))
+            assert len(trace.steps) == 12
+            assert set(statuses(trace).values()) == {"Completed"}
+
+
+async def test_waits_that_one_event_resumes(client: Client) -> None:
+    async def handler(ctx: inngest.Context) -> Any:
+        waits = [
+            ctx.step.wait_for_event(f"wait {n}", event=event, timeout=60_000)
+            for n in range(3)
+            for event in (["test/a", "test/b"] if n == 1 else "test/a",)
+        ]
+        return len(await asyncio.gather(*waits))
+
+    fn = function(handler)
+    async with running(client, fn) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+        await registered(run, 3)
+        await app.send("test/a")
+        trace = await ended(app, run)
+    assert trace.output == 3
+    assert all(step.event is not None for step in trace.steps)
+
+
+async def test_a_lost_step_of_a_run_that_needs_permits(client: Client) -> None:
+    """What was under way in a chain, when its worker stopped, was an attempt of that step."""
+    started, gate = asyncio.Event(), asyncio.Event()
+
+    async def handler(ctx: inngest.Context) -> Any:
+        async def work() -> int:
+            started.set()
+            await gate.wait()
+            return 2
+
+        return await ctx.step.run("work", work)
+
+    fn = function(handler, retries=1, concurrency=[inngest.Concurrency(limit=1)])
+    async with running(client, fn) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+        await started.wait()
+    gate.set()
+    async with running(client, fn) as app:
+        trace = await ended(app, run)
+    assert trace.output == 2
+    [work] = trace.steps
+    assert [attempt.number for attempt in work.attempts] == [0, 1]
+    lost = work.attempts[0].error
+    assert lost is not None
+    assert lost.name == "WorkerLostError"
+
+
+async def test_an_invoked_run_that_was_terminated(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_CHECK", "LAST_ANSWER"):
+        monkeypatch.setattr(
+            f"inngest_temporal_workers.runs.waiting.{name}", timedelta(milliseconds=300)
+        )
+
+    async def handler(ctx: inngest.Context) -> Any:
+        try:
+            await ctx.step.invoke("child", function=child)
+        except inngest.StepError as error:
+            return error.message
+
+    app_client = new_client()
+    fn = app_client.create_function(fn_id="fn", trigger=TRIGGER)(handler)
+
+    @app_client.create_function(fn_id="child", trigger=inngest.TriggerEvent(event="test/never"))
+    async def child(ctx: inngest.Context) -> None:
+        await ctx.step.sleep("long", 3_600_000)
+
+    async with running(client, fn, child) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+
+        async def invoked() -> str | None:
+            steps = (await loaded(client, run)).steps
+            return steps[0].invoked_run if steps else None
+
+        child_run = client.get_workflow_handle(await until(invoked))
+        await registered(child_run)
+        await child_run.terminate()
+        trace = await ended(app, run)
+    assert trace.steps[0].status == "Failed"
+    assert trace.steps[0].error is not None
+    assert trace.output == trace.steps[0].error.message
