@@ -101,11 +101,11 @@ def _from_step(trace: Trace, wanted: FromStep, again: Again, takes_input: bool) 
     kept = [
         each
         for each in trace.steps
-        if each.position is not None
-        and each.id != step.id
-        and (step.position is None or each.position < step.position)
+        if each.id != step.id
+        and (each.position is not None or each.status == "Completed")
+        and _order(each) < _order(step)
     ]
-    memos = [_done(each) for each in sorted(kept, key=lambda each: each.position or 0)]
+    memos = [_done(each) for each in sorted(kept, key=_order)]
     inputs = {} if wanted.input is None else {step.id: wanted.input}
     size = json_size([to_wire(memos), inputs, trace.events])
     if size > MAX_OUTPUT_BYTES:
@@ -115,6 +115,17 @@ def _from_step(trace: Trace, wanted: FromStep, again: Again, takes_input: bool) 
             " step, or from the beginning."
         )
     return Again(again.original, tuple(memos), step.id, inputs, again.skips)
+
+
+def _order(step: TraceStep) -> tuple[int, int]:
+    """Steps that have ended come before those that have not. One may have ended as its run did,
+    after all others."""
+    ended_ms = step.ended_ms if step.status == "Completed" else None
+    unknown = 2**62
+    return (
+        unknown if step.position is None else step.position,
+        unknown if ended_ms is None else ended_ms,
+    )
 
 
 def _found(trace: Trace, wanted: str) -> TraceStep:

@@ -38,6 +38,7 @@ MAX_NOTES = 20
 """Notes of one trace; of further ones only the number is told."""
 _SUFFIX = "_event_attributes"
 _EXECUTE = "inngest.execute"
+_CANCEL = "workflow_execution_cancel_requested"
 _LOCAL = "core_local_activity"
 """Name of the marker that Temporal's SDKs leave of a local activity."""
 
@@ -144,7 +145,7 @@ class _HistoryReader:
             self._stuck = ""
             self._take(self._inbox[: self._seen])
             self._inbox, self._seen = self._inbox[self._seen :], 0
-        elif kind in self._OUTSIDE:
+        elif kind in self._OUTSIDE or kind == _CANCEL:
             self._inbox.append(event)
         elif kind in self._COMMANDS:
             self._guarded(self._COMMANDS[kind], kind, event)
@@ -156,12 +157,17 @@ class _HistoryReader:
     def _take(self, inbox: Sequence[HistoryEvent]) -> None:
         """What a workflow task begins with."""
         others = []
+        is_cancelled = False
         for event in inbox:
             if event.HasField("workflow_execution_signaled_event_attributes"):
                 self._read_outside(event)
+            elif event.HasField("workflow_execution_cancel_requested_event_attributes"):
+                is_cancelled = True
             else:
                 others.append(event)
         self._steps.resume()
+        if is_cancelled:  # the run takes nothing any more, also of what came before that
+            self._is_over = self._admission.over = self._steps.held = True
         for event in others:
             self._read_outside(event)
 
@@ -325,6 +331,8 @@ class _HistoryReader:
 
     def _apply(self, execution: _Execution, progress: Progress) -> None:
         is_look = execution.request.target is None
+        if progress.unstarted is None:
+            self._started_ms = self._started_ms or execution.started_ms
         if self._steps.closed:
             for index, done in enumerate(progress.done):
                 self._done(execution, done, index, False)
@@ -340,7 +348,6 @@ class _HistoryReader:
                 self._stuck = f"It can't be executed for now: {progress.unstarted}"
             return False
         self._stuck = ""
-        self._started_ms = self._started_ms or execution.started_ms
         is_final = progress.failed is not None and progress.failed.retry_ms is None
         holds = progress.base == self._steps.stored or (self._is_http and is_final)
         self._steps.name(progress.ops or ())

@@ -83,7 +83,8 @@ class TraceStep:
     from_original: bool = False
     """Whether it was not executed, but taken from the run of which this one is a rerun."""
     position: int | None = None
-    """Where it is in the order in which steps ended; None: it has not."""
+    """Where it is in the order in which steps ended; None: it has not, or only when its run did, so
+    that the run has no memo of it."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Runs that are run again, from the beginning and from a step."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -486,6 +487,52 @@ async def test_a_run_that_is_under_way_and_one_that_was_terminated(client: Clien
         await app.send("test/go")
         assert await asyncio.gather(second.result(), third.result()) == ["A", "A"]
     assert bodies.taken() == {"a": 1}
+
+
+async def test_a_step_that_ended_after_its_run_was_cancelled(client: Client) -> None:
+    """It is not executed again either, though the run has no memo of it."""
+    bodies, started, gate = Bodies(), asyncio.Event(), threading.Event()
+
+    async def handler(ctx: inngest.Context) -> Any:
+        def work() -> str:
+            started_soon()
+            gate.wait(30)
+            return str(bodies.of("work")())
+
+        both = await asyncio.gather(
+            ctx.step.run("work", asyncio.to_thread, work),
+            ctx.step.wait_for_event("go", event="test/go", timeout=60_000),
+        )
+        return both[0]
+
+    loop = asyncio.get_running_loop()
+
+    def started_soon() -> None:
+        loop.call_soon_threadsafe(started.set)
+
+    fn = function(handler, concurrency=[inngest.Concurrency(limit=2)])
+    async with running(client, fn) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+        await started.wait()
+        await run.cancel()
+        gate.set()
+        with pytest.raises(WorkflowFailureError):
+            await run.result()
+        [work] = [step for step in (await trace_of(app, run.id)).steps if step.name == "work"]
+        has_ended = work.status == "Completed"  # else it was interrupted, and nobody can tell
+        bodies.taken()
+        new = client.get_workflow_handle(await again(app, run.id, "go"))
+        await until(lambda: _waits_for_go(app, new.id))
+        await app.send("test/go")
+        assert await new.result() == "WORK"
+    assert bodies.taken() == ({} if has_ended else {"work": 1})
+
+
+async def _waits_for_go(app: App, run_id: str) -> bool:
+    steps = {step.name: step.status for step in (await trace_of(app, run_id)).steps}
+    history = await app.client.get_workflow_handle(run_id).fetch_history()
+    has_timer = any(e.HasField("timer_started_event_attributes") for e in history.events)
+    return steps.get("go") == "Waiting" and has_timer
 
 
 async def test_what_cancels_a_run_cancels_its_rerun(client: Client) -> None:

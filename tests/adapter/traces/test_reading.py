@@ -1,6 +1,7 @@
 """Traces of runs on a real server, ended and under way."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -538,3 +539,34 @@ async def test_an_invoked_run_that_was_terminated(
     assert trace.steps[0].status == "Failed"
     assert trace.steps[0].error is not None
     assert trace.output == trace.steps[0].error.message
+
+
+async def test_a_step_that_ends_after_its_run_was_cancelled(client: Client) -> None:
+    """It was executed, and the trace says so; but the run has no memo of it."""
+    started, gate = asyncio.Event(), asyncio.Event()
+
+    async def handler(ctx: inngest.Context) -> None:
+        async def work() -> int:
+            started.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await gate.wait()
+            return 1
+
+        await ctx.step.run("before", lambda: None)
+        await ctx.step.sleep("nap", 1)
+        await asyncio.gather(ctx.step.run("work", work), ctx.step.sleep("long", 3_600_000))
+
+    fn = function(handler, concurrency=[inngest.Concurrency(limit=1)])
+    async with running(client, fn) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+        await started.wait()
+        await run.cancel()
+        gate.set()
+        trace = await ended(app, run)
+    assert trace.status == "Cancelled"
+    assert trace.started_ms is not None
+    shown = statuses(trace)
+    assert (shown["before"], shown["nap"], shown["long"]) == ("Completed", "Completed", "Cancelled")
+    assert shown["work"] in ("Completed", "Cancelled")
+    assert named(trace)["work"].attempts
+    assert named(trace)["work"].position is None
