@@ -41,7 +41,7 @@ def program() -> str:
 @contextlib.contextmanager
 def chromium() -> Iterator[str]:
     """A running browser; the address at which it is driven."""
-    with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
+    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         command = [program(), "--headless=new", "--no-sandbox", "--disable-gpu"]
         command += ["--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage"]
         command += ["--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]

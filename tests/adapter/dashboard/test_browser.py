@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -12,8 +13,10 @@ from playwright.async_api import Browser, Page, expect
 from temporalio.client import Client, WorkflowFailureError
 
 import inngest_temporal as inngest
+from inngest_temporal.dashboard import reading
 from inngest_temporal.routing import replays
 from inngest_temporal.temporal.connection import Settings, connect
+from inngest_temporal.traces.models import Attempt, Trace, TraceStep
 from inngest_temporal.traces.reading import load_trace
 from tests.browsing import SCREENSHOTS, Watched, profile, violations
 from tests.conftest import Proxy
@@ -379,6 +382,42 @@ async def test_json_is_copied_as_it_is_written(client: Client, page: Page) -> No
         assert json.loads(copied)["data"] == data
 
 
+async def test_a_run_of_a_thousand_steps_stays_usable_while_it_runs(
+    client: Client, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = tuple(
+        TraceStep(
+            f"{n:040x}",
+            f"step {n}",
+            "run",
+            "Completed",
+            n * 10,
+            n * 10 + 9,
+            (Attempt(0, n * 10 + 1, n * 10 + 9, queued_ms=n * 10),),
+            output={"number": n},
+        )
+        for n in range(1_000)
+    )
+
+    async def load(_: Client, run_id: str) -> Trace:
+        return Trace(run_id, "shop-many", "Running", ({"name": "many"},), (), 0, 5, steps=steps)
+
+    monkeypatch.setattr(reading, "load_trace", load)
+    async with served(client) as http:
+        await page.goto(f"{http.base_url}/runs/many")
+        link = page.get_by_role("link", name="step 800", exact=True)
+        await link.scroll_into_view_if_needed()
+        before = await page.evaluate("window.scrollY")
+        assert before > 10_000
+        began = time.perf_counter()
+        await link.click()
+        await expect(page.locator("#step-output-json")).to_contain_text('"number": 800')
+        print(f"opened after {time.perf_counter() - began:.2f} s")
+        await _refreshed(page, "/runs/many?step=")
+        await expect(page.locator("#step-output-json")).to_be_in_viewport()
+        assert abs(await page.evaluate("window.scrollY") - before) < 900
+
+
 def spiteful() -> inngest.Function[Any]:
     """A function whose every text is an attack."""
 
@@ -494,10 +533,10 @@ async def _decline() -> None:
 
 
 async def _look(page: Page, name: str) -> None:
-    """Check a page as it is on a desk and on a phone, and keep pictures."""
+    """Check a page, as it is on a desk and on a phone, and keep pictures."""
     SCREENSHOTS.mkdir(exist_ok=True)
+    assert await violations(page) == [], name
     for width, suffix in ((1200, ""), (390, "-narrow")):
         await page.set_viewport_size({"width": width, "height": 800})
-        assert await violations(page) == [], name
         assert await page.evaluate("document.documentElement.scrollWidth") <= width, name
         await page.screenshot(path=SCREENSHOTS / f"{name}{suffix}.png", full_page=True)

@@ -96,8 +96,19 @@ htmx.registerExtension("dashboard", {
 
 const isPoll = (event) => Boolean(event.detail?.ctx?.sourceElement?.dataset.live !== undefined);
 
+// Whether a person has turned to something else of the page since its live part was asked for.
+function isStale(event) {
+  const { request, sourceElement } = event.detail.ctx;
+  const wanted = new URL(sourceElement.getAttribute("hx-get"), document.baseURI);
+  const asked = new URL(request.action, document.baseURI);
+  return asked.pathname + asked.search !== wanted.pathname + wanted.search;
+}
+
 document.addEventListener("htmx:before:request", (event) => {
-  if (isPoll(event) && document.hidden) event.preventDefault();
+  if (isPoll(event) && (document.hidden || isStale(event))) event.preventDefault();
+});
+document.addEventListener("htmx:before:swap", (event) => {
+  if (isPoll(event) && isStale(event)) event.preventDefault();
 });
 document.addEventListener("htmx:after:request", (event) => {
   if (isPoll(event)) document.getElementById("offline").hidden = event.detail.ctx.response.status < 500;
