@@ -93,7 +93,7 @@ def create_ingress(
     app.router.routes += [
         *events.routes(),
         *Registrations(client, settings, follower, keys, bodies).routes(),
-        Route("/health", _health),
+        Route("/health", _Health(settings, follower).get),
         Route("/ready", _Ready(client, follower).get),
         *_run_api(client, follower, app.state.guard, recent, calls),
         *described_routes(app),
@@ -159,6 +159,22 @@ class _RunApi:
             await v1_error(*failure)(scope, receive, send)
 
 
+class _Health:
+    """Whether the process answers; in dev mode, whether it takes events."""
+
+    def __init__(self, settings: Settings, follower: Follower) -> None:
+        self._is_dev = settings.dev
+        self._follower = follower
+
+    async def get(self, _: Request) -> Response:
+        """`GET /health`: the process answers. In dev mode 503 until the functions are known: events
+        are not accepted before."""
+        if self._is_dev and self._follower.snapshot is None:
+            reason = str(RegistryNotReadyError())
+            return json_reply({"status": 503, "message": reason}, 503)
+        return json_reply({"status": 200, "message": "OK"})
+
+
 class _Ready:
     """Whether this process can accept events now. It logs nothing, since anyone may ask."""
 
@@ -179,11 +195,6 @@ class _Ready:
         except (RPCError, RuntimeError, TimeoutError):
             return json_reply({"status": 503, "message": "Temporal can't be reached."}, 503)
         return json_reply({"status": 200, "message": "OK"})
-
-
-async def _health(_: Request) -> Response:
-    """`GET /health`: the process answers."""
-    return json_reply({"status": 200, "message": "OK"})
 
 
 def _finish_replies(app: FastAPI, kind: str) -> None:

@@ -30,7 +30,9 @@ class ReplyError(Exception):
 def json_reply(
     body: Mapping[str, Any] | list[Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A JSON body."""
+    """A JSON body. What is refused for now may be asked again in a second."""
+    if status == 503:
+        headers = {"Retry-After": "1", **(headers or {})}
     # ASCII, because text from user code may hold halves of characters, which UTF-8 can't.
     return Response(json.dumps(body, separators=(",", ":")), status, headers, "application/json")
 

@@ -288,29 +288,32 @@ def test_a_killed_dev_leaves_nothing(start: Callable[..., Command]) -> None:
 
 
 def test_dev_takes_no_event_before_its_functions_are_known(start: Callable[..., Command]) -> None:
-    """Each event that is accepted runs, from the first answer of `/health` on."""
+    """`/health` says when; each event that is accepted then runs."""
     dev = Dev(start, "app.py", "--no-reload")
     http = Http(dev.port)
-    until(lambda: answers(http), "an answer")
-    refused, accepted = 0, []
-    while len(accepted) < 3:
-        event = {"name": "app/greet", "data": {"name": f"{len(accepted)}"}}
-        reply = httpx.post(f"{http.url}/e/dev", json=event, timeout=15)
+    until(lambda: answers(http) is not None, "an answer")
+    refused = 0
+    while (healthy := answers(http)) != 200:
+        assert healthy == 503
+        reply = httpx.post(f"{http.url}/e/dev", json={"name": "app/greet"}, timeout=15)
         if reply.status_code == 200:
-            accepted += reply.json()["ids"]
-        else:
-            refused += 1
-            assert reply.status_code == 503
-            assert refused < 2000
+            assert answers(http) == 200  # meanwhile
+            break
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+        refused += 1
     assert refused
+    events = [{"name": "app/greet", "data": {"name": f"{n}"}} for n in range(3)]
+    accepted = [
+        httpx.post(f"{http.url}/e/dev", json=event, timeout=15).json()["ids"][0] for event in events
+    ]
     assert [http.result(event) for event in accepted] == ["Hello 0", "Hello 1", "Hello 2"]
 
 
-def answers(http: Http) -> bool:
+def answers(http: Http) -> int | None:
     try:
-        return httpx.get(f"{http.url}/health", timeout=15).status_code == 200
+        return httpx.get(f"{http.url}/health", timeout=15).status_code
     except httpx.TransportError:
-        return False
+        return None
 
 
 @pytest.mark.parametrize("after", [0.3, 0.7, 1.2, 2.0])

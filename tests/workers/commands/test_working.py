@@ -12,8 +12,8 @@ from temporalio.client import Client
 
 import inngest_temporal as inngest
 from inngest_temporal.routing.registry import Follower
-from inngest_temporal_workers.commands.health import health_app, parse_address
-from inngest_temporal_workers.commands.processes import ProcessError, listen, serving
+from inngest_temporal_workers.commands.health import health_app
+from inngest_temporal_workers.commands.processes import ProcessError, listen, parse_address, serving
 from inngest_temporal_workers.commands.working import WorkerOptions, WorkerProcess, curl_text
 from tests.conftest import Proxy
 from tests.harness import TRIGGER, new_client, until

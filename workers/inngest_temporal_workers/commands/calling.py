@@ -17,8 +17,15 @@ from inngest_temporal.temporal.connection import Settings, connect
 from inngest_temporal_workers.http.dispatches import Dispatches
 from inngest_temporal_workers.http.worker import HttpAppsPlugin, create_http_worker
 
-from .health import parse_address
-from .processes import ProcessError, interval_of, listen, out, serving, temporal_place
+from .processes import (
+    ProcessError,
+    interval_of,
+    listen,
+    out,
+    parse_address,
+    serving,
+    temporal_place,
+)
 from .working import WorkingProcess
 
 

@@ -23,9 +23,6 @@ from inngest_temporal_workers.plugin import system_worker
 from inngest_temporal_workers.worker import GRACE
 
 from . import loading, logs
-from .apps import read_url, sync_app
-from .calling import CallingOptions, CallingProcess
-from .health import health_app, parse_address
 from .logs import LogFormat, LogLevel
 from .processes import (
     ProcessError,
@@ -34,6 +31,7 @@ from .processes import (
     first,
     listen,
     out,
+    parse_address,
     run_until_stopped,
     serving,
     temporal_place,
@@ -130,6 +128,7 @@ def dev(
 ) -> None:
     """Everything on this machine: an embedded Temporal server, the ingress, and a worker that
     follows your changes."""
+    from .apps import read_url
     from .dev import DevOptions, DevServer
 
     with _plain_errors():
@@ -269,6 +268,9 @@ def worker(
         if http:
             if module is not None or task_queue is not None:
                 raise ProcessError("--http goes without MODULE and --task-queue: run two workers.")
+            # What apps over HTTP need takes a third of a second to import.
+            from .calling import CallingOptions, CallingProcess
+
             logs.configure(log_level, log_format)
             options = CallingOptions(serve_at, advertise, grace, retry_interval)
             calling = CallingProcess(options, Settings.from_env())
@@ -301,6 +303,8 @@ async def _run_worker(
     if place is None:
         await run(stop)
     else:
+        from .health import health_app
+
         async with serving(health_app(process.problem), listen(*place, "--health")):
             await run(stop)
 
@@ -311,6 +315,8 @@ def sync(
 ) -> None:
     """Registers an app that is served over HTTP, as the last step of its deploy. Needs the signing
     key, and Temporal."""
+    from .apps import read_url, sync_app
+
     with _plain_errors():
         settings, place = Settings.from_env(), read_url(url)
         logs.configure(LogLevel.WARNING, LogFormat.TEXT)

@@ -14,6 +14,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from inngest_temporal_workers.http.worker import create_http_worker
 from . import embedded
 from .apps import AppsFollower
 from .children import Children, in_background
-from .embedded import temporal_server
+from .embedded import temporal_server, until_answering
 from .ends import report_ends
 from .loading import Source
 from .logs import LogFormat, LogLevel
@@ -82,6 +83,8 @@ class DevServer:
         self._options = options
         self._children = Children()
         self._shown = ""
+        self._placed = asyncio.Event()
+        """Whether it was said where everything is."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run everything until `stop`. Raises `ProcessError` if something can't start, or ends by
@@ -100,29 +103,25 @@ class DevServer:
 
     async def _run(self) -> None:
         options = self._options
-        if options.reload and importlib.util.find_spec("watchfiles") is None:
-            raise ProcessError(
-                "Reload needs watchfiles: pip install 'inngest-temporal[dev]', or use --no-reload."
-            )
-        listener = listen(options.host, options.port, "--port")
-        for port, option in (
-            (options.temporal_port, "--temporal-port"),
-            (options.ui_port, "--ui-port"),
-        ):
-            listen(embedded.HOST, port, option).close()
+        listener = _check(options)
         _use_embedded_server(options)
         server = temporal_server(
             self._children, options.temporal_port, options.ui_port, options.db_filename
         )
         # Left in the opposite order, whatever the reason: worker, ingress, server.
         async with contextlib.AsyncExitStack() as stack:
-            parts = [await stack.enter_async_context(server)]
+            lost = await stack.enter_async_context(server)
             client = await connect()
             follower = Follower(client)
             stack.push_async_callback(follower.stop)
             settings, dispatches = self._settings(), Dispatches()
             ingress = create_ingress(client, settings, follower=follower, calls=dispatches)
-            parts.append(await stack.enter_async_context(serving(ingress, listener)))
+            parts = [lost, await stack.enter_async_context(serving(ingress, listener))]
+            if options.source is not None:
+                # What a worker imports takes as long as the server's start: the two go together.
+                following = self._follow(options.source, follower)
+                parts.append(await stack.enter_async_context(in_background(following)))
+            await until_answering(lost)
             calling = self._call_apps(settings, dispatches)
             parts.append(await stack.enter_async_context(in_background(calling)))
             parts.append(await stack.enter_async_context(in_background(report_ends(client))))
@@ -130,11 +129,9 @@ class DevServer:
                 apps = self._apps(client).follow()
                 parts.append(await stack.enter_async_context(in_background(apps)))
             self._print_places()
+            self._placed.set()
             if options.source is None:
                 await self._ready(follower)
-            else:
-                following = self._follow(options.source, follower)
-                parts.append(await stack.enter_async_context(in_background(following)))
             ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             for part in ended:
                 part.result()
@@ -182,6 +179,7 @@ class DevServer:
 
     async def _ready(self, follower: Follower, functions: str = "") -> None:
         """From now on the ingress knows what the worker has published, and says so."""
+        await self._placed.wait()
         while True:
             try:
                 await follower.refresh()
@@ -266,6 +264,22 @@ class DevServer:
             transport.close()
         if functions:
             await self._ready(follower, functions)
+
+
+def _check(options: DevOptions) -> socket.socket:
+    """The ingress's port, once it is known that nothing stands in the way. Raises
+    `ProcessError`."""
+    if options.reload and importlib.util.find_spec("watchfiles") is None:
+        raise ProcessError(
+            "Reload needs watchfiles: pip install 'inngest-temporal[dev]', or use --no-reload."
+        )
+    listener = listen(options.host, options.port, "--port")
+    for port, option in (
+        (options.temporal_port, "--temporal-port"),
+        (options.ui_port, "--ui-port"),
+    ):
+        listen(embedded.HOST, port, option).close()
+    return listener
 
 
 def _use_embedded_server(options: DevOptions) -> None:

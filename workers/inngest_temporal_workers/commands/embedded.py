@@ -30,10 +30,8 @@ START_SECONDS = 30
 async def temporal_server(
     children: Children, port: int, ui_port: int, db_filename: str | None
 ) -> AsyncIterator["asyncio.Task[None]"]:
-    """Yields, once the server answers, a task that fails with `ProcessError` when the server ends.
-
-    This process must be configured (`TEMPORAL_ADDRESS`) for the server that is to be started.
-    """
+    """Yields a task that fails with `ProcessError` when the server ends. It answers a moment later
+    (`until_answering`)."""
     command = [server_program(), "server", "start-dev", "--ip", HOST, "--log-level", "error"]
     command += ["--port", str(port), "--ui-port", str(ui_port)]
     command += ["--dynamic-config-value", POLL_SETTING]
@@ -44,7 +42,6 @@ async def temporal_server(
             children.start(command, log) as server,
             in_background(_until_lost(server, log)) as lost,
         ):
-            await _until_answering(lost)
             yield lost
 
 
@@ -70,7 +67,9 @@ async def _until_lost(server: Process, log: IO[bytes]) -> None:
     )
 
 
-async def _until_answering(lost: "asyncio.Task[None]") -> None:
+async def until_answering(lost: "asyncio.Task[None]") -> None:
+    """Wait until the server answers. This process must be configured for it (`TEMPORAL_ADDRESS`).
+    Raises `ProcessError` if it does not, or has ended; `lost`: its task."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         if lost.done():

@@ -7,8 +7,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from .processes import ProcessError
-
 
 def health_app(problem: Callable[[], Awaitable[str | None]]) -> Starlette:
     """`/health`: 200 for as long as the process answers. `/ready`: 503 with the `problem`, 200 if
@@ -23,12 +21,3 @@ def health_app(problem: Callable[[], Awaitable[str | None]]) -> Starlette:
         return JSONResponse({"status": status, "message": message or "OK"}, status)
 
     return Starlette(routes=[Route("/health", health), Route("/ready", ready)])
-
-
-def parse_address(option: str, text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT` (`[::1]:8080`, `:8080` on all addresses). Raises
-    `ProcessError`."""
-    host, _, port = text.rpartition(":")
-    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise ProcessError(f"{option} {text}: write HOST:PORT, as in 127.0.0.1:8289.")
-    return host.strip("[]") or "0.0.0.0", int(port)

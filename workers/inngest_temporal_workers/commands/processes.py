@@ -23,6 +23,8 @@ err = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr
 
 RECONNECT_SECONDS = 1.0
 """Between two attempts to reach Temporal."""
+QUIET_SECONDS = 0.1
+"""The same where Temporal is just being started."""
 DRAIN_SECONDS = 10
 """How long requests in progress may take after a stop was asked for."""
 TWICE_SECONDS = 1.0
@@ -68,7 +70,9 @@ def run_until_stopped(
 class Waiting:
     """Says once in a line what a process waits for, and when that is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_quiet: bool = False) -> None:
+        """`is_quiet`: whoever has started this process is starting Temporal, too."""
+        self._is_quiet = is_quiet
         self._said = ""
 
     def on(self, error: BaseException) -> None:
@@ -76,6 +80,8 @@ class Waiting:
         if not passes(error):
             raise ProcessError(_refusal(error)) from error
         message = _reason(error)
+        if self._is_quiet:
+            return
         if message != self._said:
             err.print(message)
         self._said = message
@@ -89,7 +95,8 @@ class Waiting:
     async def pause(self, stop: asyncio.Event) -> None:
         """Between two attempts."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), RECONNECT_SECONDS)
+            seconds = QUIET_SECONDS if self._is_quiet else RECONNECT_SECONDS
+            await asyncio.wait_for(stop.wait(), seconds)
 
 
 async def wait_for_temporal(stop: asyncio.Event, waiting: Waiting) -> Client | None:
@@ -133,6 +140,15 @@ def temporal_place() -> str:
         f"{config.get('target_host', 'localhost:7233')}, namespace"
         f" {config.get('namespace', 'default')}"
     )
+
+
+def parse_address(option: str, text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT` (`[::1]:8080`, `:8080` on all addresses). Raises
+    `ProcessError`."""
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ProcessError(f"{option} {text}: write HOST:PORT, as in 127.0.0.1:8289.")
+    return host.strip("[]") or "0.0.0.0", int(port)
 
 
 @contextlib.asynccontextmanager

@@ -61,7 +61,7 @@ class WorkingProcess:
         """`grace`: seconds that what is executed may go on after a stop was asked for."""
         self._grace = grace
         self._is_quiet = is_quiet
-        self._waiting = Waiting()
+        self._waiting = Waiting(is_quiet)
         self._client: Client | None = None
         self._ready = False
 

@@ -130,11 +130,7 @@ def _explained(problems: Iterable[Any]) -> str:
 
 def failed(status: int, code: str, message: str) -> Response:
     """An error."""
-    return json_reply(
-        {"errors": [{"code": code, "message": message}]},
-        status,
-        {"Retry-After": "1"} if status == 503 else None,
-    )
+    return json_reply({"errors": [{"code": code, "message": message}]}, status)
 
 
 def answer(data: object, status: int = 200) -> Response:
