@@ -152,7 +152,8 @@ class FunctionsSection:
         """The runs of a function, or of all if its id is empty."""
         # Rounded, so that the query is the same for a minute.
         since = (datetime.now(UTC) - HOUR).replace(second=0, microsecond=0)
-        wanted = RunFilter(function=function_id or None, since=since)
+        queues = self._snapshot().queues
+        wanted = RunFilter(function=function_id or None, since=since, queues=queues)
         return await runs.list_runs(self._client, wanted, None, MAX_PAGE)
 
     async def _filled_in(self, latest: Sequence[RunRecord]) -> str:

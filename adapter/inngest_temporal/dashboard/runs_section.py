@@ -68,7 +68,7 @@ class _Filter:
         given = {name: value for name, value in fields.items() if value}
         return "/runs" + (f"?{urlencode(given)}" if given else "")
 
-    def for_runs(self) -> RunFilter:
+    def for_runs(self, snapshot: Snapshot | None) -> RunFilter:
         """As the read model takes it. The time is rounded, so that all browsers ask the same."""
         since = None
         if self.within:
@@ -79,6 +79,7 @@ class _Filter:
             status=self.status or None,
             since=since,
             event_id=self.event or None,
+            queues=() if snapshot is None else snapshot.queues,
         )
 
 
@@ -102,8 +103,8 @@ class RunsSection:
         """`GET /runs`: a page of the list, with a filter."""
         wanted = _Filter.of(request)
         cursor = request.query_params.get("cursor") or None
-        page = await runs.list_runs(self._client, wanted.for_runs(), cursor, PAGE_SIZE)
         snapshot = self._router.snapshot
+        page = await runs.list_runs(self._client, wanted.for_runs(snapshot), cursor, PAGE_SIZE)
         is_new = wanted.is_empty and cursor is None and not page.runs
         return await self._site.show(
             request,

@@ -241,6 +241,12 @@ class Snapshot:
             if (batch := function.config.batch_events) is not None
         }
 
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The task queues of apps that have not the one that we name."""
+        queues = {app.task_queue for app in self.apps}
+        return tuple(sorted(q for q in queues if not q.startswith(names.TASK_QUEUE_PREFIX)))
+
     def match(self, event: Mapping[str, Any]) -> list[RegisteredFunction]:
         """The functions that an event triggers, each once: name or prefix match and the expression
         is true (§1.8)."""

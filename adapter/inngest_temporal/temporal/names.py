@@ -7,10 +7,13 @@ memos.
 import hashlib
 import json
 
-SYSTEM_TASK_QUEUE = "inngest-system"
+TASK_QUEUE_PREFIX = "inngest-"
+"""What task queues begin with that we name."""
+
+SYSTEM_TASK_QUEUE = f"{TASK_QUEUE_PREFIX}system"
 """Task queue of the entity workflows (registry, hubs, mailboxes); every worker process polls it."""
 
-HTTP_TASK_QUEUE = "inngest-http"
+HTTP_TASK_QUEUE = f"{TASK_QUEUE_PREFIX}http"
 """Task queue of the runs of all functions that are served over HTTP."""
 
 EVENTS_MEMO = "inngestEvents"
@@ -61,7 +64,7 @@ def app_id(app: str) -> str:
 
 def task_queue(app: str) -> str:
     """Default task queue of an app's runs and steps."""
-    return f"inngest-{app}"
+    return f"{TASK_QUEUE_PREFIX}{app}"
 
 
 def hub_id(event_name: str) -> str:

@@ -30,10 +30,9 @@ from . import names
 from .connection import RPC_TIMEOUT
 from .visibility import Visibility
 
-ALL_RUNS = f"TaskQueue != '{names.SYSTEM_TASK_QUEUE}'"
-"""The query that finds runs only: what else we have in a namespace is on the queue for entities.
-Our memo can't be asked for; it tells afterwards which of the found workflows are somebody else's.
-"""
+NO_ENTITIES = f"TaskQueue != '{names.SYSTEM_TASK_QUEUE}'"
+"""Leaves out what else we have in a namespace. Our memo can't be asked for; it tells afterwards
+which of the found workflows are somebody else's."""
 MAX_PAGE = 1_000
 """Maximum number of runs of a page, which is Temporal's."""
 STAMP_BYTES = 8
@@ -100,10 +99,15 @@ class RunFilter:
     """They were started before."""
     event_id: str | None = None
     """Internal id of the (first) event that started them, or what it begins with."""
+    queues: tuple[str, ...] = ()
+    """Task queues of apps that chose their own (`Snapshot.queues`). Somebody else's workflows in
+    the namespace, which may be many more, are left out by their queue."""
 
     def query(self, now: datetime) -> str:
         """In Temporal's words. A status that only our memo tells finds more than it should."""
-        parts = [ALL_RUNS]
+        parts = [NO_ENTITIES]
+        if self.function is None and self.event_id is None:
+            parts.append(self._on_our_queues())
         if self.app is not None:
             parts.append(f"WorkflowType STARTS_WITH {quoted(self.app + '-')}")
         if self.function is not None:
@@ -121,6 +125,12 @@ class RunFilter:
             prefix = events.run_prefix(self.event_id.upper())
             parts.append(f"WorkflowId STARTS_WITH {quoted(prefix)}")
         return " AND ".join(parts)
+
+    def _on_our_queues(self) -> str:
+        named = f"TaskQueue STARTS_WITH {quoted(names.TASK_QUEUE_PREFIX)}"
+        if not self.queues:
+            return named
+        return f"({named} OR TaskQueue IN ({', '.join(map(quoted, self.queues))}))"
 
 
 @dataclass(frozen=True)
@@ -240,7 +250,8 @@ def _token(cursor: str, filter: RunFilter) -> bytes:
 
 
 def _stamp(token: bytes, filter: RunFilter) -> bytes:
-    of = {name: str(value) for name, value in asdict(filter).items()}
+    # Another app with a queue of its own makes no other list.
+    of = {name: str(value) for name, value in asdict(replace(filter, queues=())).items()}
     return names.digest(of, token.hex()).encode()[:STAMP_BYTES]
 
 

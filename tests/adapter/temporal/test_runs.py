@@ -77,6 +77,18 @@ async def test_only_runs_are_listed(client: Client) -> None:
     assert page.next_cursor is None
 
 
+async def test_many_workflows_of_others_leave_a_page_full(client: Client) -> None:
+    """Whoever has runs has other workflows in the namespace, too, and more of them."""
+    ours = {await start(client), await start(client, task_queue="orders")}
+    for number in range(60):
+        await client.start_workflow("theirs", id=f"foreign-{number}", task_queue="theirs")
+    await until(lambda: _count(client, 62))
+    page = await list_runs(client, RunFilter(queues=("orders",)), limit=2)
+    assert {run.id for run in page.runs} == ours
+    counted = await count_runs(client, RunFilter(queues=("orders",)))
+    assert counted == {"Running": 2}
+
+
 async def _count(client: Client, count: int) -> bool:
     return (await client.count_workflows()).count == count
 

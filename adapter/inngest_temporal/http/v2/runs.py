@@ -73,7 +73,9 @@ class RunRoutes:
         """Runs: those that are under way, the latest first, then those that have ended, the latest
         end first. `from` and `until` are of their starts; `function` is a full id. A page may have
         fewer than `limit`: follow `page.cursor`."""
-        filter = RunFilter(app, function, status, since, until, event_id)
+        snapshot = self._follower.snapshot
+        queues = () if snapshot is None else snapshot.queues
+        filter = RunFilter(app, function, status, since, until, event_id, queues)
         return await self.page(filter, cursor, limit, include_output)
 
     async def page(
