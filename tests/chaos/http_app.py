@@ -49,7 +49,9 @@ async def http_steps(ctx: inngest.Context) -> None:
 @function("http-waits")
 async def http_waits(ctx: inngest.Context) -> None:
     """A function of the other app answers."""
-    question = inngest.Event(name="chaos/question", data=ctx.event.data)
+    # Its own id: the SDK sends from within the app, again if the step was lost, and gives it none.
+    id = f"question-{ctx.event.data['n']}"
+    question = inngest.Event(name="chaos/question", id=id, data=ctx.event.data)
     answer, _ = await ctx.group.parallel(
         (
             lambda: ctx.step.wait_for_event(
