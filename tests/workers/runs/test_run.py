@@ -435,6 +435,80 @@ async def test_an_invoked_run_that_was_terminated_raises_in_its_invoker(
         assert await ended.result() is True
 
 
+SIGNALS = 10_000
+"""That Temporal lets a workflow have."""
+
+
+@pytest.mark.timeout(1_200)
+async def test_an_invoker_that_can_have_no_more_signals_gets_its_answer_all_the_same(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, long: bool
+) -> None:
+    """It looks after the run that it invoked, whose end is not held up by that."""
+    monkeypatch.setattr(inngest_temporal_workers.runs.waiting, "FIRST_CHECK", timedelta(seconds=1))
+    inngest_client, invoked = new_client(), list[str]()
+
+    @inngest_client.create_function(fn_id="child", trigger=inngest.TriggerEvent(event="never"))
+    async def child(ctx: inngest.Context) -> Any:
+        invoked.append(ctx.run_id)
+        await ctx.step.wait_for_event("wait", event="go", timeout=timedelta(hours=1))
+        if ctx.event.data["n"] == 2:
+            raise inngest.NonRetriableError("as it should")
+        return ctx.event.data["n"]
+
+    @inngest_client.create_function(fn_id="parent", trigger=TRIGGER)
+    async def parent(ctx: inngest.Context) -> Any:
+        try:
+            return await ctx.step.invoke("child", function=child, data=ctx.event.data)
+        except inngest.StepError as error:
+            return error.message
+
+    async with running(client, child, parent) as app:
+        events = [await app.send("test/event", {"n": n}) for n in (1, 2)]
+        invokers = [app.run_of(parent, event) for event in events]
+        await until(lambda: len(set(invoked)) == 2)
+        children = [client.get_workflow_handle(run) for run in {*invoked}]
+        for each in children:
+            await registered(each)
+        if long:
+            async with asyncio.TaskGroup() as filling:
+                for invoker in invokers:
+                    filling.create_task(fill(invoker))
+        else:
+            monkeypatch.setattr(WorkflowHandle, "signal", full(WorkflowHandle.signal))
+        await app.send("go")
+        assert [await invoker.result() for invoker in invokers] == [1, "as it should"]
+        ended = [(await each.describe()).status for each in children]
+    assert WorkflowExecutionStatus.RUNNING not in ended
+    assert sum("Temporal refuses the answer" in record.message for record in caplog.records) == 2
+
+
+def full(signal: Any) -> Any:
+    """A handle's `signal`, for invokers that have had all signals that they can have."""
+
+    async def refusing(self: Any, name: str, *args: Any, **options: Any) -> None:
+        if name == "invoked":
+            message = "exceeded workflow execution limit for signal events"
+            raise RPCError(message, RPCStatusCode.INVALID_ARGUMENT, b"")
+        await signal(self, name, *args, **options)
+
+    return refusing
+
+
+async def fill(run: WorkflowHandle[Any, Any]) -> None:
+    """Send signals to a run until Temporal refuses them."""
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        while sent < 2 * SIGNALS:
+            sent += 1
+            await run.signal("signal", args=["none", "none", sent])
+
+    with pytest.raises(RPCError, match="limit for signal events"):
+        await asyncio.gather(*(send() for _ in range(20)))
+    assert sent > SIGNALS
+
+
 async def test_send_event_starts_other_functions_once(client: Client) -> None:
     inngest_client = new_client()
     started: list[Any] = []
@@ -689,10 +763,8 @@ async def test_a_run_ends_although_temporal_refuses_what_its_end_starts(
             )
             monkeypatch.setattr(WorkflowHandle, "signal", refuse_signal)
             with caplog.at_level(logging.ERROR):
-                environment = ActivityEnvironment()
-                await environment.run(
-                    activities._answer, Invoker("run", "step"), "Completed", {"value": 1}, "app-fn"
-                )
+                invoker = Invoker("run", "step")
+                await ActivityEnvironment().run(activities._tell, invoker, {"data": 1})
     assert [record for record in caplog.records if "Temporal refuses" in record.message]
 
 

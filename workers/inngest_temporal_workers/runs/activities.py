@@ -8,6 +8,7 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.exceptions import TerminatedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.drivers import protocol
@@ -18,7 +19,7 @@ from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router, refuses
 from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.routing.waits import Waits
-from inngest_temporal.temporal.runs import executes
+from inngest_temporal.temporal import runs
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,20 @@ class RunActivities:
 
     @activity.defn(name="inngest.executes")
     async def executes(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Whether another run has not ended: `{"executes"}`."""
-        return {"executes": await executes(self.client, arguments["run"])}
+        """Whether another run has not ended: `{"executes"}`; with what it answers if it has:
+        `{"answer"?}`, as `inngest.finish` tells its invoker."""
+        run = arguments["run"]
+        if await runs.executes(self.client, run):
+            return {"executes": True}
+        found = await runs.load(self.client, run)
+        if found is None or found.status not in ("Completed", "Failed", "Cancelled"):
+            return {"executes": False}
+        result: dict[str, Any] = {"value": found.output}
+        if found.error is not None:
+            if found.error.name == TerminatedError.__name__:
+                return {"executes": False}
+            result = {"error": protocol.memo_to_json(Memo(error=found.error))["error"]}
+        return {"executes": False, "answer": _answer(found.status, result, found.function_id)}
 
     @activity.defn(name="inngest.now")
     async def now(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +184,8 @@ class RunActivities:
         if arguments["status"] == "Skipped":
             return {}  # as in Inngest, nobody is told
         for invoker in [] if given.invoker is None else [given.invoker, *given.more_invokers]:
-            await self._answer(invoker, arguments["status"], result, info.workflow_type)
+            answer = _answer(arguments["status"], result, info.workflow_type)
+            await self._tell(invoker, answer)
         error = protocol.memo_from_json(result).error
         lifecycle = events.ended(
             info.workflow_type,
@@ -196,18 +210,7 @@ class RunActivities:
             )
         return {}
 
-    async def _answer(
-        self, invoker: Invoker, status: str, result: dict[str, Any], function_id: str
-    ) -> None:
-        if status == "Cancelled":
-            memo = Memo(
-                error=ErrorInfo("Error", f"The invoked function {function_id} was cancelled.")
-            )
-            answer = protocol.memo_to_json(memo)
-        else:
-            answer = (
-                {"error": result["error"]} if "error" in result else {"data": result.get("value")}
-            )
+    async def _tell(self, invoker: Invoker, answer: dict[str, Any]) -> None:
         try:
             await self.client.get_workflow_handle(invoker.workflow_id).signal(
                 "invoked", args=[invoker.step, answer]
@@ -215,11 +218,21 @@ class RunActivities:
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:
                 return
-            if not refuses(error):
+            if error.status != RPCStatusCode.INVALID_ARGUMENT:
                 raise
+            # Of one that has had 10,000 signals, too: it will take no more, and finds out by
+            # itself.
             activity.logger.error(
                 "Temporal refuses the answer to step %s of run %s: %s",
                 invoker.step,
                 invoker.workflow_id,
                 error.message,
             )
+
+
+def _answer(status: str, result: dict[str, Any], function_id: str) -> dict[str, Any]:
+    """What an invoker is told, as a memo."""
+    if status == "Cancelled":
+        error = ErrorInfo("Error", f"The invoked function {function_id} was cancelled.")
+        return protocol.memo_to_json(Memo(error=error))
+    return {"error": result["error"]} if "error" in result else {"data": result.get("value")}
