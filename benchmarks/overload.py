@@ -13,8 +13,9 @@ import sys
 import time
 from collections.abc import Iterator
 from subprocess import Popen
+from typing import Any
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
 from inngest_temporal.routing import events
@@ -66,8 +67,17 @@ async def throughput(client: Client, router: Router, count: int) -> float:
     for first in range(0, count, SENT):
         await send(router, stamped[first : first + SENT])
     runs = [client.get_workflow_handle(events.run_id(function.id, one)) for one in stamped]
-    await asyncio.gather(*(run.result() for run in runs))
+    await asyncio.gather(*(ended(run) for run in runs))
     return count / (time.perf_counter() - begun)
+
+
+async def ended(run: WorkflowHandle[Any, Any]) -> None:
+    """Wait for a run's end; again, if Temporal does not answer in time."""
+    while True:
+        try:
+            return await run.result()
+        except RPCError:
+            await asyncio.sleep(1)
 
 
 async def send(router: Router, stamped: list[events.Stamped]) -> None:
