@@ -8,7 +8,7 @@ import asyncio
 import datetime
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast
 
 from inngest_temporal.drivers import protocol
@@ -61,6 +61,10 @@ class StepRunner(Protocol):
         """Send a signal durably; the id of the run that waited for it."""
         ...
 
+    def asked(self, step_id: Any, call: Coroutine[Any, Any, Any]) -> None:
+        """The handler has asked for a step, and may not await the call."""
+        ...
+
 
 class Invocable(Generic[T]):
     """What `step.invoke` needs of a function that returns `T`."""
@@ -71,6 +75,21 @@ class Invocable(Generic[T]):
     def local_id(self) -> str:
         """The id within the app."""
         raise NotImplementedError
+
+
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+def _told(method: F) -> F:
+    """A method of `Step` that tells the runner of its call."""
+
+    @functools.wraps(method)
+    def begin(self: "Step", *args: Any, **options: Any) -> Coroutine[Any, Any, Any]:
+        call = method(self, *args, **options)
+        self._runner.asked(args[0] if args else options.get("step_id"), call)
+        return call
+
+    return cast(F, begin)
 
 
 class Step:
@@ -84,6 +103,7 @@ class Step:
     def __init__(self, runner: StepRunner) -> None:
         self._runner = runner
 
+    @_told
     async def run(
         self,
         step_id: str,
@@ -120,6 +140,7 @@ class Step:
         value = await self._runner.step(protocol.RUN, step_id, {}, body, output_type)
         return cast(T, value)
 
+    @_told
     async def send_event(self, step_id: str, events: Event | list[Event]) -> list[str]:
         """Send events once, durably; their ids. Ids derive from run and step, so a retried step
         sends none twice."""
@@ -139,12 +160,14 @@ class Step:
 
         return cast(list[str], await self._runner.step(protocol.RUN, step_id, {}, body))
 
+    @_told
     async def sleep(self, step_id: str, duration: int | datetime.timedelta) -> None:
         """Sleep for `duration` (int: milliseconds); up to 366 days. No process is held
         meanwhile."""
         options = {"duration_ms": self._milliseconds(step_id, "sleep", duration)}
         await self._runner.step(protocol.SLEEP, step_id, options)
 
+    @_told
     async def sleep_until(self, step_id: str, until: datetime.datetime) -> None:
         """Sleep until a moment; a naive one is local time. A moment in the past returns at once."""
         if not isinstance(until, datetime.datetime):
@@ -156,6 +179,7 @@ class Step:
         until_ms = round(until.timestamp() * 1000)
         await self._runner.step(protocol.SLEEP, step_id, {"until_ms": until_ms})
 
+    @_told
     async def wait_for_event(
         self,
         step_id: str,
@@ -186,6 +210,7 @@ class Step:
         found = await self._runner.step(protocol.WAIT_FOR_EVENT, step_id, options)
         return None if found is None else Event.model_validate(found)
 
+    @_told
     async def wait_for_signal(
         self,
         step_id: str,
@@ -209,6 +234,7 @@ class Step:
         found = await self._runner.step(protocol.WAIT_FOR_SIGNAL, step_id, options)
         return None if found is None else Signal.model_validate(found)
 
+    @_told
     async def send_signal(self, step_id: str, *, signal: str, data: JSON = None) -> str | None:
         """Send a signal once, durably; the id of the run that waited for it, or None if nobody
         did."""
@@ -219,6 +245,7 @@ class Step:
 
         return cast(str | None, await self._runner.step(protocol.RUN, step_id, {}, body))
 
+    @_told
     async def invoke(
         self,
         step_id: str,
@@ -243,6 +270,7 @@ class Step:
         value = await self._invoke(step_id, fq_id, data, timeout, v, function.output_type)
         return cast(T, value)
 
+    @_told
     async def invoke_by_id(
         self,
         step_id: str,

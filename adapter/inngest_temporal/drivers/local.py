@@ -15,6 +15,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import hashlib
+import inspect
 import json
 import time
 from collections.abc import Awaitable, Callable, Container, Coroutine, Mapping, Sequence
@@ -204,6 +205,8 @@ class Execution:
         self._changed_memos: dict[str, Memo] = {}
         self._counts: dict[str, int] = {}
         self._branches = _Branches()
+        self._asked: list[tuple[Any, Coroutine[Any, Any, Any]]] = []
+        """Calls for steps, with the id of each."""
         self._bodies: set[str] = set()
         """Hashed ids of the steps whose bodies are being executed."""
         self._together = False
@@ -313,18 +316,24 @@ class Execution:
                 raise Interrupt from None  # it is in the group that a TaskGroup raised
             return await self._outcome_of(None, error)
         await asyncio.sleep(0)  # what it began last reaches its step, or hears that it is cancelled
-        self._warn_of_dropped_steps()
-        return await self._outcome_of(value, None)
+        outcome = await self._outcome_of(value, None)
+        if isinstance(outcome, Returned):
+            self._warn_of_dropped_steps()
+        return outcome
 
     def _warn_of_dropped_steps(self) -> None:
-        """The handler returned: steps at which a task of it still waits are not executed. One that
-        is pending elsewhere has begun, as the loser of a race has."""
+        """The handler returned: steps that it did not await, or at which a task of it still waits,
+        are not executed. One that is pending elsewhere has begun, as the loser of a race has."""
         pending, target = self._given.pending, self._given.target
         dropped = [
             op.name
             for op in self._branches.blocked.values()
             if op.id not in pending and op.id != target
         ]
+        for step_id, call in self._asked:
+            if inspect.getcoroutinestate(call) == inspect.CORO_CREATED:
+                call.close()  # or Python would warn, too, and name nothing
+                dropped.append(str(step_id))
         if dropped:
             self.client.logger.warning(
                 "Function %s returned without waiting for %s: these steps are dropped. Is an await"
@@ -488,6 +497,9 @@ class Execution:
         if self._function.is_async or self.side_by_side:
             return False
         return bool(await self._from_anywhere(self._choose([op])))
+
+    def asked(self, step_id: Any, call: Coroutine[Any, Any, Any]) -> None:
+        self._asked.append((step_id, call))
 
     def arguments(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
         """What the body of the current step is called with: what the handler gives, or what a

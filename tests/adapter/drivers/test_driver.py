@@ -698,6 +698,23 @@ async def test_a_handler_that_swallows_the_interrupt_does_not_end_without_its_st
     assert (tested.output, tested.steps) == ("executed", ["a"])
 
 
+@pytest.mark.filterwarnings("error")
+async def test_steps_without_await_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(ctx: inngest.Context) -> str:
+        await ctx.step.run("awaited", lambda: 1)
+        ctx.step.run("a", lambda: 1)
+        ctx.step.sleep("b", 1_000)
+        ctx.step.wait_for_event(step_id="c", event="e", timeout=1_000)
+        return "done"
+
+    with caplog.at_level(logging.WARNING):
+        assert (await run(handler, [memo("awaited", 1)])).outcome == Returned("done")
+    [record] = caplog.records
+    assert record.message.startswith(
+        'Function app-fn returned without waiting for "a", "b", "c": these steps are dropped. Is an'
+    )
+
+
 async def test_steps_that_a_handler_did_not_wait_for_are_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
