@@ -160,6 +160,8 @@ class _Branches:
         self.turns: dict[str, asyncio.Future[None]] = {}
         """What steps with a body wait for: to be executed here after all."""
         self.changed = asyncio.Event()
+        self.asked: list[tuple[Any, Coroutine[Any, Any, Any]]] = []
+        """The calls of steps, each with the step's id."""
 
 
 class Execution:
@@ -205,8 +207,6 @@ class Execution:
         self._changed_memos: dict[str, Memo] = {}
         self._counts: dict[str, int] = {}
         self._branches = _Branches()
-        self._asked: list[tuple[Any, Coroutine[Any, Any, Any]]] = []
-        """Calls for steps, with the id of each."""
         self._bodies: set[str] = set()
         """Hashed ids of the steps whose bodies are being executed."""
         self._together = False
@@ -330,7 +330,7 @@ class Execution:
             for op in self._branches.blocked.values()
             if op.id not in pending and op.id != target
         ]
-        for step_id, call in self._asked:
+        for step_id, call in self._branches.asked:
             if inspect.getcoroutinestate(call) == inspect.CORO_CREATED:
                 call.close()  # or Python would warn, too, and name nothing
                 dropped.append(str(step_id))
@@ -499,7 +499,7 @@ class Execution:
         return bool(await self._from_anywhere(self._choose([op])))
 
     def asked(self, step_id: Any, call: Coroutine[Any, Any, Any]) -> None:
-        self._asked.append((step_id, call))
+        self._branches.asked.append((step_id, call))
 
     def arguments(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
         """What the body of the current step is called with: what the handler gives, or what a
