@@ -16,6 +16,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.worker import Worker
 
 import inngest_temporal_workers.healing
+from inngest_temporal.routing.registry import Follower
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.entity import EntityHandle as Handle
 from inngest_temporal.temporal.healing import heal
@@ -87,7 +88,7 @@ async def working(client: Client, **options: Any) -> AsyncIterator[Handle]:
         client,
         task_queue=names.SYSTEM_TASK_QUEUE,
         workflows=[Adder],
-        activities=[*SystemActivities(client).all(), echo],
+        activities=[*SystemActivities(client, Follower(client)).all(), echo],
         **options,
     ):
         yield Handle(client, "Adder", "adder")
