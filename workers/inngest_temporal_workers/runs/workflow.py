@@ -368,8 +368,9 @@ class RunWorkflow:
             op.id for op in new if op.kind in (protocol.WAIT_FOR_EVENT, protocol.WAIT_FOR_SIGNAL)
         }
         self._waiting.registering |= waits
-        for op in new:
+        for op in new:  # before any begins: a thousand that are then given up take a second
             self._know(op)
+        for op in new:
             after = waits if op.kind in (protocol.RUN, protocol.INVOKE) else set()
             if op.kind == protocol.RUN:
                 self._plan(op, 0, 0, after)
