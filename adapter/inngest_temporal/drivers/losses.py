@@ -3,9 +3,13 @@
 The run workflow counts by this, and so does who reads its history.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
-from .protocol import ErrorInfo, Op
+from inngest_temporal.wire import from_wire
+
+from .protocol import Done, ErrorInfo, Failed, Op, Progress
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=30)
 """How soon a killed worker is noticed. Executions heartbeat by themselves."""
@@ -52,6 +56,31 @@ def step_lost(op: Op) -> ErrorInfo:
         " without retries it is not executed again."
     )
     return ErrorInfo("StepLostError", message)
+
+
+def reported(details: Sequence[Any]) -> tuple[list[Done], Op | None]:
+    """What the details of a heartbeat say: the steps that were executed, and the one under way."""
+    done = [from_wire(Done, each) for each in (details[0] if details else ())]
+    begun = from_wire(Op, details[1]) if len(details) > 1 and details[1] else None
+    return done, begun
+
+
+def silent(base: int, details: Sequence[Any]) -> Progress:
+    """What is known of an execution that sends no heartbeats any more."""
+    done, begun = reported(details)
+    return Progress(base, done, lost="it sent no heartbeats", begun=begun)
+
+
+def overdue(
+    base: int, details: Sequence[Any], target: Op | None, error: ErrorInfo, retry_ms: int | None
+) -> Progress:
+    """What is known of an execution that took longer than it may, which is a failed attempt.
+    `error`: the one of `timed_out`."""
+    done, begun = reported(details)
+    step = begun or target
+    if step is None or any(each.op.id == step.id for each in done):
+        return Progress(base, done, failed=Failed(error, retry_ms))
+    return Progress(base, [*done, Done(step, error=error, retry_ms=retry_ms)])
 
 
 def timed_out() -> ErrorInfo:

@@ -15,7 +15,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.enums.v1 import TimeoutType as Timeout
 from temporalio.api.history.v1 import HistoryEvent
 
-from inngest_temporal.drivers.losses import Losses, step_lost, timed_out
+from inngest_temporal.drivers.losses import Losses, overdue, reported, silent, step_lost, timed_out
 from inngest_temporal.drivers.protocol import (
     Done,
     ErrorInfo,
@@ -283,18 +283,13 @@ class _HistoryReader:
             return
         base, timeout = execution.request.base, given.failure.timeout_failure_info
         details = values_of(timeout.last_heartbeat_details.payloads)
-        done, begun = _heartbeat(details)
         if timeout.timeout_type != Timeout.TIMEOUT_TYPE_START_TO_CLOSE:
-            self._apply(execution, Progress(base, done, lost="it sent no heartbeats", begun=begun))
+            self._apply(execution, silent(base, details))
             return
         request = execution.request
         retry_ms = None if request.attempt >= request.retries else 0
-        step = begun or self._target_of(execution)
-        if step is None or any(each.op.id == step.id for each in done):
-            self._apply(execution, Progress(base, done, failed=Failed(timed_out(), retry_ms)))
-        else:
-            done.append(Done(step, error=timed_out(), retry_ms=retry_ms))
-            self._apply(execution, Progress(base, done))
+        target = self._target_of(execution)
+        self._apply(execution, overdue(base, details, target, timed_out(), retry_ms))
 
     def _cancelled(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
         """Of a run that ends."""
@@ -544,7 +539,7 @@ class _HistoryReader:
             if started_ms is not None and self._started_ms is None:
                 self._started_ms = started_ms
             try:
-                done, begun = _heartbeat(known.details if known is not None else ())
+                done, begun = reported(known.details if known is not None else ())
             except Exception as error:
                 self._note(f"A heartbeat can't be read: {_shown(error)}")
                 done, begun = [], None
@@ -645,13 +640,6 @@ class _HistoryReader:
         "workflow_execution_canceled": "Cancelled",
         "workflow_execution_terminated": "Failed",
     }
-
-
-def _heartbeat(details: Sequence[Any]) -> tuple[list[Done], Op | None]:
-    """The steps that an execution has reported, and the one under way."""
-    done = [from_wire(Done, each) for each in (details[0] if details else ())]
-    begun = from_wire(Op, details[1]) if len(details) > 1 and details[1] else None
-    return done, begun
 
 
 def _is_named(given: RunInput, name: str) -> bool:

@@ -17,12 +17,16 @@ from temporalio.exceptions import (
 )
 
 from inngest_temporal.drivers.failures import RunFailure
-from inngest_temporal.drivers.losses import HEARTBEAT_TIMEOUT, STEP_TIMEOUT, timed_out
+from inngest_temporal.drivers.losses import (
+    HEARTBEAT_TIMEOUT,
+    STEP_TIMEOUT,
+    overdue,
+    silent,
+    timed_out,
+)
 from inngest_temporal.drivers.protocol import (
-    Done,
     ErrorInfo,
     ExecutionRequest,
-    Failed,
     Op,
     Progress,
 )
@@ -162,18 +166,12 @@ def _unanswered(error: ActivityError, request: ExecutionRequest, target: Op | No
     cause = error.cause
     if not isinstance(cause, TimeoutError):
         return Progress(request.base, lost=str(cause or error))
-    details = list(cause.last_heartbeat_details)
-    done = [from_wire(Done, each) for each in (details[0] if details else [])]
-    begun = from_wire(Op, details[1]) if len(details) > 1 and details[1] else None
+    details = cause.last_heartbeat_details
     if cause.type != TimeoutType.START_TO_CLOSE:
-        return Progress(request.base, done, lost="it sent no heartbeats", begun=begun)
+        return silent(request.base, details)
     info = timed_out()
     delay_ms = retry_ms(info, request.attempt, request.retries, None, workflow.random())
-    step = begun or target
-    if step is None or any(each.op.id == step.id for each in done):
-        return Progress(request.base, done, failed=Failed(info, delay_ms))
-    done.append(Done(step, error=info, retry_ms=delay_ms))
-    return Progress(request.base, done)
+    return overdue(request.base, details, target, info, delay_ms)
 
 
 def _function_not_found() -> ErrorInfo:
