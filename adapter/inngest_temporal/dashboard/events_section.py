@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,7 +15,7 @@ from inngest_temporal.routing.registry import Snapshot
 from inngest_temporal.routing.router import Router
 
 from .rendering import pretty
-from .site import Form, Message, Site, done, read_json
+from .site import Form, Message, Site, address, done, read_json
 from .welcome import example_name, triggered
 
 PAGE_SIZE = 50
@@ -82,9 +81,7 @@ class EventsSection:
 
 
 def _address(*, after: str | None = None, event: str | None = None) -> str:
-    fields = {"after": after, "event": event}
-    given = {name: value for name, value in fields.items() if value}
-    return "/events" + (f"?{urlencode(given)}" if given else "")
+    return address("/events", after=after, event=event)
 
 
 def _names(snapshot: Snapshot | None, shown: Sequence[RecentEvent]) -> list[str]:

@@ -13,18 +13,19 @@ from starlette.routing import Route
 from temporalio.client import Client
 from ulid import ULID
 
-from inngest_temporal.errors import BodyInvalidError, RegistryNotReadyError
+from inngest_temporal.errors import BodyInvalidError
 from inngest_temporal.http.events import Events
 from inngest_temporal.routing import events, pauses, replays
-from inngest_temporal.routing.flow_state import flow_state
-from inngest_temporal.routing.registry import RegisteredFunction, Snapshot
+from inngest_temporal.routing.flow_state import FlowState, flow_state
+from inngest_temporal.routing.registry import RegisteredFunction
 from inngest_temporal.routing.replays import ReplayRequest
 from inngest_temporal.routing.router import Router
 from inngest_temporal.temporal import runs
 from inngest_temporal.temporal.runs import MAX_PAGE, RunFilter, RunPage, RunRecord
+from inngest_temporal.temporal.shared import Shared
 
 from .charts import HOUR, Chart, chart_of
-from .reading import KEPT, Shared
+from .reading import KEPT
 from .rendering import pretty
 from .runs_section import WITHIN
 from .site import (
@@ -61,7 +62,7 @@ class FunctionsSection:
         # Pages that are open ask for these every two seconds.
         self._hours = Shared(self._last_hour)
         self._examples = Shared(self._example, lambda _: KEPT)
-        self._flow = Shared(lambda id: flow_state(client, self._function_of(id)))
+        self._flow = Shared(self._flow_state)
 
     def routes(self) -> list[Route]:
         return [
@@ -71,7 +72,7 @@ class FunctionsSection:
 
     async def list(self, request: Request) -> Response:
         """`GET /functions`: the functions of all apps. Their charts cost one query."""
-        snapshot = self._snapshot()
+        snapshot = self._router.functions
         now = datetime.now(UTC)
         page = await self._hours.get("")
         by_function: dict[str, list[RunRecord]] = defaultdict(list)
@@ -152,9 +153,12 @@ class FunctionsSection:
         """The runs of a function, or of all if its id is empty."""
         # Rounded, so that the query is the same for a minute.
         since = (datetime.now(UTC) - HOUR).replace(second=0, microsecond=0)
-        queues = self._snapshot().queues
+        queues = self._router.functions.queues
         wanted = RunFilter(function=function_id or None, since=since, queues=queues)
         return await runs.list_runs(self._client, wanted, None, MAX_PAGE)
+
+    async def _flow_state(self, function_id: str) -> FlowState:
+        return await flow_state(self._client, self._function_of(function_id))
 
     async def _filled_in(self, latest: Sequence[RunRecord]) -> str:
         """What one may want to invoke the function with."""
@@ -202,20 +206,14 @@ class FunctionsSection:
             function.id, form.text("status") or "Failed", since_ms=since_ms, rate=rate
         )
         key = form.text("key") or None
-        id = await replays.start(self._client, self._snapshot(), wanted, key=key)
+        id = await replays.start(self._client, self._router.functions, wanted, key=key)
         return RedirectResponse(replay_address(id), 303)
-
-    def _snapshot(self) -> Snapshot:
-        snapshot = self._router.snapshot
-        if snapshot is None:
-            raise RegistryNotReadyError
-        return snapshot
 
     def _function(self, request: Request) -> RegisteredFunction:
         return self._function_of(request.path_params["id"])
 
     def _function_of(self, function_id: str) -> RegisteredFunction:
-        function = self._snapshot().function(function_id)
+        function = self._router.functions.function(function_id)
         if function is None:
             raise PageError(
                 404,

@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -12,7 +11,7 @@ from starlette.routing import Route
 from temporalio.client import Client
 from ulid import ULID
 
-from inngest_temporal.errors import BodyInvalidError, RegistryNotReadyError, RunNotFoundError
+from inngest_temporal.errors import BodyInvalidError, RunNotFoundError
 from inngest_temporal.http.events import Events
 from inngest_temporal.routing import events, reruns
 from inngest_temporal.routing.registry import Snapshot
@@ -22,7 +21,7 @@ from inngest_temporal.temporal import runs
 from inngest_temporal.temporal.runs import STATUSES, RunFilter
 
 from .reading import shared_traces
-from .site import Form, PageError, Site, done, read_json, run_address, unknown_action
+from .site import Form, PageError, Site, address, done, read_json, run_address, unknown_action
 from .waterfall import waterfall_of
 from .welcome import Suggestion, suggestion
 
@@ -64,9 +63,7 @@ class _Filter:
 
     def address(self, cursor: str | None = None) -> str:
         """Of the list, from a cursor on."""
-        fields = {**vars(self), "cursor": cursor}
-        given = {name: value for name, value in fields.items() if value}
-        return "/runs" + (f"?{urlencode(given)}" if given else "")
+        return address("/runs", **vars(self), cursor=cursor)
 
     def for_runs(self, snapshot: Snapshot | None) -> RunFilter:
         """As the read model takes it. The time is rounded, so that all browsers ask the same."""
@@ -144,7 +141,7 @@ class RunsSection:
         key = form.text("key") or None
         for run in chosen:
             try:
-                await reruns.rerun(self._client, self._snapshot(), run, key=key)
+                await reruns.rerun(self._client, self._router.functions, run, key=key)
                 count += 1
             except RunNotFoundError:  # its retention is over
                 continue
@@ -194,7 +191,7 @@ class RunsSection:
             from_step = FromStep(form.text("step"), _arguments(form.text("input")))
         new = await reruns.rerun(
             self._client,
-            self._snapshot(),
+            self._router.functions,
             run_id,
             from_step=from_step,
             key=form.text("key") or None,
@@ -210,11 +207,6 @@ class RunsSection:
             fields = {name: value for name, value in event.items() if name not in ("id", "ts")}
             await self._accepting.accept(events.stamp(fields))
         return done("/events", "sent", len(given.events))
-
-    def _snapshot(self) -> Snapshot:
-        if self._router.snapshot is None:
-            raise RegistryNotReadyError
-        return self._router.snapshot
 
 
 def _function_ids(snapshot: Snapshot) -> list[str]:

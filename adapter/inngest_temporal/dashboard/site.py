@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -244,6 +244,12 @@ _MESSAGES = {
     ),
     "replay-cancelled": ("The replay starts no further runs.", "", ""),
 }
+
+
+def address(path: str, **fields: str | None) -> str:
+    """Of a page with a query; fields that are empty are left out."""
+    given = {name: value for name, value in fields.items() if value}
+    return path + (f"?{urlencode(given)}" if given else "")
 
 
 def run_address(run_id: str) -> str:

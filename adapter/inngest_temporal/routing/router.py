@@ -110,6 +110,14 @@ class Router:
         """All functions, as far as they are known now."""
         return self._source.snapshot
 
+    @property
+    def functions(self) -> Snapshot:
+        """All functions. Raises `RegistryNotReadyError` as long as nobody knows them."""
+        snapshot = self._source.snapshot
+        if snapshot is None:
+            raise RegistryNotReadyError
+        return snapshot
+
     async def route(self, stamped: Sequence[Stamped]) -> list[Routed]:
         """Start what the events trigger and resume what waits for them; one result for each, in
         order.
@@ -143,9 +151,7 @@ class Router:
         return await self._route(stamped)
 
     async def _route(self, stamped: Stamped) -> Routed:
-        snapshot = self._source.snapshot
-        if snapshot is None:
-            raise RegistryNotReadyError
+        snapshot = self.functions
         functions = snapshot.match(stamped.event)
         work: list[Coroutine[Any, Any, _Started]] = []
         target = missing = None

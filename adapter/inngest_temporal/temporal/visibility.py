@@ -9,26 +9,23 @@ a second.
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
 
 from temporalio.client import Client, WorkflowExecution
 
 from inngest_temporal.errors import VisibilityBusyError
 
 from .connection import RPC_TIMEOUT
+from .shared import Shared
 
-FRESH = 1.0
-"""Seconds for which an answer is good enough for whoever asks the same."""
 RATE = 5.0
 """Calls a second of one process: half of what Temporal allows a namespace."""
 BURST = 5
 """Calls that may go at once after a pause, so that one page may ask several things."""
 MAX_WAIT = 5.0
 """Seconds that a query may wait for its turn; one that would wait longer is refused at once."""
-
-T = TypeVar("T")
+MAX_KEPT = 64
+"""Answers of a kind that are kept at most: more than can wait for their turn."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,8 @@ class Visibility:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._answers: dict[object, tuple[float, asyncio.Task[Any]]] = {}
-        """Query -> until when its answer counts, which is for ever while it is under way."""
+        self._lists = Shared(self._list, max_kept=MAX_KEPT)
+        self._counts = Shared(self._count, max_kept=MAX_KEPT)
         self._free_at = 0.0
         """When all calls so far would be paid for (GCRA)."""
         self.calls = 0
@@ -62,55 +59,35 @@ class Visibility:
     async def list(self, query: str, size: int, token: bytes = b"") -> Listed:
         """A page of at most `size` workflows: those that run, then those that have ended, the
         latest first. Temporal's SQL stores know no other order."""
-
-        async def read() -> Listed:
-            found = self._client.list_workflows(
-                query, page_size=size, next_page_token=token or None, rpc_timeout=RPC_TIMEOUT
-            )
-            await found.fetch_next_page(page_size=size)
-            return Listed(tuple(found.current_page or ()), found.next_page_token or b"")
-
-        return await self._shared(("list", query, size, token), read)
+        return await self._lists.get((query, size, token))
 
     async def count(self, query: str) -> dict[str, int]:
         """How many workflows there are, by their status in Temporal, such as `Running`."""
+        return await self._counts.get(query)
 
-        async def read() -> dict[str, int]:
-            found = await self._client.count_workflows(
-                f"{query} GROUP BY ExecutionStatus", rpc_timeout=RPC_TIMEOUT
-            )
-            return {str(group.group_values[0]): group.count for group in found.groups}
+    async def _list(self, asked: tuple[str, int, bytes]) -> Listed:
+        query, size, token = asked
+        await self._turn()
+        found = self._client.list_workflows(
+            query, page_size=size, next_page_token=token or None, rpc_timeout=RPC_TIMEOUT
+        )
+        await found.fetch_next_page(page_size=size)
+        return Listed(tuple(found.current_page or ()), found.next_page_token or b"")
 
-        return await self._shared(("count", query), read)
+    async def _count(self, query: str) -> dict[str, int]:
+        await self._turn()
+        found = await self._client.count_workflows(
+            f"{query} GROUP BY ExecutionStatus", rpc_timeout=RPC_TIMEOUT
+        )
+        return {str(group.group_values[0]): group.count for group in found.groups}
 
-    async def _shared(self, key: object, read: Callable[[], Awaitable[T]]) -> T:
+    async def _turn(self) -> None:
+        """Wait until the next call may go."""
         now = time.monotonic()
-        for each in [each for each, (until, _) in self._answers.items() if until <= now]:
-            del self._answers[each]
-        if key not in self._answers:
-            delay = self._turn(now)
-            task = asyncio.create_task(self._read(key, read, delay))
-            self._answers[key] = float("inf"), task
-        # Who stops waiting does not stop the others.
-        return cast(T, await asyncio.shield(self._answers[key][1]))
-
-    async def _read(self, key: object, read: Callable[[], Awaitable[T]], delay: float) -> T:
-        await asyncio.sleep(delay)
-        self.calls += 1
-        try:
-            answer = await read()
-        except BaseException:
-            self._answers.pop(key, None)
-            raise
-        task = self._answers[key][1]
-        self._answers[key] = time.monotonic() + FRESH, task
-        return answer
-
-    def _turn(self, now: float) -> float:
-        """Seconds until the next call may go, which is taken."""
         free_at = max(self._free_at, now)
         delay = free_at - (BURST - 1) / RATE - now
         if delay > MAX_WAIT:
             raise VisibilityBusyError
         self._free_at = free_at + 1 / RATE
-        return max(0.0, delay)
+        await asyncio.sleep(max(0.0, delay))
+        self.calls += 1
