@@ -108,13 +108,13 @@ class Publisher:
                     await asyncio.sleep(0.02)
 
     async def _look(self) -> None:
-        memo = await self._entity.memo()
+        memo, is_there = await self._entity.read()
         app = document_of(memo)
         if memo and memo.get("app") is None:
             return  # removed by an operator: a worker that starts brings it back
-        if app.release(self._member.key) is None:
+        if not is_there or app.release(self._member.key) is None:
             await self._join()
-            await publish(self._client, self._app, app_version=self._app_version)
+            await publish(self._client, self._app, app_version=self._app_version, renewal=True)
             app = document_of(await self._entity.memo())
         else:
             await list_version(self._client, self._app.app_id, memo["version"])

@@ -41,6 +41,8 @@ class Publication:
     """`AppConfig` JSON."""
     after: int = 0
     """The last version that the registry knows of."""
+    renewal: bool = False
+    """Whether the worker that asks has published it before: an app that was removed stays so."""
 
 
 def release_key(app: AppConfig, app_version: str | None = None) -> str:
@@ -55,6 +57,7 @@ async def publish(
     *,
     app_version: str | None = None,
     mend: bool = True,
+    renewal: bool = False,
 ) -> int:
     """Make an app's functions known; returns the configuration's version once every reader can see
     it and its cron triggers are scheduled.
@@ -65,6 +68,8 @@ async def publish(
 
     Args:
         mend: Have the schedules of an unchanged release looked at: somebody may have deleted one.
+        renewal: Leave an app alone that was removed, however long ago it was found missing; then
+            the version is 0.
 
     Raises:
         FunctionConfigInvalidError: The configuration is too large, Temporal refuses a cron trigger,
@@ -74,28 +79,28 @@ async def publish(
     config, key = app.to_json(), release_key(app, app_version)
     _check_size(app, config)
     entity = app_entity(client, app.app_id)
-    known = await entity.memo()
+    known, is_there = await entity.read()
     listed = await listed_version(client, app.app_id)
-    unchanged = document_of(known).release(key) is not None and not (mend and _has_crons(app))
+    is_known = is_there and document_of(known).release(key) is not None
     version: int = known.get("version", 0)
-    if not unchanged:
-        publication = Publication(key, config, max(version, listed))
+    if not is_known or (mend and _has_crons(app)):
+        publication = Publication(key, config, max(version, listed), renewal)
         # Who registers again after a refusal is not to get the same refusal once more.
-        shared = None if app.http else names.digest(key, version, _share())
+        shared = None if app.http else names.digest(key, version, _share(), renewal)
         version = await _update(entity, "publish", publication, timeout, shared)
-    await list_version(client, app.app_id, version, timeout)
+    if version:
+        await list_version(client, app.app_id, version, timeout)
     return version
 
 
 async def remove(client: Client, app_id: str, timeout: timedelta = PUBLISH_TIMEOUT) -> bool:
     """Make an app unknown: none of its functions is triggered any more. False if it is not there.
 
-    Raises `TimeoutError` if no worker answered in time.
+    Also then its entity remembers it: a worker may be about to publish it again because the
+    registry was lost. Raises `TimeoutError` if no worker answered in time.
     """
     app = app_entity(client, app_id)
     known = await app.memo()
-    if not known:
-        return False
     listed = await listed_version(client, app_id)
     version = await _update(app, "remove", listed, timeout)
     await _update(_registry(client), "drop", [app_id, version], timeout)
@@ -148,9 +153,17 @@ def _registry(client: Client) -> EntityHandle:
 
 
 async def listed_version(client: Client, app_id: str) -> int:
-    """The version of an app that readers look for; 0 if it is not there."""
-    version: int = (await _registry(client).memo()).get("apps", {}).get(app_id, 0)
-    return version
+    """The version of an app that readers look for; 0 if it is not there.
+
+    A registry that was terminated gets back what it listed: with the next app that it is told of,
+    all others would be gone.
+    """
+    registry = _registry(client)
+    memo, is_there = await registry.read()
+    apps: dict[str, int] = memo.get("apps", {})
+    if apps and not is_there:
+        await _update(registry, "restore", apps, PUBLISH_TIMEOUT)
+    return apps.get(app_id, 0)
 
 
 def _share() -> int:

@@ -20,6 +20,7 @@ from temporalio.client import (
     Client,
     WithStartWorkflowOperation,
     WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
     WorkflowUpdateFailedError,
     WorkflowUpdateRPCTimeoutOrCancelledError,
 )
@@ -173,9 +174,19 @@ class EntityHandle:
         return found is not None and found.raw_description.HasField("pending_workflow_task")
 
     async def memo(self) -> Mapping[str, Any]:
-        """Its memo, empty if it is not there. Needs no worker, and is never out of date."""
+        """Its memo, empty if it was never there. Needs no worker, and is never out of date.
+
+        One that has ended, or was terminated, leaves its memo for as long as Temporal keeps it.
+        """
+        memo, _ = await self.read()
+        return memo
+
+    async def read(self) -> tuple[Mapping[str, Any], bool]:
+        """As `memo`, and whether it is there."""
         found = await self.describe()
-        return {} if found is None else await found.memo()
+        if found is None:
+            return {}, False
+        return await found.memo(), found.status is WorkflowExecutionStatus.RUNNING
 
     @contextlib.asynccontextmanager
     async def _answering(self, timeout: timedelta) -> AsyncIterator[None]:

@@ -264,6 +264,31 @@ async def test_an_app_that_begins_anew_is_still_noticed(client: Client) -> None:
 
 
 @pytest.mark.usefixtures("worker")
+async def test_a_registry_that_was_terminated_lists_again_what_it_listed(client: Client) -> None:
+    for id in ("gone", "other", "shop"):
+        await publishing.publish(client, app(id, function(f"{id}-f", "x")))
+    registry = client.get_workflow_handle(names.REGISTRY_ID)
+    await registry.terminate()
+    await publishing.publish(client, app("shop", function("shop-g", "x")))
+    known = ["gone-f", "other-f", "shop-g"]
+    assert matching(await Follower(client).refresh(), "x") == known
+    await registry.terminate()
+    await publishing.remove(client, "gone")
+    assert matching(await Follower(client).refresh(), "x") == known[1:]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_unchanged_app_whose_entity_was_terminated_is_there_again(client: Client) -> None:
+    for _ in range(2):
+        await publishing.publish(client, app("shop", function("shop-f", "x")))
+        entity = publishing.app_entity(client, "shop")
+        memo, is_there = await entity.read()
+        assert is_there
+        assert "app" in memo
+        await client.get_workflow_handle(entity.id).terminate()
+
+
+@pytest.mark.usefixtures("worker")
 async def test_a_large_configuration_fits_and_a_larger_one_is_refused(client: Client) -> None:
     def sized(count: int) -> AppConfig:
         return app(

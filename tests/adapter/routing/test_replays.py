@@ -15,11 +15,13 @@ from temporalio.client import Client
 import inngest_temporal as inngest
 from inngest_temporal.errors import FunctionNotFoundError, RerunRefusedError
 from inngest_temporal.routing import replays
+from inngest_temporal.routing.publishing import remove
 from inngest_temporal.routing.registry import Follower, Snapshot
 from inngest_temporal.routing.replays import ReplayRecord, ReplayRequest
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.runs import RunFilter, RunRecord, list_runs
 from inngest_temporal_workers.entities import replay as entity
+from inngest_temporal_workers.plugin import system_worker
 from tests.harness import TRIGGER, App, new_client, running, until
 
 
@@ -259,9 +261,8 @@ async def test_a_function_that_is_gone_is_waited_for(client: Client) -> None:
         await app.send("test/event", {"n": 1})
         await has_listed(client, fn.id, "Failed", 1)
         snapshot = snapshot_of(app)
-    # Its release stays the published one, though no worker is up: so it is taken away by hand.
-    await client.get_workflow_handle(names.app_id("app")).terminate()
-    await client.get_workflow_handle(names.REGISTRY_ID).terminate()
+    async with system_worker(client):  # its release stays the published one otherwise
+        await remove(client, "app")
     id = await replays.start(client, snapshot, ReplayRequest(fn.id, rate=50))
     async with running(client, other):
 

@@ -3,23 +3,28 @@
 import asyncio
 import collections
 import contextlib
+import functools
 import logging
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHistory
 from temporalio.exceptions import CancelledError
+from temporalio.service import RPCError, RPCStatusCode
 
 import inngest_temporal as inngest
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import FunctionConfigInvalidError
 from inngest_temporal.routing.events import Stamped
-from inngest_temporal.routing.publishing import publish, remove
+from inngest_temporal.routing.publishing import app_entity, publish, remove
 from inngest_temporal.routing.registry import AppConfig, Follower, HttpApp
 from inngest_temporal.temporal import names
 from inngest_temporal_workers import publishing
-from inngest_temporal_workers.entities import app as app_entity
+from inngest_temporal_workers.entities import app as app_workflow
+from inngest_temporal_workers.entities import entity
 from inngest_temporal_workers.plugin import system_worker
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 from tests.workers.runs.test_run import failure_of
@@ -373,7 +378,7 @@ async def test_a_release_whose_workers_were_killed_is_dropped(
     async def killed(self: publishing.Publisher) -> None:
         pass
 
-    monkeypatch.setattr(app_entity, "RENEW_SECONDS", 0.5)
+    monkeypatch.setattr(app_workflow, "RENEW_SECONDS", 0.5)
     monkeypatch.setattr(publishing, "RENEW_SECONDS", 0.2)
     async with running(client, *release("kept", "added")):
         with monkeypatch.context() as patch:
@@ -384,17 +389,104 @@ async def test_a_release_whose_workers_were_killed_is_dropped(
         await until_triggered(client, "kept", "added")
 
 
+async def lose(client: Client, *workflows: str) -> None:
+    """Have Temporal forget workflows: one that was terminated leaves its memo."""
+    for workflow in workflows:
+        found = await client.get_workflow_handle(workflow).describe()
+        execution = WorkflowExecution(workflow_id=workflow, run_id=found.run_id)
+        request = DeleteWorkflowExecutionRequest(
+            namespace=client.namespace, workflow_execution=execution
+        )
+        await client.workflow_service.delete_workflow_execution(request)
+        await until(functools.partial(is_forgotten, client, execution))
+
+
+async def is_forgotten(client: Client, execution: WorkflowExecution) -> bool:
+    handle = client.get_workflow_handle(execution.workflow_id, run_id=execution.run_id)
+    try:
+        await handle.describe()
+    except RPCError as error:
+        return error.status == RPCStatusCode.NOT_FOUND
+    return False
+
+
+async def is_there(client: Client) -> bool:
+    """Whether the app's entity runs and has functions."""
+    memo, runs = await app_entity(client, "app").read()
+    return runs and memo.get("app") is not None
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """An item for each look of a worker at the registry, of which there are many."""
+    look, made = publishing.Publisher._look, list[None]()
+
+    async def counted(self: publishing.Publisher) -> None:
+        await look(self)
+        made.append(None)
+
+    monkeypatch.setattr(publishing, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(publishing.Publisher, "_look", counted)
+    return made
+
+
 async def test_a_worker_publishes_again_what_the_registry_has_lost(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    client: Client, looks: list[None]
 ) -> None:
-    monkeypatch.setattr(publishing, "RENEW_SECONDS", 0.2)
     async with running(client, *release("one")):
         await client.get_workflow_handle(names.app_id("app")).terminate()
-        await client.get_workflow_handle(names.REGISTRY_ID).terminate()
+        await until(lambda: is_there(client))
+        await lose(client, names.app_id("app"), names.REGISTRY_ID)
         await until_triggered(client, "one")
         assert await remove(client, "app")
-        await asyncio.sleep(1)  # some rounds
+        rounds = len(looks)
+        await until(lambda: len(looks) > rounds + 2)
         assert await triggered(client) == set()
+        assert not await is_there(client)
+        async with running(await another(client), *release("two")):
+            await until_triggered(client, "one", "two")
+
+
+@pytest.mark.parametrize("held", ["_join", "publish"])
+async def test_an_app_that_is_removed_while_a_worker_renews_it_stays_removed(
+    client: Client, monkeypatch: pytest.MonkeyPatch, looks: list[None], held: str
+) -> None:
+    """The worker has seen that it is lost, and has told its entity nothing yet, or just begun it
+    anew."""
+    place: Any = publishing if held == "publish" else publishing.Publisher
+    act, holds, go = getattr(place, held), asyncio.Event(), asyncio.Event()
+
+    async def hold(*args: Any, **options: Any) -> Any:
+        holds.set()
+        await go.wait()
+        return await act(*args, **options)
+
+    async with running(client, *release("one")):
+        monkeypatch.setattr(place, held, hold)
+        await lose(client, names.app_id("app"), names.REGISTRY_ID)
+        await holds.wait()
+        await remove(client, "app")
+        rounds = len(looks)
+        go.set()
+        await until(lambda: len(looks) > rounds + 2)
+        assert await triggered(client) == set()
+        assert not await is_there(client)
+
+
+async def test_the_removal_of_an_app_that_nobody_knew_is_forgotten_in_time(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_workflow, "REMOVED_MS", 100)
+    monkeypatch.setattr(entity, "LINGER_MS", 100)
+    async with system_worker(client):
+        assert not await remove(client, "app")
+        memo, _ = await app_entity(client, "app").read()
+        assert set(memo) == {"version"}
+
+        async def has_ended() -> bool:
+            return not (await app_entity(client, "app").read())[1]
+
+        await until(has_ended)
 
 
 def http_app(*ids: str, path: str = "") -> AppConfig:

@@ -2,7 +2,8 @@
 schedules.
 
 Its memo is what events are routed by: `{"app": AppDocument JSON or null once removed, "version":
-n}`, read with `describe`, which needs no worker. It never ends: it continues as new.
+n}`, read with `describe`, which needs no worker. It never ends: it continues as new. Only one that
+was told of a removal and never of functions ends, after a day.
 
 A *release* is one set of functions. Workers join the release that they publish and leave it when
 they stop; one that was killed is noticed because it no longer renews. While workers of several
@@ -44,6 +45,8 @@ MAX_MISSED = 3
 """How often a worker may miss to renew before it counts as gone."""
 MAX_WORKERS = 100
 """Workers of one release that are remembered: it is up as long as one of them is."""
+REMOVED_MS = 86_400_000
+"""How long the removal of an app that nobody knew is remembered."""
 MAX_ORDERS = 200
 """Releases that are remembered, so that one that was up before does not count as new."""
 
@@ -133,19 +136,26 @@ class AppWorkflow(Entity):
         elif self._round_ends_ms is None:
             self._round_ends_ms = self.now_ms + round(RENEW_SECONDS * 1000)
 
-    def due_ms(self) -> int:
-        return NEVER_MS if self._round_ends_ms is None else self._round_ends_ms
+    def due_ms(self) -> int | None:
+        if self._round_ends_ms is not None:
+            return self._round_ends_ms
+        if not self._is_removed or self._state.orders:
+            return NEVER_MS
+        ends_ms = self._state.version + REMOVED_MS
+        return ends_ms if ends_ms > self.now_ms else None
 
     @workflow.update
     async def publish(self, publication: Publication, at_ms: int) -> int:
         """Add a release, or make it known again; the configuration's version, which is the old one
-        if nothing changed.
+        if nothing changed, and 0 if this is a renewal and the app was removed.
 
         Returns when the app's schedules are exactly those of its cron triggers. If Temporal refuses
         one, the update fails and all is as before.
         """
         self.asked(at_ms)
         async with self._turn:
+            if publication.renewal and self._is_removed:
+                return 0
             if publication.app.get("http") and (refusal := self._refusal()):
                 raise ApplicationError(refusal, type="FunctionConfigInvalidError")
             if not self._state.version:
@@ -190,6 +200,10 @@ class AppWorkflow(Entity):
             changed = app.with_paused(pausing.function, pausing.paused)
             await self._replace(changed, max(pausing.after + 1, at_ms))
             return self._state.version
+
+    @property
+    def _is_removed(self) -> bool:
+        return self._state.app is None and self._state.version > 0
 
     def _refusal(self) -> str | None:
         """Why the app can't be served over HTTP, if it can't."""

@@ -50,6 +50,19 @@ class RegistryWorkflow(Entity):
         _check(*app)
 
     @workflow.update
+    def restore(self, apps: dict[str, int], at_ms: int) -> int:
+        """These were listed by one that was terminated; how many are listed now."""
+        self.asked(at_ms)
+        for app in apps.items():
+            self._put(*app)
+        return len(self._apps)
+
+    @restore.validator
+    def _check_restore(self, apps: dict[str, int], at_ms: int) -> None:
+        for app in apps.items():
+            _check(*app)
+
+    @workflow.update
     def drop(self, app: tuple[str, int], at_ms: int) -> int:
         """An app is gone since this version, unless it was published again meanwhile; the version
         that is left, 0 for none."""
