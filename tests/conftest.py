@@ -27,7 +27,7 @@ from temporalio.testing import WorkflowEnvironment
 from ulid import ULID
 
 from inngest_temporal.temporal.connection import find_namespace
-from inngest_temporal_workers.commands.embedded import server_program
+from inngest_temporal_workers.commands.embedded import PARTITION_SETTINGS, server_program
 
 SHUTDOWN_SECONDS = 30
 """Of a test's time, for its workers to stop when it has taken too long."""
@@ -131,30 +131,42 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         os._exit(status)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def temporal() -> AsyncIterator[WorkflowEnvironment]:
-    """The embedded server, on a free loopback port. Tests use `client`: its own belongs to another
-    loop."""
+SETTINGS = (
+    "frontend.rps.namespaceReplicationInducingAPIs=1000",  # a namespace per test: 20/s by default
+    # What fails is marked at the second attempt, not at the fifth.
+    "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=2",
+    *PARTITION_SETTINGS,
+)
+
+
+@contextlib.asynccontextmanager
+async def embedded_server(*settings: str) -> AsyncIterator[str]:
+    """`host:port` of an embedded server on a free loopback port."""
     env = await WorkflowEnvironment.start_local(
         dev_server_existing_path=server_program(),
         dev_server_log_level="error",
-        # A namespace per test: 20/s is the default.
         dev_server_extra_args=[
-            "--dynamic-config-value",
-            "frontend.rps.namespaceReplicationInducingAPIs=1000",
-            # What fails is marked at the second attempt, not at the fifth.
-            "--dynamic-config-value",
-            "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=2",
+            part for each in (*SETTINGS, *settings) for part in ("--dynamic-config-value", each)
         ],
     )
-    yield env
+    yield env.client.service_client.config.target_host
     await env.shutdown()
 
 
-@pytest.fixture(scope="session")
-def temporal_address(temporal: WorkflowEnvironment) -> str:
-    """`host:port` of the embedded server."""
-    return temporal.client.service_client.config.target_host
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def temporal_address() -> AsyncIterator[str]:
+    """`host:port` of the embedded server. It executes no schedules and no batch operations: what
+    does that costs 10 ms for each namespace, and some CPU for as long as the server runs."""
+    async with embedded_server("worker.perNamespaceWorkerCount=0") as address:
+        yield address
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def scheduling_address() -> AsyncIterator[str]:
+    """`host:port` of an embedded server that executes schedules and batch operations, for files
+    that let their `temporal_address` be this one."""
+    async with embedded_server() as address:
+        yield address
 
 
 @pytest_asyncio.fixture

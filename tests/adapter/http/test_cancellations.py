@@ -36,6 +36,13 @@ from tests.apps import sleepers
 from tests.harness import PATIENCE, App, new_client, running, until
 from tests.test_faults import Processes
 
+
+@pytest.fixture(scope="session")
+def temporal_address(scheduling_address: str) -> str:
+    """A server that executes batch operations."""
+    return scheduling_address
+
+
 MANY = 200
 """Runs of the large test; Temporal cancels some 50 a second."""
 SLEEPERS = Path(sleepers.__file__)

@@ -24,6 +24,13 @@ from inngest_temporal_workers.plugin import system_worker
 from tests.adapter.sdk.test_registration import body, function
 from tests.harness import TRIGGER, new_client, running
 
+
+@pytest.fixture(scope="session")
+def temporal_address(scheduling_address: str) -> str:
+    """A server that executes schedules."""
+    return scheduling_address
+
+
 DEV = Settings(dev=True)
 KEY, FALLBACK = "signkey-prod-0123456789abcdef", "signkey-prod-fedcba9876543210"
 CLOUD = Settings(signing_keys=(KEY, FALLBACK))

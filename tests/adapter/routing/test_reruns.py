@@ -25,6 +25,13 @@ from inngest_temporal.traces.models import Trace
 from inngest_temporal.traces.reading import load_trace
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 
+
+@pytest.fixture(scope="session")
+def temporal_address(scheduling_address: str) -> str:
+    """A server that executes schedules."""
+    return scheduling_address
+
+
 Handler = Callable[[inngest.Context], Awaitable[Any]]
 
 

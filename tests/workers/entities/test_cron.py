@@ -35,6 +35,13 @@ from inngest_temporal_workers.entities.schedule import ScheduleActivities, cron_
 from inngest_temporal_workers.plugin import system_worker
 from tests.harness import new_client, running, until
 
+
+@pytest.fixture(scope="session")
+def temporal_address(scheduling_address: str) -> str:
+    """A server that executes schedules."""
+    return scheduling_address
+
+
 HOURS = [f"0 {hour} * * *" for hour in range(24)]
 
 

@@ -23,6 +23,12 @@ HOST = "127.0.0.1"
 POLL_SETTING = "history.transferProcessorMaxPollRPS=1000"
 """By default the server looks for workflow tasks 20 times a second, which makes each of them take
 50 ms."""
+PARTITION_SETTINGS = (
+    "matching.numTaskqueueReadPartitions=1",
+    "matching.numTaskqueueWritePartitions=1",
+)
+"""By default a task queue has four partitions, for a cluster's nodes; in one process a task that
+meets no poller in its own takes a detour to reach one."""
 START_SECONDS = 30
 
 
@@ -34,7 +40,8 @@ async def temporal_server(
     (`until_answering`)."""
     command = [server_program(), "server", "start-dev", "--ip", HOST, "--log-level", "error"]
     command += ["--port", str(port), "--ui-port", str(ui_port)]
-    command += ["--dynamic-config-value", POLL_SETTING]
+    for setting in (POLL_SETTING, *PARTITION_SETTINGS):
+        command += ["--dynamic-config-value", setting]
     if db_filename is not None:
         command += ["--db-filename", db_filename]
     with tempfile.TemporaryFile() as log:
