@@ -44,12 +44,26 @@ async def work(ctx: inngest.Context) -> list[str]:
     return results
 
 
-@client.create_function(
-    fn_id="chain", trigger=inngest.TriggerEvent(event="chaos/chain"), retries=20
-)
-async def chain(ctx: inngest.Context) -> None:
-    for number in range(int(str(ctx.event.data["steps"]))):
-        await ctx.step.run(f"{number}", body, ctx.run_id, f"{number}", 0.002)
+def chained(fn_id: str, checkpointing: inngest.Checkpointing) -> inngest.Function[None]:
+    """A function of as many steps as its event says, one after the other."""
+
+    @client.create_function(
+        fn_id=fn_id,
+        trigger=inngest.TriggerEvent(event=f"chaos/{fn_id}"),
+        retries=20,
+        checkpointing=checkpointing,
+    )
+    async def steps(ctx: inngest.Context) -> None:
+        for number in range(int(str(ctx.event.data["steps"]))):
+            await ctx.step.run(f"{number}", body, ctx.run_id, f"{number}", 0.002)
+
+    return steps
+
+
+BUFFER = 25
+"""Steps of `buffered` that a crash may repeat."""
+chain = chained("chain", inngest.Checkpointing())
+buffered = chained("buffered", inngest.Checkpointing(buffered_steps=BUFFER))
 
 
 @client.create_function(fn_id="long", trigger=inngest.TriggerEvent(event="chaos/long"))
