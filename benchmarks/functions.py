@@ -6,6 +6,7 @@ timeout, eager execution (the SDK's default), and, as ours, without the workflow
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,9 @@ PARALLEL_EVENT = "bench/parallel"
 AT_ONCE = 50
 """Parallel steps."""
 FAN_OUT_EVENT = "bench/fan-out"
+SLOW_EVENT = "bench/slow"
+SLOW_SECONDS = 0.01
+BUFFERED_EVENT = "bench/buffered"
 THOUSAND_EVENT = "bench/thousand"
 WAIT_EVENT = "bench/wait"
 PAID_EVENT = "bench/paid"
@@ -33,25 +37,42 @@ async def work(number: int) -> dict[str, int]:
     return {"number": number}
 
 
-def function_of(size: int) -> inngest.Function[Any]:
+async def slow_work(number: int) -> dict[str, int]:
+    """The same, of a step that waits for something."""
+    await asyncio.sleep(SLOW_SECONDS)
+    return {"number": number}
+
+
+def function_of(
+    fn_id: str,
+    event: str,
+    size: int,
+    body: Callable[[int], Awaitable[dict[str, int]]] = work,
+    buffered_steps: int = 1,
+) -> inngest.Function[Any]:
     """A function of that many steps, one after the other."""
 
     @client.create_function(
-        fn_id=f"steps-{size}",
-        trigger=inngest.TriggerEvent(event=STEPS_EVENT.format(size=size)),
+        fn_id=fn_id,
+        trigger=inngest.TriggerEvent(event=event),
         retries=3,
+        checkpointing=inngest.Checkpointing(buffered_steps=buffered_steps),
     )
     async def steps(ctx: inngest.Context) -> int:
         total = 0
         for number in range(size):
-            result = await ctx.step.run(f"step-{number}", work, number)
+            result = await ctx.step.run(f"step-{number}", body, number)
             total += result["number"]
         return total
 
     return steps
 
 
-FUNCTIONS = {size: function_of(size) for size in SIZES}
+FUNCTIONS = {
+    size: function_of(f"steps-{size}", STEPS_EVENT.format(size=size), size) for size in SIZES
+}
+slow = function_of("slow", SLOW_EVENT, 20, slow_work)
+buffered = function_of("buffered", BUFFERED_EVENT, 20, buffered_steps=25)
 
 
 @client.create_function(fn_id="wait", trigger=inngest.TriggerEvent(event=WAIT_EVENT))
@@ -106,6 +127,8 @@ async def thousand(ctx: inngest.Context) -> list[float]:
 ALL_FUNCTIONS: list[inngest.Function[Any]] = [
     *FUNCTIONS.values(),
     *FAN_OUT,
+    slow,
+    buffered,
     wait,
     parallel,
     thousand,
@@ -113,16 +136,18 @@ ALL_FUNCTIONS: list[inngest.Function[Any]] = [
 
 
 work_activity = activity.defn(name="work")(work)
+slow_activity = activity.defn(name="slow-work")(slow_work)
 
 
 @workflow.defn(name="hand-steps", sandboxed=False)
 class HandSteps:
     @workflow.run
-    async def run(self, size: int) -> int:
+    async def run(self, size: int, slow: bool = False) -> int:
+        work = slow_activity if slow else work_activity
         total = 0
         for number in range(size):
             result = await workflow.execute_activity(
-                work_activity, number, start_to_close_timeout=timedelta(minutes=1)
+                work, number, start_to_close_timeout=timedelta(minutes=1)
             )
             total += result["number"]
         return total

@@ -1,14 +1,19 @@
-"""Runs of other shapes beside the same by hand: parallel steps, one event that starts 20 functions.
-And of ours alone: a thousand steps.
+"""Runs of other shapes beside the same by hand: steps that wait for something, results that are
+recorded many at a time, parallel steps, one event that starts 20 functions. And of ours alone: a
+thousand steps.
 """
 
 import asyncio
 import statistics
+import time
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from typing import Any
 from uuid import uuid4
 
 from temporalio.client import Client
 
+import inngest_temporal as inngest
 from inngest_temporal.routing import events
 from inngest_temporal.routing.router import Router
 
@@ -18,6 +23,7 @@ from .bench import (
     NO_PAUSE,
     OURS,
     Report,
+    Turn,
     embedded_server,
     latency,
     routing,
@@ -26,6 +32,7 @@ from .bench import (
 )
 
 TURNS = 9
+AT_ONCE = 10
 LONG_TURNS = 3
 
 
@@ -36,10 +43,70 @@ async def main(report: Report) -> None:
         workers(client),
         routing(client) as router,
     ):
+        report.title(f"shapes: throughput of {AT_ONCE} at once, median of {TURNS} turns")
+        await twenty(
+            report,
+            client,
+            router,
+            "20 steps of 10 ms",
+            functions.slow,
+            functions.SLOW_EVENT,
+            slow=True,
+            bar=2.5,
+        )
+        await twenty(
+            report,
+            client,
+            router,
+            "20, buffered_steps=25",
+            functions.buffered,
+            functions.BUFFERED_EVENT,
+            slow=False,
+            bar=4,
+        )
         report.title(f"shapes: from the start to the result, median of {TURNS} turns")
         await parallel(report, client, router)
         await fan_out(report, client, router)
         await thousand(report, client, router)
+
+
+async def twenty(
+    report: Report,
+    client: Client,
+    router: Router,
+    what: str,
+    function: inngest.Function[Any],
+    event: str,
+    *,
+    slow: bool,
+    bar: float,
+) -> None:
+    """By hand, an activity a step."""
+
+    async def ours() -> int:
+        sent = events.stamp({"name": event})
+        await router.route([sent])
+        return await client.get_workflow_handle(events.run_id(function.id, sent)).result()
+
+    async def hand() -> int:
+        return await client.execute_workflow(
+            functions.HandSteps.run,
+            args=[20, slow],
+            id=str(uuid4()),
+            task_queue=functions.HAND_QUEUE,
+        )
+
+    def throughput(start: Callable[[], Awaitable[int]]) -> Turn:
+        async def turn() -> float:
+            begun = time.perf_counter()
+            results = await asyncio.gather(*(start() for _ in range(AT_ONCE)))
+            assert results == [sum(range(20))] * AT_ONCE
+            return AT_ONCE / (time.perf_counter() - begun)
+
+        return turn
+
+    samples = await take_turns({OURS: throughput(ours), HAND: throughput(hand)}, TURNS)
+    report.compare(what, samples[OURS], samples[HAND], "runs/s", at_least=bar)
 
 
 async def parallel(report: Report, client: Client, router: Router) -> None:

@@ -31,7 +31,7 @@ def make_worker(side: str, client: Client, **options: Any) -> Worker:
         client,
         task_queue=functions.HAND_QUEUE,
         workflows=functions.HAND_WORKFLOWS,
-        activities=[functions.work_activity],
+        activities=[functions.work_activity, functions.slow_activity],
         **options,
     )
 
