@@ -11,7 +11,6 @@ activities stay as they are.
 import asyncio
 import concurrent.futures
 import dataclasses
-import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -23,7 +22,6 @@ from temporalio.plugin import SimplePlugin
 from temporalio.worker import ReplayerConfig, Worker, WorkerConfig
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from inngest_temporal.drivers.failures import RunFailure
 from inngest_temporal.errors import Error, FunctionConfigInvalidError
 from inngest_temporal.functions import Function, FunctionPart
 from inngest_temporal.routing.locks import Locks
@@ -46,6 +44,7 @@ from inngest_temporal_workers.entities.replay import ReplayActivities, ReplayWor
 from inngest_temporal_workers.entities.schedule import CronTick, ScheduleActivities
 from inngest_temporal_workers.entities.signal import SignalWorkflow
 from inngest_temporal_workers.healing import healing
+from inngest_temporal_workers.noise import quieten
 from inngest_temporal_workers.publishing import Publisher
 from inngest_temporal_workers.runs.activities import RunActivities
 from inngest_temporal_workers.runs.admission import AdmissionActivities
@@ -109,7 +108,6 @@ class InngestPlugin(SimplePlugin):
             workflows.append(dynamic_run_workflow(self._settings, lambda id: id.startswith(prefix)))
         config["workflows"] = workflows
         config["interceptors"] = [*config.get("interceptors", []), LeavesActivities()]
-        hide_failures_of_user_code()
         config["activities"] = [
             *config.get("activities", []),
             *executions.all(),
@@ -172,15 +170,6 @@ def _is_dynamic(workflow_class: type) -> bool:
     return definition is not None and definition.name is None
 
 
-def hide_failures_of_user_code() -> None:
-    """Let temporalio not log them: our activities do, with the user's stack."""
-    logging.getLogger("temporalio.activity").addFilter(_is_shown)
-
-
-def _is_shown(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], RunFailure))
-
-
 def _max_threads() -> int | None:
     value = os.environ.get("INNGEST_THREAD_POOL_MAX_WORKERS") or None
     if value is None:
@@ -212,6 +201,7 @@ SYSTEM_WORKFLOWS = [
 def system_worker(client: Client, follower: Follower | None = None) -> Worker:
     """A worker of the shared system queue: the entity workflows. `follower`: one that is there
     already."""
+    quieten()
     follower = follower or Follower(client)
     return Worker(
         client,

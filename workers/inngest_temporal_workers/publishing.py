@@ -72,7 +72,7 @@ class Publisher:
                     logger.warning(
                         "The functions of app %r can't be published yet, trying again: %s",
                         self._app.app_id,
-                        error or type(error).__name__,
+                        str(error) or type(error).__name__,
                     )
                 told = True
                 await asyncio.sleep(RETRY_SECONDS)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +18,9 @@ from inngest_temporal.temporal.runs import rfc3339
 from .bodies import OverloadedError
 
 logger = logging.getLogger(__name__)
+
+TELL_SECONDS = 10.0
+"""Between two lines that say that requests fail because of Temporal."""
 
 
 class ReplyError(Exception):
@@ -64,6 +68,28 @@ def envelope(
     )
 
 
+class Outage:
+    """Says that requests fail because of Temporal, which all may do while it is overloaded: one
+    line in `TELL_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._quiet_until = 0.0
+        self._untold = 0
+
+    def tell(self, problem: str) -> None:
+        """A request has failed."""
+        if time.monotonic() < self._quiet_until:
+            self._untold += 1
+            return
+        more = f" ({self._untold} more requests failed so)" if self._untold else ""
+        logger.warning("%s%s", problem, more)
+        self._quiet_until = time.monotonic() + TELL_SECONDS
+        self._untold = 0
+
+
+_outage = Outage()
+
+
 def unavailable(error: Exception) -> tuple[int, str] | None:
     """Status and public message for what Temporal's client raises; None for anything else, which is
     a bug."""
@@ -74,12 +100,10 @@ def unavailable(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, RPCError):
         if refuses(error):
             return 400, f"Temporal refused the request: {error.message}"
-        logger.warning(
-            "Temporal refused or did not answer: %s %s", error.status.name, error.message
-        )
+        _outage.tell(f"Temporal refused or did not answer: {error.status.name} {error.message}")
         return 503, "Temporal can't be reached or is overloaded; try again"
     if isinstance(error, TimeoutError) or is_connect(error):
-        logger.warning("Temporal can't be reached: %s", error or type(error).__name__)
+        _outage.tell(f"Temporal can't be reached: {str(error) or type(error).__name__}")
         return 503, "Temporal can't be reached; try again"
     return None
 

@@ -404,7 +404,7 @@ class Follower:
                 if self._healthy:
                     logger.warning(
                         "The function registry can't be read, trying again: %s",
-                        error or type(error).__name__,
+                        str(error) or type(error).__name__,
                     )
                 self._healthy = False
                 delay = min(delay * 2, MAX_BACKOFF)

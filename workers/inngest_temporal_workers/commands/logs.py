@@ -8,6 +8,7 @@ from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, Tele
 
 from inngest_temporal.logger import JsonFormatter, TextFormatter
 from inngest_temporal.routing import reports
+from inngest_temporal_workers.noise import is_core_shown
 
 
 class LogLevel(StrEnum):
@@ -37,8 +38,10 @@ def configure(level: LogLevel, form: LogFormat, *, events: bool = False) -> None
             logging.getLogger(name).setLevel(logging.WARNING)
         if not events:
             reports.logger.setLevel(logging.WARNING)
+    core_logger = logging.getLogger("temporalio.core")
+    core_logger.addFilter(is_core_shown)
     core = LogForwardingConfig(
-        logging.getLogger("temporalio.core"),
+        core_logger,
         append_target_to_name=False,
         prepend_target_on_message=False,
     )

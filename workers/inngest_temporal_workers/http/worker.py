@@ -20,11 +20,7 @@ from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers.healing import healing
-from inngest_temporal_workers.plugin import (
-    HEARTBEAT_THROTTLE,
-    hide_failures_of_user_code,
-    own_system_worker,
-)
+from inngest_temporal_workers.plugin import HEARTBEAT_THROTTLE, own_system_worker
 from inngest_temporal_workers.runs.activities import RunActivities
 from inngest_temporal_workers.runs.admission import AdmissionActivities
 from inngest_temporal_workers.runs.executions import RunSettings
@@ -95,7 +91,6 @@ class HttpAppsPlugin(SimplePlugin):
             *RunActivities(client, self._app_of, router, waits, self._follower).all(),
             *AdmissionActivities(Locks(client), {}, self._follower).all(),
         ]
-        hide_failures_of_user_code()
         config["max_heartbeat_throttle_interval"] = HEARTBEAT_THROTTLE
         if self._address is not None:
             config["identity"] = identity_of(self._address)
