@@ -1,6 +1,5 @@
 """The client: who the app is, where its events go, and how its functions are made."""
 
-import asyncio
 import base64
 import datetime
 import functools
@@ -8,16 +7,11 @@ import importlib.metadata
 import json
 import logging
 import os
-import random
 import secrets
-import ssl
-import threading
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
-
-import httpx
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import BodyInvalidError, EventKeyUnspecifiedError, SendEventsError, URLInvalidError
 from .functions import Function, FunctionHandlerAsync, FunctionHandlerSync
@@ -32,7 +26,6 @@ from .models import (
     Event,
     Priority,
     RateLimit,
-    SendEventsResult,
     Singleton,
     Throttle,
     Timeouts,
@@ -41,7 +34,10 @@ from .models import (
     milliseconds,
 )
 from .serialization import EmptySentinel, Serializer
-from .sync import drive, maybe_await
+from .sync import drive
+
+if TYPE_CHECKING:
+    from .sending import Connections, Sender
 
 T = TypeVar("T")
 
@@ -50,19 +46,12 @@ API_ORIGIN = "https://api.inngest.com/"
 EVENT_API_ORIGIN = "https://inn.gs/"
 DEV_EVENT_KEY = "NO_EVENT_KEY_SET"
 
-SEND_ATTEMPTS = 5
-SEND_BACKOFF_SECONDS = 0.1
-"""Wait after the first attempt; doubled each time, and a random part of it added."""
-
 _BRANCH_VARIABLES = (
     "INNGEST_ENV",
     "RAILWAY_GIT_BRANCH",
     "RENDER_GIT_BRANCH",
     "VERCEL_GIT_COMMIT_REF",
 )
-
-_Post = Callable[[], httpx.Response | Awaitable[httpx.Response]]
-_Pause = Callable[[float], Awaitable[None] | None]
 
 
 class Inngest:
@@ -136,7 +125,13 @@ class Inngest:
         self._timeout_seconds = (
             milliseconds(30_000 if request_timeout is None else request_timeout) / 1000
         )
-        self._http = _HTTPClients(self._timeout_seconds)
+
+    @functools.cached_property
+    def _connections(self) -> "Connections":
+        # Importing httpx takes a tenth of a second, which a worker need not spend.
+        from .sending import Connections
+
+        return Connections(self._event_api_origin, self._timeout_seconds)
 
     @property
     def api_origin(self) -> str:
@@ -283,25 +278,24 @@ class Inngest:
             EventKeyUnspecifiedError: Production mode without an event key.
             BodyInvalidError: An event's data can't be JSON.
         """
-        client = self._http.asynchronous()
-        return await self._send(events, skip_middleware, client, asyncio.sleep, is_async=True)
+        sender = self._connections.asynchronous()
+        return await self._send(events, skip_middleware, sender, is_async=True)
 
     def send_sync(self, events: Event | list[Event], *, skip_middleware: bool = False) -> list[str]:
         """As `send`, blocking. Also raises `AsyncUnsupportedError` if the client has async
         middleware."""
-        client = self._http.synchronous()
-        return drive(self._send(events, skip_middleware, client, time.sleep, is_async=False))
+        sender = self._connections.synchronous()
+        return drive(self._send(events, skip_middleware, sender, is_async=False))
 
     async def _send(
         self,
         events: Event | list[Event],
         skip_middleware: bool,
-        client: httpx.AsyncClient | httpx.Client,
-        pause: _Pause,
+        sender: "Sender",
         *,
         is_async: bool,
     ) -> list[str]:
-        """The one implementation: with a blocking `client` and `pause` it never suspends."""
+        """The one implementation: with a blocking `sender` it never suspends."""
         batch = events if isinstance(events, list) else [events]
         middleware = None
         if not skip_middleware:
@@ -311,35 +305,12 @@ class Inngest:
             await middleware.before_send_events(batch)
         if not batch:
             return []
-        post = functools.partial(
-            client.post, self._event_url(), content=_body(batch), headers=self._headers()
-        )
-        result = await self._post(post, pause)
+        result = await sender.post(self._event_url(), _body(batch), self._headers())
         if middleware is not None:
             await middleware.after_send_events(result)
         if result.error:
             raise SendEventsError(result.error, result.ids)
         return result.ids
-
-    async def _post(self, post: _Post, pause: _Pause) -> SendEventsResult:
-        result = SendEventsResult()
-        for attempt in range(SEND_ATTEMPTS):
-            if attempt:
-                delay = SEND_BACKOFF_SECONDS * 2 ** (attempt - 1)
-                await maybe_await(pause(delay * (1 + random.random())))
-            try:
-                response = await maybe_await(post())
-            except httpx.RequestError as error:
-                problem = f"{type(error).__name__} {error}".strip()
-                where = f"the ingress at {self._event_api_origin}"
-                result = SendEventsResult(
-                    error=f"Could not send events: no reply from {where} ({problem}). Is it up?"
-                )
-                continue
-            result = _result(response)
-            if response.status_code < 500:
-                break
-        return result
 
     def _event_url(self) -> str:
         key = self._event_key or (None if self.is_production else DEV_EVENT_KEY)
@@ -387,42 +358,6 @@ class Inngest:
         return production if self.is_production else DEV_ORIGIN
 
 
-class _HTTPClients:
-    """Connections, kept between sends: one pool for threads, and one for each event loop, which
-    can't share."""
-
-    def __init__(self, timeout_seconds: float) -> None:
-        self._timeout = httpx.Timeout(timeout_seconds)
-        self._lock = threading.Lock()
-        self._sync: httpx.Client | None = None
-        self._async: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
-
-    def synchronous(self) -> httpx.Client:
-        """For any thread."""
-        with self._lock:
-            if self._sync is None:
-                self._sync = httpx.Client(timeout=self._timeout, verify=_tls())
-            return self._sync
-
-    def asynchronous(self) -> httpx.AsyncClient:
-        """For the running event loop."""
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            if loop not in self._async:
-                # Connections hold their loop, so weak references would not do.
-                self._async = {
-                    known: client for known, client in self._async.items() if not known.is_closed()
-                }
-                self._async[loop] = httpx.AsyncClient(timeout=self._timeout, verify=_tls())
-            return self._async[loop]
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """Shared: it takes some 10 ms to make."""
-    return httpx.create_ssl_context()
-
-
 def _copied(event: Event) -> Event:
     return event.model_copy(deep=True) if isinstance(event, Event) else event
 
@@ -455,20 +390,6 @@ def _wire(event: Event) -> dict[str, object]:
     return fields
 
 
-def _result(response: httpx.Response) -> SendEventsResult:
-    answer = f"{response.request.url.copy_with(path='/e/...')} answered HTTP {response.status_code}"
-    result = SendEventsResult.from_raw(response.content)
-    if isinstance(result, Exception):
-        return SendEventsResult(
-            error=f"{answer} with what is no reply to events; is it the ingress?"
-        )
-    if response.is_error and not result.error:
-        return SendEventsResult(
-            error=f"{answer} without a reason; is it the ingress?", ids=result.ids
-        )
-    return result
-
-
 def _checkpointing(given: bool | Checkpointing) -> Checkpointing | None:
     if isinstance(given, Checkpointing):
         return given
@@ -482,10 +403,12 @@ def _url(text: str, source: str, is_production: bool) -> str:
     looks_like_host = has_scheme or "." in text or ":" in text
     url = text if has_scheme else f"{'https' if is_production else 'http'}://{text}"
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        parsed = urllib.parse.urlsplit(url)
+        host = (parsed.hostname or "").encode("ascii" if url.isascii() else "idna")
+        _ = parsed.port
+    except ValueError as error:
         raise URLInvalidError(f"{source}: {text!r} is not a valid URL ({error})") from None
-    if not looks_like_host or not parsed.host or parsed.scheme not in ("http", "https"):
+    if not looks_like_host or not host or parsed.scheme not in ("http", "https"):
         raise URLInvalidError(
             f"{source}: {text!r} is not a valid URL; use one such as {DEV_ORIGIN}"
         )

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from inngest_temporal import client as client_module
+from inngest_temporal import sending
 from inngest_temporal.client import Inngest
 from inngest_temporal.context import Context
 from inngest_temporal.errors import (
@@ -104,7 +105,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         *client_module._BRANCH_VARIABLES,
     ):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(client_module, "SEND_BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(sending, "SEND_BACKOFF_SECONDS", 0.001)
 
 
 def dev_client(ingress: Ingress, **options: Any) -> Inngest:
@@ -179,7 +180,13 @@ def test_an_origin_without_scheme_gets_the_one_of_the_mode(
         assert client.api_origin == f"{scheme}://{host}"
 
 
-@pytest.mark.parametrize("url", ["::", "http://", "ftp://example.com", "ingress", "http://a:b"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("::", "http://", "ftp://example.com", "ingress"),
+        *("http://a:b", "http://a:70000", "http://[::1", "http://\U0001f600..com"),
+    ],
+)
 def test_an_invalid_url_is_refused_by_the_constructor_with_its_source(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,7 +309,7 @@ async def test_the_fifth_failure_is_raised(ingress: Ingress) -> None:
 
 
 def test_waits_between_attempts_double(ingress: Ingress, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "SEND_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(sending, "SEND_BACKOFF_SECONDS", 0.1)
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
     ingress.replies = [(500, {"error": "no"})]
@@ -487,7 +494,7 @@ def test_connections_of_ended_loops_are_not_kept(ingress: Ingress) -> None:
     client = dev_client(ingress)
     for _ in range(3):
         asyncio.run(client.send(Event(name="a")))
-    assert len(client._http._async) == 1
+    assert len(client._connections._async) == 1
 
 
 async def test_events_never_go_to_inngests_cloud_by_default() -> None:

@@ -258,7 +258,7 @@ def test_what_hooks_change_in_sent_events_stays_out_of_the_callers_objects(
         return httpx.Response(200, json={"ids": ["1"]}, request=httpx.Request("POST", url))
 
     client = Inngest(app_id="app", is_production=False, middleware=[Sealing])
-    monkeypatch.setattr(client._http.synchronous(), "post", post)
+    monkeypatch.setattr(client._connections.synchronous().http, "post", post)
     event = Event(name="a", data={"inner": {"text": "secret"}})
     for _ in range(2):
         client.send_sync(event)

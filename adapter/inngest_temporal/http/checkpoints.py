@@ -9,9 +9,8 @@ http-protocol §14.
 import enum
 import functools
 from collections import OrderedDict
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import httpx
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -24,6 +23,9 @@ from inngest_temporal.sdk.replies import read_checkpoint
 
 from .bodies import Bodies
 from .replies import json_reply, v1_error
+
+if TYPE_CHECKING:
+    import httpx
 
 RELAYED = "x-inngest-temporal-relayed"
 """Header of a request that another ingress has handed over: it goes no further."""
@@ -71,8 +73,11 @@ class CheckpointCalls:
         """Call -> URL of the worker that has it."""
 
     @functools.cached_property
-    def _http(self) -> httpx.AsyncClient:
-        # Made when it is needed first: it reads certificates, and most ingresses hand nothing over.
+    def _http(self) -> "httpx.AsyncClient":
+        # Imported and made when it is needed first: most ingresses hand nothing over, and it reads
+        # certificates.
+        import httpx
+
         return httpx.AsyncClient(timeout=RELAY_SECONDS, trust_env=False)
 
     def routes(self) -> list[Route]:
@@ -122,6 +127,8 @@ class CheckpointCalls:
         ]
 
     async def _hand_over(self, place: str, request: Request, run: str, body: bytes) -> int:
+        import httpx
+
         headers = {"content-type": "application/json", RELAYED: "true"}
         if "authorization" in request.headers:
             headers["authorization"] = request.headers["authorization"]
