@@ -1,12 +1,14 @@
 """`InngestPlugin` in a Temporal worker that a team already has."""
 
+import importlib.metadata
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from temporalio import activity, workflow
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.common import WorkerDeploymentVersion
+from temporalio.worker import Worker, WorkerDeploymentConfig
 
 import inngest_temporal as inngest
 from inngest_temporal.errors import Error, FunctionConfigInvalidError
@@ -15,6 +17,7 @@ from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal_workers import publishing
 from inngest_temporal_workers.plugin import InngestPlugin
+from inngest_temporal_workers.worker import create_worker
 from tests.harness import TRIGGER, App, new_client
 
 
@@ -39,6 +42,18 @@ def function(fn_id: str = "fn", app_id: str = "app", **options: Any) -> inngest.
         return await ctx.step.run("step", lambda: fn_id)
 
     return fn
+
+
+async def test_a_worker_of_ours_has_the_build_id_of_our_release_unless_it_is_versioned(
+    client: Client,
+) -> None:
+    """Temporal would read and hash all code of the process for one."""
+    ours = f"inngest-temporal-{importlib.metadata.version('inngest-temporal')}"
+    assert create_worker(client, [function()]).config()["build_id"] == ours
+    version = WorkerDeploymentVersion("shop", "1")
+    deployment = WorkerDeploymentConfig(version, use_worker_versioning=False)
+    worker = create_worker(client, [function()], task_queue="q", deployment_config=deployment)
+    assert worker.config().get("build_id") is None
 
 
 async def test_a_teams_worker_runs_its_own_workflows_and_our_functions_on_its_own_queue(

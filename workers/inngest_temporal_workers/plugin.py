@@ -11,6 +11,8 @@ activities stay as they are.
 import asyncio
 import concurrent.futures
 import dataclasses
+import functools
+import importlib.metadata
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -198,6 +200,19 @@ SYSTEM_WORKFLOWS = [
 ]
 
 
+@functools.cache
+def build_id() -> str:
+    """Of a worker whose workflows are all ours. Temporal's default is a hash of all code in the
+    process, which takes as long as importing half of it."""
+    return f"inngest-temporal-{importlib.metadata.version('inngest-temporal')}"
+
+
+def set_build_id(options: dict[str, Any]) -> None:
+    """Into a worker's options, unless they say how it is versioned."""
+    if not options.keys() & {"build_id", "deployment_config", "use_worker_versioning"}:
+        options["build_id"] = build_id()
+
+
 def system_worker(client: Client, follower: Follower | None = None) -> Worker:
     """A worker of the shared system queue: the entity workflows. `follower`: one that is there
     already."""
@@ -206,6 +221,7 @@ def system_worker(client: Client, follower: Follower | None = None) -> Worker:
     return Worker(
         client,
         task_queue=names.SYSTEM_TASK_QUEUE,
+        build_id=build_id(),
         workflows=SYSTEM_WORKFLOWS,
         activities=[
             *SystemActivities(client, follower).all(),

@@ -10,11 +10,8 @@ from temporalio.worker import Worker
 from inngest_temporal.functions import Function
 from inngest_temporal.temporal import names
 
-from .plugin import InngestPlugin
-
-GRACE = timedelta(seconds=20)
-"""How long running steps may go on after a stop was asked for; then another worker executes them
-again."""
+from .grace import GRACE
+from .plugin import InngestPlugin, set_build_id
 
 
 def create_worker(
@@ -29,6 +26,7 @@ def create_worker(
     """A Temporal worker of these functions alone; `options` are `temporalio.worker.Worker`'s."""
     plugin = InngestPlugin(functions, retry_interval=retry_interval, max_threads=max_threads)
     options.setdefault("graceful_shutdown_timeout", GRACE)
+    set_build_id(options)
     plugins = [*options.pop("plugins", []), plugin]
     return Worker(
         client, task_queue=task_queue or names.task_queue(plugin.app_id), plugins=plugins, **options

@@ -5,6 +5,7 @@ Both ask the app's entity, which is a workflow (`inngest_temporal_workers.entiti
 the registry's to list the app's new version, so that readers look at it.
 """
 
+import asyncio
 import dataclasses
 import json
 import time
@@ -79,8 +80,9 @@ async def publish(
     config, key = app.to_json(), release_key(app, app_version)
     _check_size(app, config)
     entity = app_entity(client, app.app_id)
-    known, is_there = await entity.read()
-    listed = await listed_version(client, app.app_id)
+    (known, is_there), listed = await asyncio.gather(
+        entity.read(), listed_version(client, app.app_id)
+    )
     is_known = is_there and document_of(known).release(key) is not None
     version: int = known.get("version", 0)
     if not is_known or (mend and _has_crons(app)):

@@ -345,7 +345,7 @@ async def test_dev_says_once_that_an_app_is_refused(
 ) -> None:
     monkeypatch.setattr(apps, "POLL_SECONDS", 0.05)
     said: list[str] = []
-    monkeypatch.setattr(apps.err, "print", said.append)
+    monkeypatch.setattr(apps, "complain", said.append)
     looks = 0
 
     async def counted(*arguments: Any, **options: Any) -> Any:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from inngest_temporal.errors import FunctionConfigInvalidError
-from inngest_temporal_workers.commands.loading import ModuleError, Source, find, load
+from inngest_temporal_workers.commands.loading import load
+from inngest_temporal_workers.commands.sources import ModuleError, Source, find
 
 CLIENT = (
     "import inngest_temporal as inngest\nclient = inngest.Inngest(app_id='shop',"

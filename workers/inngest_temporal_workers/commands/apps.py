@@ -18,7 +18,8 @@ from inngest_temporal.sdk.registration import app_url
 from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers.plugin import system_worker
 
-from .processes import ProcessError, Waiting, err, out, wait_for_temporal
+from .processes import ProcessError, complain, say
+from .temporal import Waiting, wait_for_temporal
 from .working import listed
 
 POLL_SECONDS = 5.0
@@ -56,7 +57,7 @@ async def sync_app(url: str, settings: Settings, stop: asyncio.Event) -> None:
             raise ProcessError(
                 f"The app at {url} could not be registered: {error}. Try again."
             ) from error
-    out.print(app_text(app), end="")
+    say(app_text(app), end="")
 
 
 async def registered(client: Client, follower: Follower, url: str, synced: Synced) -> AppConfig:
@@ -144,7 +145,7 @@ class AppsFollower:
             self._complain(known, f"The app at {url} can't be registered yet: {error}")
         else:
             if known.problem and known.app is not None:
-                out.print(f"App {known.app.app_id} at {url} is there again.")
+                say(f"App {known.app.app_id} at {url} is there again.")
             known.problem = ""
 
     async def _is_unchanged(self, known: _Known, synced: Synced) -> bool:
@@ -155,14 +156,14 @@ class AppsFollower:
 
     def _show(self, known: _Known, app: AppConfig) -> None:
         if app != known.app:
-            out.print(app_text(app), end="")
+            say(app_text(app), end="")
             known.problem = ""
         known.app = app
 
     def _complain(self, known: _Known, problem: str) -> None:
         if problem != known.problem:
             stays = " Its functions stay registered as they were." if known.app is not None else ""
-            err.print(problem + stays)
+            complain(problem + stays)
         known.problem = problem
 
     async def _discover(self, http: httpx.AsyncClient) -> None:

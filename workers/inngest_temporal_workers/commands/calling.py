@@ -17,15 +17,8 @@ from inngest_temporal.temporal.connection import Settings, connect
 from inngest_temporal_workers.http.dispatches import Dispatches
 from inngest_temporal_workers.http.worker import HttpAppsPlugin, create_http_worker
 
-from .processes import (
-    ProcessError,
-    interval_of,
-    listen,
-    out,
-    parse_address,
-    serving,
-    temporal_place,
-)
+from .processes import ProcessError, interval_of, listen, parse_address, say, serving
+from .temporal import temporal_place
 from .working import WorkingProcess
 
 
@@ -76,15 +69,15 @@ class CallingProcess(WorkingProcess):
     async def tell(self, client: Client, worker: Worker) -> None:
         [plugin] = [each for each in worker.config()["plugins"] if isinstance(each, HttpAppsPlugin)]
         await plugin.ready.wait()
-        out.print(f"Calls apps  from task queue {worker.task_queue}")
+        say(f"Calls apps  from task queue {worker.task_queue}")
         if self._address is None:
-            out.print(
+            say(
                 "Apps are called once for each step: with --listen they can report steps during a"
                 " call, which is faster."
             )
         else:
-            out.print(f"Ingress     {self._address}")
-        out.print(f"Temporal    {temporal_place()}")
+            say(f"Ingress     {self._address}")
+        say(f"Temporal    {temporal_place()}")
 
 
 def _address(options: CallingOptions) -> str | None:

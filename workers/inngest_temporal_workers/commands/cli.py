@@ -1,6 +1,8 @@
 """The command line: `inngest-temporal dev`, `ingress`, `worker`, `sync` and `remove`.
 
 What a person did wrong is answered with a sentence and exit code 1, never with a traceback of ours.
+Each command imports what it needs when it runs, since that takes a second: `dev` starts its
+children first.
 """
 
 import asyncio
@@ -9,36 +11,27 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from temporalio.service import RPCError
 
-from inngest_temporal.errors import Error
-from inngest_temporal.routing import publishing
-from inngest_temporal.routing.registry import Follower
-from inngest_temporal.temporal.connection import DashboardMode, Settings, connect
-from inngest_temporal_workers.plugin import system_worker
-from inngest_temporal_workers.worker import GRACE
+from inngest_temporal_workers.grace import GRACE
 
-from . import loading, logs
+from . import logs, sources
 from .logs import LogFormat, LogLevel
 from .processes import (
     ProcessError,
-    Waiting,
-    err,
-    first,
+    complain,
+    importing,
     listen,
-    out,
     parse_address,
     run_until_stopped,
+    say,
     serving,
-    temporal_place,
-    url_of,
-    wait_for_temporal,
 )
-from .working import WorkerOptions, WorkerProcess, WorkingProcess
+
+if TYPE_CHECKING:
+    from .working import WorkingProcess
 
 app = typer.Typer(
     help="Inngest-style functions on Temporal.",
@@ -66,7 +59,7 @@ Format = Annotated[LogFormat, typer.Option(help="How log lines are written, on s
 
 
 Dashboard = Annotated[
-    DashboardMode,
+    Literal["on", "read-only", "off"],
     typer.Option(
         envvar="INNGEST_TEMPORAL_DASHBOARD",
         help="The dashboard of the ingress; read-only: it changes nothing. Outside dev mode one"
@@ -77,7 +70,7 @@ Dashboard = Annotated[
 
 def _print_version(asked: bool) -> None:
     if asked:
-        out.print(f"inngest-temporal {importlib.metadata.version('inngest-temporal')}")
+        say(f"inngest-temporal {importlib.metadata.version('inngest-temporal')}")
         raise typer.Exit
 
 
@@ -122,17 +115,17 @@ def dev(
     discover: Annotated[
         bool, typer.Option(help="Look for such apps on the usual ports of this machine.")
     ] = False,
-    dashboard: Dashboard = DashboardMode.ON,
+    dashboard: Dashboard = "on",
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.TEXT,
 ) -> None:
     """Everything on this machine: an embedded Temporal server, the ingress, and a worker that
     follows your changes."""
-    from .apps import read_url
-    from .dev import DevOptions, DevServer
+    from .dev import DevServer
+    from .dev_options import DevOptions
 
     with _plain_errors():
-        source = loading.find(module) if module else None
+        source = sources.find(module) if module else None
         server = DevServer(
             DevOptions(
                 source,
@@ -145,20 +138,27 @@ def dev(
                 retry_interval,
                 log_level,
                 log_format,
-                [*map(read_url, sdk_url or [])],
+                _app_urls(sdk_url),
                 discover,
                 dashboard,
             )
         )
-        logs.configure(log_level, log_format, events=True)
         run_until_stopped(server.run, server.kill)
+
+
+def _app_urls(given: list[str] | None) -> list[str]:
+    if not given:
+        return []
+    from .apps import read_url
+
+    return [*map(read_url, given)]
 
 
 @app.command()
 def ingress(
     host: Host = "127.0.0.1",
     port: Port = 8288,
-    dashboard: Dashboard = DashboardMode.ON,
+    dashboard: Dashboard = "on",
     temporal_ui_url: Annotated[
         str,
         typer.Option(
@@ -172,48 +172,17 @@ def ingress(
 ) -> None:
     """The HTTP side: takes events, answers for runs. Any number of replicas; needs only
     Temporal."""
-    import uvloop  # a fifth less CPU for each event
-
-    from inngest_temporal.http.app import create_ingress
-
-    async def run(stop: asyncio.Event) -> None:
-        place = temporal_place()
-        listener = listen(host, port, "--port")
-        async with serving(create_ingress(await connect(), settings), listener) as server:
-            out.print(f"Events    {url_of(host, port)}/e/{'dev' if settings.dev else 'EVENT_KEY'}")
-            _print_dashboard(settings, url_of(host, port))
-            out.print(f"Temporal  {place}")
-            if settings.dev:
-                out.print("Dev mode: without keys, anyone who reaches this port may send events.")
-            elif not settings.signing_keys:
-                out.print(
-                    "Runs can't be read or cancelled over HTTP, because INNGEST_SIGNING_KEY is not"
-                    " set."
-                )
-            await first(server, stop)
-
     with _plain_errors():
-        settings = replace(
-            Settings.from_env(), dashboard=dashboard, temporal_ui_url=temporal_ui_url.rstrip("/")
-        )
-        if not settings.dev and not settings.event_keys:
-            raise ProcessError(
-                "The ingress takes events only from those who know a key, and none is set. Set"
-                " INNGEST_EVENT_KEY (and INNGEST_SIGNING_KEY to read and cancel runs), or"
-                " INNGEST_DEV=1 to let anyone in on your own machine."
-            )
+        with importing():
+            import uvloop  # a fifth less CPU for each event
+
+            from .ingress import read_settings, run_ingress
+        settings = read_settings(dashboard, temporal_ui_url)
         logs.configure(log_level, log_format)
-        run_until_stopped(run, loop_factory=uvloop.new_event_loop)
-
-
-def _print_dashboard(settings: Settings, url: str) -> None:
-    if settings.dashboard == DashboardMode.OFF:
-        return
-    if settings.dev or settings.signing_keys:
-        only = ", read-only" if settings.dashboard == DashboardMode.READ_ONLY else ""
-        out.print(f"Dashboard {url}{only}")
-    else:
-        out.print("Dashboard is off, because INNGEST_SIGNING_KEY is not set: nobody could sign in.")
+        run_until_stopped(
+            lambda stop: run_ingress(settings, host, port, stop),
+            loop_factory=uvloop.new_event_loop,
+        )
 
 
 @app.command()
@@ -261,52 +230,54 @@ def worker(
 ) -> None:
     """Runs the functions of one app, or with --http of all apps that are served over HTTP. Any
     number of replicas; needs only Temporal."""
-    import uvloop  # a fifth less CPU for each run
-
     with _plain_errors():
         place = None if health is None else parse_address("--health", health)
         if http:
             if module is not None or task_queue is not None:
                 raise ProcessError("--http goes without MODULE and --task-queue: run two workers.")
-            # What apps over HTTP need takes a third of a second to import.
-            from .calling import CallingOptions, CallingProcess
+            with importing():
+                from inngest_temporal.temporal.connection import Settings
 
+                from .calling import CallingOptions, CallingProcess
             logs.configure(log_level, log_format)
             options = CallingOptions(serve_at, advertise, grace, retry_interval)
             calling = CallingProcess(options, Settings.from_env())
-            run_until_stopped(
-                lambda stop: _run_worker(calling, calling.serve, place, stop),
-                loop_factory=uvloop.new_event_loop,
-            )
+            _run_worker(calling, calling.serve, place)
             return
         if module is None:
             raise ProcessError("Name the MODULE whose functions run here, or use --http.")
         if serve_at is not None or advertise is not None:
             raise ProcessError("--listen and --advertise go with --http.")
-        functions = loading.load(loading.find(module))
+        source = sources.find(module)
+        with importing():
+            from .loading import load
+            from .working import WorkerOptions, WorkerProcess
+
+            functions = load(source)
         logs.configure(log_level, log_format, events=announce is not None)
         process = WorkerProcess(
             WorkerOptions(module, functions, task_queue, grace, retry_interval, try_at, announce)
         )
-        run_until_stopped(
-            lambda stop: _run_worker(process, process.run, place, stop),
-            loop_factory=uvloop.new_event_loop,
-        )
+        _run_worker(process, process.run, place)
 
 
-async def _run_worker(
-    process: WorkingProcess,
+def _run_worker(
+    process: "WorkingProcess",
     run: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
     place: tuple[str, int] | None,
-    stop: asyncio.Event,
 ) -> None:
-    if place is None:
-        await run(stop)
-    else:
+    import uvloop  # a fifth less CPU for each run
+
+    async def run_with_health(stop: asyncio.Event) -> None:
+        if place is None:
+            await run(stop)
+            return
         from .health import health_app
 
         async with serving(health_app(process.problem), listen(*place, "--health")):
             await run(stop)
+
+    run_until_stopped(run_with_health, loop_factory=uvloop.new_event_loop)
 
 
 @app.command()
@@ -315,6 +286,8 @@ def sync(
 ) -> None:
     """Registers an app that is served over HTTP, as the last step of its deploy. Needs the signing
     key, and Temporal."""
+    from inngest_temporal.temporal.connection import Settings
+
     from .apps import read_url, sync_app
 
     with _plain_errors():
@@ -329,33 +302,11 @@ def remove(
 ) -> None:
     """Removes an app: nothing starts its functions any more. Stop its workers first: one that
     starts brings it back."""
-
-    async def run(stop: asyncio.Event) -> None:
-        client = await wait_for_temporal(stop, Waiting())
-        if client is None:
-            return
-        async with system_worker(client):
-            try:
-                removed = await publishing.remove(client, app_id)
-            except (RPCError, TimeoutError) as error:
-                raise ProcessError(
-                    f"App {app_id!r} could not be removed: {error}. Try again."
-                ) from error
-        if not removed:
-            known = ", ".join(each.app_id for each in (await Follower(client).refresh()).apps)
-            raise ProcessError(
-                f"There is no app {app_id!r}. "
-                + (f"There are {known}." if known else "No app is registered.")
-            )
-        out.print(
-            f"App {app_id} is removed, with its schedules. Runs that have begun are still there,"
-            " for a worker of it to go on with; without one they can only be terminated in"
-            " Temporal."
-        )
+    from .removing import remove_app
 
     with _plain_errors():
         logs.configure(LogLevel.WARNING, LogFormat.TEXT)
-        run_until_stopped(run)
+        run_until_stopped(lambda stop: remove_app(app_id, stop))
 
 
 def main() -> None:
@@ -374,9 +325,19 @@ def main() -> None:
 def _plain_errors() -> Iterator[None]:
     try:
         yield
-    except (ProcessError, Error) as error:
-        err.print(str(error))
+    except Exception as error:
+        if not _explains_itself(error):
+            raise
+        complain(str(error))
         raise typer.Exit(1) from error
+
+
+def _explains_itself(error: Exception) -> bool:
+    if isinstance(error, ProcessError):
+        return True
+    from inngest_temporal.errors import Error
+
+    return isinstance(error, Error)
 
 
 if __name__ == "__main__":

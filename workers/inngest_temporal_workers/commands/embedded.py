@@ -5,15 +5,10 @@ import contextlib
 import shutil
 import sys
 import tempfile
-import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO
-
-from temporalio.service import RetryConfig, RPCError
-
-from inngest_temporal.temporal.connection import connect, find_namespace
 
 from .children import Children, in_background
 from .processes import ProcessError
@@ -29,15 +24,14 @@ PARTITION_SETTINGS = (
 )
 """By default a task queue has four partitions, for a cluster's nodes; in one process a task that
 meets no poller in its own takes a detour to reach one."""
-START_SECONDS = 30
 
 
 @contextlib.asynccontextmanager
 async def temporal_server(
     children: Children, port: int, ui_port: int, db_filename: str | None
 ) -> AsyncIterator["asyncio.Task[None]"]:
-    """Yields a task that fails with `ProcessError` when the server ends. It answers a moment later
-    (`until_answering`)."""
+    """Yields a task that fails with `ProcessError` when the server ends. It answers a moment
+    later."""
     command = [server_program(), "server", "start-dev", "--ip", HOST, "--log-level", "error"]
     command += ["--port", str(port), "--ui-port", str(ui_port)]
     for setting in (POLL_SETTING, *PARTITION_SETTINGS):
@@ -72,22 +66,3 @@ async def _until_lost(server: Process, log: IO[bytes]) -> None:
     raise ProcessError(
         "\n".join(["The embedded Temporal server ended. The last that it said:", *lines])
     )
-
-
-async def until_answering(lost: "asyncio.Task[None]") -> None:
-    """Wait until the server answers. This process must be configured for it (`TEMPORAL_ADDRESS`).
-    Raises `ProcessError` if it does not, or has ended; `lost`: its task."""
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        if lost.done():
-            lost.result()
-        try:
-            client = await connect(lazy=False, retry_config=RetryConfig(max_retries=0))
-            await find_namespace(client)
-            return
-        except (RPCError, RuntimeError, TimeoutError) as error:
-            if time.monotonic() > deadline:
-                raise ProcessError(
-                    f"The embedded Temporal server does not answer: {error}"
-                ) from error
-            await asyncio.sleep(0.1)

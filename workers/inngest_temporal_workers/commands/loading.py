@@ -1,65 +1,26 @@
-"""Loads the functions of MODULE, the command line's argument.
+"""Loads the functions of MODULE, the command line's argument (`sources`).
 
-    shop.orders             a module, importable from the current directory
-    shop/orders.py          a file
-    shop/orders.py:fulfil   one `Function` in it, or one list of them
-
-Without a name it is every `Function` in the module, those in its lists, tuples and dicts included.
+Without a name in it they are every `Function` in the module, those in its lists, tuples and dicts
+included.
 """
 
 import ast
 import importlib
 import importlib.util
 import inspect
-import re
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from inngest_temporal.errors import Error
 from inngest_temporal.functions import Function
 from inngest_temporal_workers.plugin import parts_of
 
+from .sources import ModuleError, Source, no_module
+
 NO_SERVING = "Delete it, and `serve`: a worker runs the functions without an HTTP framework."
-
-
-class ModuleError(Error):
-    """The functions of a module can't be loaded; the message says why and what to do."""
-
-    include_stack = False
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where functions are loaded from."""
-
-    text: str
-    """As it was given."""
-    module: str
-    """Dotted name."""
-    attribute: str | None
-    path: Path | None
-    """The file, if one was named."""
-    directory: Path
-    """What to watch for changes: the file's directory, or that of the outermost package."""
-
-
-def find(text: str) -> Source:
-    """Understand MODULE without importing it. Raises `ModuleError` if there is no such file or
-    module."""
-    match = re.fullmatch(r"(.+?)(?::([^:/\\]*))?", text)
-    target, attribute = match.groups() if match else (text, None)
-    if attribute is not None and not attribute.isidentifier():
-        raise ModuleError(
-            f"{text!r}: {attribute!r} can't be a name. Write MODULE:NAME, as in app.py:functions."
-        )
-    if target.endswith(".py") or "/" in target or "\\" in target:
-        return _find_file(text, Path(target), attribute)
-    return _find_module(text, target, attribute)
 
 
 def load(source: Source) -> list[Function[Any]]:
@@ -75,44 +36,6 @@ def load(source: Source) -> list[Function[Any]]:
     return functions
 
 
-def _find_file(text: str, path: Path, attribute: str | None) -> Source:
-    if not path.is_file() or path.suffix != ".py":
-        raise ModuleError(
-            f"There is no Python file {str(path)!r} (in {Path.cwd()}). Name one, as in"
-            " shop/orders.py, or a module, as in shop.orders."
-        )
-    path = path.resolve()
-    module, root = path.stem, path.parent
-    while (root / "__init__.py").is_file():  # so that relative imports work
-        module, root = f"{root.name}.{module}", root.parent
-    package, dot, _ = module.partition(".")
-    return Source(text, module, attribute, path, root / package if dot else root)
-
-
-def _find_module(text: str, name: str, attribute: str | None) -> Source:
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise ModuleError(
-            f"{text!r} is neither a module nor a file. Name a module as in shop.orders, or a file"
-            " as in shop/orders.py."
-        )
-    _importable(Path.cwd())
-    spec = importlib.util.find_spec(name.split(".")[0])
-    if spec is None:
-        raise _no_module(name)
-    places = [*(spec.submodule_search_locations or ())]
-    if not places and spec.has_location and spec.origin:
-        places = [str(Path(spec.origin).parent)]
-    return Source(text, name, attribute, None, Path(places[0]) if places else Path.cwd())
-
-
-def _no_module(name: str) -> ModuleError:
-    file = Path(*name.split(".")).with_suffix(".py")
-    return ModuleError(
-        f"There is no module {name!r} (looked in {Path.cwd()} and the installed packages). Run this"
-        f" command in the directory that holds it, or name the file, as in {file}."
-    )
-
-
 def _import(source: Source) -> ModuleType:
     name, path = source.module, source.path
     _importable(Path.cwd())
@@ -124,7 +47,7 @@ def _import(source: Source) -> ModuleType:
         return importlib.import_module(name) if "." in name else _import_file(name, path)
     except ModuleNotFoundError as error:
         if path is None and error.name and f"{name}.".startswith(f"{error.name}."):
-            raise _no_module(name) from None
+            raise no_module(name) from None
         raise _failed(source, error) from None
     except (Exception, SystemExit) as error:
         raise _failed(source, error) from None

@@ -4,12 +4,6 @@ import logging
 import sys
 from enum import StrEnum
 
-from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
-
-from inngest_temporal.logger import JsonFormatter, TextFormatter
-from inngest_temporal.routing import reports
-from inngest_temporal_workers.noise import is_core_shown
-
 
 class LogLevel(StrEnum):
     """Least severe level that is logged."""
@@ -30,6 +24,13 @@ class LogFormat(StrEnum):
 def configure(level: LogLevel, form: LogFormat, *, events: bool = False) -> None:
     """Log to standard error from now on. Call it before any Temporal client is made. `events`: a
     line for each event, at level INFO."""
+    # Not before: the command line is read first, which needs no more than the names above.
+    from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
+
+    from inngest_temporal.logger import JsonFormatter, TextFormatter
+    from inngest_temporal.routing import reports
+    from inngest_temporal_workers.noise import is_core_shown
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,30 +1,23 @@
-"""What our processes have in common: how they wait for Temporal, serve HTTP, and stop."""
+"""What our processes have in common: how they say something, serve HTTP, and stop.
+
+Nothing here imports Temporal's SDK, nor `inngest_temporal`, which take half a second: `dev` starts
+its children before.
+"""
 
 import asyncio
 import contextlib
 import errno
+import gc
+import importlib
 import os
 import signal
 import socket
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
-from temporalio.client import Client
-from temporalio.envconfig import ClientConfig
-from temporalio.service import RPCError, RPCStatusCode
-
-from inngest_temporal.temporal.connection import connect, find_namespace, passes
-
-out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-err = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
-
-RECONNECT_SECONDS = 1.0
-"""Between two attempts to reach Temporal."""
-QUIET_SECONDS = 0.1
-"""The same where Temporal is just being started."""
 DRAIN_SECONDS = 10
 """How long requests in progress may take after a stop was asked for."""
 TWICE_SECONDS = 1.0
@@ -67,79 +60,41 @@ def run_until_stopped(
         runner.run(supervised())
 
 
-class Waiting:
-    """Says once in a line what a process waits for, and when that is over."""
-
-    def __init__(self, is_quiet: bool = False) -> None:
-        """`is_quiet`: whoever has started this process is starting Temporal, too."""
-        self._is_quiet = is_quiet
-        self._said = ""
-
-    def on(self, error: BaseException) -> None:
-        """Something failed that is tried again. Raises `ProcessError` if that can't help."""
-        if not passes(error):
-            raise ProcessError(_refusal(error)) from error
-        message = _reason(error)
-        if self._is_quiet:
-            return
-        if message != self._said:
-            err.print(message)
-        self._said = message
-
-    def over(self) -> None:
-        """It works."""
-        if self._said:
-            out.print(f"Temporal can be reached now, at {temporal_place()}.")
-        self._said = ""
-
-    async def pause(self, stop: asyncio.Event) -> None:
-        """Between two attempts."""
-        with contextlib.suppress(TimeoutError):
-            seconds = QUIET_SECONDS if self._is_quiet else RECONNECT_SECONDS
-            await asyncio.wait_for(stop.wait(), seconds)
+def say(text: str = "", end: str = "\n") -> None:
+    """Print it."""
+    print(text, end=end, flush=True)
 
 
-async def wait_for_temporal(stop: asyncio.Event, waiting: Waiting) -> Client | None:
-    """A client of a namespace that is ready for us, once Temporal is there; None if `stop` was set
-    before.
+def complain(text: str) -> None:
+    """Print it on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
-    Raises `ProcessError` if Temporal is there and refuses.
-    """
-    temporal_place()  # settings that can't be read don't change by waiting
-    while not stop.is_set():
-        try:
-            client = await connect(lazy=False)
-            await find_namespace(client)
-            return client
-        except ValueError as error:
-            raise ProcessError(
-                f"Temporal can't be at {temporal_place()}: {error}. Set TEMPORAL_ADDRESS."
-            ) from error
-        except (RPCError, RuntimeError, TimeoutError) as error:
-            waiting.on(error)
-        await waiting.pause(stop)
-    return None
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """While a process imports what it needs: looking for garbage in that, which all stays, takes a
+    tenth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+async def imported(module: str) -> None:
+    """Import it in a thread: signals and children are attended to meanwhile."""
+
+    def load() -> None:
+        with importing():
+            importlib.import_module(module)
+
+    await asyncio.to_thread(load)
 
 
 def interval_of(seconds: float | None) -> timedelta | None:
     """What `--retry-interval` says, as workers take it."""
     return None if seconds is None else timedelta(seconds=seconds)
-
-
-def temporal_place() -> str:
-    """Address and namespace that this process is configured for. Raises `ProcessError` if that
-    can't be read."""
-    try:
-        config = ClientConfig.load_client_connect_config()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ProcessError(
-            f"Temporal's settings can't be read: {error}. Correct the variables that begin with"
-            " TEMPORAL_, or the configuration file."
-        ) from error
-    return (
-        f"{config.get('target_host', 'localhost:7233')}, namespace"
-        f" {config.get('namespace', 'default')}"
-    )
 
 
 def parse_address(option: str, text: str) -> tuple[str, int]:
@@ -221,25 +176,3 @@ def url_of(host: str, port: int) -> str:
     """How a browser on this machine reaches a server that listens there."""
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
-
-
-def _reason(error: BaseException) -> str:
-    missing = isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND
-    if missing or ("Namespace" in str(error) and "not found" in str(error)):
-        return (
-            f"Temporal at {temporal_place()}: there is no such namespace. Create it, or set"
-            " TEMPORAL_NAMESPACE. Trying until it is there."
-        )
-    return (
-        f"Temporal can't be reached at {temporal_place()}. Trying until it can; TEMPORAL_ADDRESS"
-        " and TEMPORAL_NAMESPACE say where it is."
-    )
-
-
-def _refusal(error: BaseException) -> str:
-    if isinstance(error, RPCError) or "Failed client connect" in str(error):
-        return (
-            f"Temporal at {temporal_place()} refuses this process: {error}. Check"
-            " TEMPORAL_NAMESPACE, TEMPORAL_API_KEY and the TLS settings."
-        )
-    return f"The worker ended: {error}"

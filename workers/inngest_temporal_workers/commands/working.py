@@ -25,7 +25,8 @@ from inngest_temporal.routing.registry import POLL_INTERVAL, Follower
 from inngest_temporal_workers.plugin import InngestPlugin
 from inngest_temporal_workers.worker import create_worker
 
-from .processes import Waiting, first, interval_of, out, wait_for_temporal
+from .processes import first, interval_of, say
+from .temporal import Waiting, wait_for_temporal
 
 _FAILED = re.compile(r"""event\.data\.function_id == (?:'|")([^'"]+)(?:'|")""")
 """The condition of an `on_failure`."""
@@ -120,7 +121,7 @@ class WorkingProcess:
                 running.cancel()
             else:
                 if self._grace and not self._is_quiet:
-                    out.print(
+                    say(
                         f"Stopping. Running steps may go on for {self._grace:g} s; then another"
                         " worker executes them again."
                     )
@@ -158,7 +159,7 @@ class WorkerProcess(WorkingProcess):
             text += curl_text(options.functions, options.try_at)
         if self._announce is None:
             await _until_ingresses_have_looked(client)
-            out.print(text, end="")
+            say(text, end="")
         else:
             announce, self._announce = self._announce, None
             with contextlib.suppress(BrokenPipeError), os.fdopen(announce, "w") as pipe:

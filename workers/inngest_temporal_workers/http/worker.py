@@ -19,14 +19,18 @@ from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
+from inngest_temporal_workers.grace import GRACE
 from inngest_temporal_workers.healing import healing
-from inngest_temporal_workers.plugin import HEARTBEAT_THROTTLE, own_system_worker
+from inngest_temporal_workers.plugin import (
+    HEARTBEAT_THROTTLE,
+    own_system_worker,
+    set_build_id,
+)
 from inngest_temporal_workers.runs.activities import RunActivities
 from inngest_temporal_workers.runs.admission import AdmissionActivities
 from inngest_temporal_workers.runs.executions import RunSettings
 from inngest_temporal_workers.runs.heartbeats import Heartbeats
 from inngest_temporal_workers.runs.memory import MemoCache
-from inngest_temporal_workers.worker import GRACE
 
 from .addresses import AddressPolicy
 from .caller import AppCaller
@@ -144,5 +148,6 @@ def create_http_worker(
     )
     options.setdefault("graceful_shutdown_timeout", GRACE)
     options.setdefault("max_concurrent_activities", MAX_CALLS)
+    set_build_id(options)
     plugins = [*options.pop("plugins", []), plugin]
     return Worker(client, task_queue=names.HTTP_TASK_QUEUE, plugins=plugins, **options)

@@ -1,0 +1,44 @@
+"""The options of `inngest-temporal dev`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .logs import LogFormat, LogLevel
+from .processes import url_of
+from .sources import Source
+
+GRACE_SECONDS = 2.0
+"""Time for running steps when the worker is restarted: someone is waiting for it."""
+
+
+@dataclass(frozen=True)
+class DevOptions:
+    """What the command line says."""
+
+    source: Source | None
+    """None: no worker; start some elsewhere."""
+    host: str
+    port: int
+    temporal_port: int
+    ui_port: int
+    reload: bool
+    db_filename: str | None
+    retry_interval: float | None
+    log_level: LogLevel
+    log_format: LogFormat
+    app_urls: Sequence[str] = ()
+    """Apps that are served over HTTP."""
+    discovers: bool = False
+    """Whether to look for such apps."""
+    dashboard: str = "on"
+    """What the ingress serves of it, a `DashboardMode`."""
+
+    @property
+    def follows_apps(self) -> bool:
+        """Whether there may be apps that are served over HTTP to look at."""
+        return bool(self.app_urls) or self.discovers
+
+    @property
+    def url(self) -> str:
+        """Address of the ingress."""
+        return url_of(self.host, self.port)

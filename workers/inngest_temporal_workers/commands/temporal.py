@@ -1,0 +1,109 @@
+"""How our processes wait for Temporal."""
+
+import asyncio
+import contextlib
+
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
+from temporalio.service import RPCError, RPCStatusCode
+
+from inngest_temporal.temporal.connection import connect, find_namespace, passes
+
+from .processes import ProcessError, complain, say
+
+RECONNECT_SECONDS = 1.0
+"""Between two attempts to reach Temporal."""
+QUIET_SECONDS = 0.1
+"""The same where Temporal is just being started."""
+
+
+class Waiting:
+    """Says once in a line what a process waits for, and when that is over."""
+
+    def __init__(self, is_quiet: bool = False) -> None:
+        """`is_quiet`: whoever has started this process is starting Temporal, too."""
+        self._is_quiet = is_quiet
+        self._said = ""
+
+    def on(self, error: BaseException) -> None:
+        """Something failed that is tried again. Raises `ProcessError` if that can't help."""
+        if not passes(error):
+            raise ProcessError(_refusal(error)) from error
+        message = _reason(error)
+        if self._is_quiet:
+            return
+        if message != self._said:
+            complain(message)
+        self._said = message
+
+    def over(self) -> None:
+        """It works."""
+        if self._said:
+            say(f"Temporal can be reached now, at {temporal_place()}.")
+        self._said = ""
+
+    async def pause(self, stop: asyncio.Event) -> None:
+        """Between two attempts."""
+        with contextlib.suppress(TimeoutError):
+            seconds = QUIET_SECONDS if self._is_quiet else RECONNECT_SECONDS
+            await asyncio.wait_for(stop.wait(), seconds)
+
+
+async def wait_for_temporal(stop: asyncio.Event, waiting: Waiting) -> Client | None:
+    """A client of a namespace that is ready for us, once Temporal is there; None if `stop` was set
+    before.
+
+    Raises `ProcessError` if Temporal is there and refuses.
+    """
+    temporal_place()  # settings that can't be read don't change by waiting
+    while not stop.is_set():
+        try:
+            client = await connect(lazy=False)
+            await find_namespace(client)
+            return client
+        except ValueError as error:
+            raise ProcessError(
+                f"Temporal can't be at {temporal_place()}: {error}. Set TEMPORAL_ADDRESS."
+            ) from error
+        except (RPCError, RuntimeError, TimeoutError) as error:
+            waiting.on(error)
+        await waiting.pause(stop)
+    return None
+
+
+def temporal_place() -> str:
+    """Address and namespace that this process is configured for. Raises `ProcessError` if that
+    can't be read."""
+    try:
+        config = ClientConfig.load_client_connect_config()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ProcessError(
+            f"Temporal's settings can't be read: {error}. Correct the variables that begin with"
+            " TEMPORAL_, or the configuration file."
+        ) from error
+    return (
+        f"{config.get('target_host', 'localhost:7233')}, namespace"
+        f" {config.get('namespace', 'default')}"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    missing = isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND
+    if missing or ("Namespace" in str(error) and "not found" in str(error)):
+        return (
+            f"Temporal at {temporal_place()}: there is no such namespace. Create it, or set"
+            " TEMPORAL_NAMESPACE. Trying until it is there."
+        )
+    return (
+        f"Temporal can't be reached at {temporal_place()}. Trying until it can; TEMPORAL_ADDRESS"
+        " and TEMPORAL_NAMESPACE say where it is."
+    )
+
+
+def _refusal(error: BaseException) -> str:
+    if isinstance(error, RPCError) or "Failed client connect" in str(error):
+        return (
+            f"Temporal at {temporal_place()} refuses this process: {error}. Check"
+            " TEMPORAL_NAMESPACE, TEMPORAL_API_KEY and the TLS settings."
+        )
+    return f"The worker ended: {error}"
