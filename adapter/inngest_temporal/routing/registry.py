@@ -174,6 +174,19 @@ class RegisteredFunction:
 
 
 @dataclass(frozen=True)
+class LookAlikes:
+    """Functions whose ids don't tell whether they are an app's: an id is that of the app, a hyphen
+    and the function's own, and each of these may have hyphens."""
+
+    apps: tuple[str, ...] = ()
+    """Other apps whose ids begin as the ids of the app's functions do."""
+    ours: tuple[str, ...] = ()
+    """Functions of the app whose ids begin as theirs do."""
+    theirs: tuple[str, ...] = ()
+    """Functions of still other apps whose ids begin as the app's do."""
+
+
+@dataclass(frozen=True)
 class _Trigger:
     position: int
     """Order of functions in the registry."""
@@ -246,6 +259,18 @@ class Snapshot:
         """The task queues of apps that have not the one that we name."""
         queues = {app.task_queue for app in self.apps}
         return tuple(sorted(q for q in queues if not q.startswith(names.TASK_QUEUE_PREFIX)))
+
+    def look_alikes(self, app_id: str) -> LookAlikes:
+        """What is to be told apart from the functions of an app, as far as it is known."""
+        prefix = f"{app_id}-"
+        apps = sorted({app.app_id for app in self.apps if app.app_id.startswith(prefix)})
+        theirs = tuple(f"{each}-" for each in apps)
+        alike = [each for id, each in self._functions.items() if id.startswith(prefix)]
+        return LookAlikes(
+            tuple(apps),
+            tuple(f.id for f in alike if f.app_id == app_id and f.id.startswith(theirs)),
+            tuple(f.id for f in alike if f.app_id != app_id and not f.id.startswith(theirs)),
+        )
 
     def match(self, event: Mapping[str, Any]) -> list[RegisteredFunction]:
         """The functions that an event triggers, each once: name or prefix match and the expression

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from inngest_temporal.drivers.failures import error_of
 from inngest_temporal.drivers.protocol import ErrorInfo
 from inngest_temporal.errors import CursorInvalidError
 from inngest_temporal.routing import events
+from inngest_temporal.routing.registry import LookAlikes
 from inngest_temporal.routing.run_input import RunInput
 
 from . import names
@@ -88,7 +89,7 @@ class RunFilter:
     """Which runs a list has; None: any."""
 
     app: str | None = None
-    """App id: runs of all functions whose full id begins as this app's do."""
+    """App id: runs of its functions, removed ones included."""
     function: str | None = None
     """Full id (`app-fn`)."""
     status: str | None = None
@@ -102,6 +103,8 @@ class RunFilter:
     queues: tuple[str, ...] = ()
     """Task queues of apps that chose their own (`Snapshot.queues`). Somebody else's workflows in
     the namespace, which may be many more, are left out by their queue."""
+    look_alikes: LookAlikes | None = None
+    """What is no function of `app`, although its id begins so (`Snapshot.look_alikes`)."""
 
     def query(self, now: datetime) -> str:
         """In Temporal's words. A status that only our memo tells finds more than it should."""
@@ -109,11 +112,11 @@ class RunFilter:
         if self.function is None and self.event_id is None:
             parts.append(self._on_our_queues())
         if self.app is not None:
-            parts.append(f"WorkflowType STARTS_WITH {quoted(self.app + '-')}")
+            parts.append(self._of_app(self.app))
         if self.function is not None:
             parts.append(f"WorkflowType = {quoted(self.function)}")
         if self.status is not None:
-            parts.append(f"ExecutionStatus IN ({', '.join(map(quoted, STATUSES[self.status]))})")
+            parts.append(f"ExecutionStatus IN {_either(STATUSES[self.status])}")
         if self.status in ("Running", "Scheduled"):
             comparison = ">" if self.status == "Scheduled" else "<="
             parts.append(f"ExecutionTime {comparison} '{rfc3339(now)}'")
@@ -130,7 +133,20 @@ class RunFilter:
         named = f"TaskQueue STARTS_WITH {quoted(names.TASK_QUEUE_PREFIX)}"
         if not self.queues:
             return named
-        return f"({named} OR TaskQueue IN ({', '.join(map(quoted, self.queues))}))"
+        return f"({named} OR TaskQueue IN {_either(self.queues)})"
+
+    def _of_app(self, app: str) -> str:
+        alike = self.look_alikes or LookAlikes()
+        query = f"WorkflowType STARTS_WITH {quoted(app + '-')}"
+        if alike.theirs:
+            query += f" AND WorkflowType NOT IN {_either(alike.theirs)}"
+        if not alike.apps:
+            return query
+        others = " AND ".join(
+            f"WorkflowType NOT STARTS_WITH {quoted(other + '-')}" for other in alike.apps
+        )
+        ours = f" OR WorkflowType IN {_either(alike.ours)}" if alike.ours else ""
+        return f"{query} AND (({others}){ours})"
 
 
 @dataclass(frozen=True)
@@ -250,8 +266,9 @@ def _token(cursor: str, filter: RunFilter) -> bytes:
 
 
 def _stamp(token: bytes, filter: RunFilter) -> bytes:
-    # Another app with a queue of its own makes no other list.
-    of = {name: str(value) for name, value in asdict(replace(filter, queues=())).items()}
+    # Another app makes no other list.
+    alone = replace(filter, queues=(), look_alikes=None)
+    of = {name: str(value) for name, value in asdict(alone).items()}
     return names.digest(of, token.hex()).encode()[:STAMP_BYTES]
 
 
@@ -306,7 +323,7 @@ def _batches_since(ms: int, batches: Mapping[str, timedelta]) -> str:
     at = datetime.fromtimestamp(min(ms, _LATEST_MS) / 1000, UTC)
     first, last = at - BATCH_GRACE, at + max(batches.values()) + BATCH_GRACE
     return (
-        f"WorkflowType IN ({', '.join(map(quoted, batches))})"
+        f"WorkflowType IN {_either(batches)}"
         f" AND StartTime BETWEEN '{rfc3339(first)}' AND '{rfc3339(last)}'"
     )
 
@@ -315,6 +332,10 @@ def quoted(text: str) -> str:
     """A text in a query of visibility."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def _either(texts: Iterable[str]) -> str:
+    return f"({', '.join(map(quoted, texts))})"
 
 
 async def describe(client: Client, run_id: str) -> WorkflowExecutionDescription | None:

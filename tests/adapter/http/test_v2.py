@@ -11,9 +11,11 @@ from temporalio.client import Client
 from ulid import ULID
 
 import inngest_temporal as inngest
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.http.auth import signing_tokens
-from inngest_temporal.routing.registry import Follower
+from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
+from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
 from tests.adapter.http.test_ingress import DEV, SIGNING_KEY, http, ingress_for
 from tests.harness import TRIGGER, new_client, running, until
@@ -135,6 +137,34 @@ async def test_runs_are_invoked_listed_and_shown(client: Client) -> None:
         trace = await api.get(f"/runs/{done['runId']}/trace")
         assert [step["name"] for step in trace["steps"]] == ["charge"]
         assert trace["steps"][0]["output"] == {"charged": 5, "odd": "\ud800"}
+
+
+def app(app_id: str, *functions: str) -> AppConfig:
+    """An app whose functions are only invoked."""
+    configs = [FunctionConfig(id=f"{app_id}-{each}", name=each, triggers=[]) for each in functions]
+    return AppConfig(app_id=app_id, task_queue=f"inngest-{app_id}", functions=configs)
+
+
+async def test_the_runs_of_an_app_are_not_those_of_an_app_whose_id_begins_so(
+    client: Client,
+) -> None:
+    """Ids of functions begin with their app's, and a hyphen."""
+    apps = [app("shop", "pay", "eu-tax"), app("shop-eu", "pay"), app("shop-eu-west", "pay")]
+    expected = {
+        "shop": {"shop-pay", "shop-eu-tax", "shop-removed"},
+        "shop-eu": {"shop-eu-pay", "shop-eu-removed"},
+        "shop-eu-west": {"shop-eu-west-pay"},
+    }
+    for kind in set().union(*expected.values()):
+        id = str(ULID())
+        memo = {names.EVENTS_MEMO: [id]}
+        await client.start_workflow(kind, id=id, task_queue="inngest-http", memo=memo)
+    async with http(ingress_for(client, snapshot=Snapshot(apps))) as session:
+        api = Api(session)
+        await api.listed(6)
+        for app_id, functions in expected.items():
+            found = await api.get("/runs", app=app_id)
+            assert {run["functionId"] for run in found} == functions
 
 
 async def test_an_idempotency_key_starts_one_run(client: Client) -> None:

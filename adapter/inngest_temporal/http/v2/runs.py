@@ -1,5 +1,6 @@
 """Runs: `/v2/runs`, and those of an event."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
@@ -74,8 +75,10 @@ class RunRoutes:
         end first. `from` and `until` are of their starts; `function` is a full id. A page may have
         fewer than `limit`: follow `page.cursor`."""
         snapshot = self._follower.snapshot
-        queues = () if snapshot is None else snapshot.queues
-        filter = RunFilter(app, function, status, since, until, event_id, queues)
+        filter = RunFilter(app, function, status, since, until, event_id)
+        if snapshot is not None:
+            alike = None if app is None else snapshot.look_alikes(app)
+            filter = replace(filter, queues=snapshot.queues, look_alikes=alike)
         return await self.page(filter, cursor, limit, include_output)
 
     async def page(
