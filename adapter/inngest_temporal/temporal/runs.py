@@ -218,7 +218,7 @@ async def with_outputs(client: Client, runs: tuple[RunRecord, ...]) -> tuple[Run
 
 async def _listed(found: WorkflowExecution) -> RunRecord | None:
     """A run as visibility lists it; None if it is no run of ours."""
-    if names.EVENTS_MEMO not in found.raw_info.memo.fields or found.status is None:
+    if not _is_run(found) or found.status is None:
         return None
     try:
         ids = tuple(await started_by(found))
@@ -347,7 +347,12 @@ async def describe(client: Client, run_id: str) -> WorkflowExecutionDescription 
         if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
             raise
         return None
-    return found if await started_by(found) else None
+    return found if _is_run(found) else None
+
+
+def _is_run(found: WorkflowExecution) -> bool:
+    """Whether it is one of ours; its memo may be another deployment's, which we can't read."""
+    return names.EVENTS_MEMO in found.raw_info.memo.fields
 
 
 async def started_by(found: WorkflowExecution) -> list[str]:

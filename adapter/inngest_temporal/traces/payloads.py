@@ -14,6 +14,11 @@ _JSON = b"json/plain"
 _EMPTY = b"binary/null"
 
 
+def is_plain(payload: Payload) -> bool:
+    """Whether its encoding is one that can be read."""
+    return payload.metadata.get("encoding", b"") in (_JSON, _EMPTY)
+
+
 def value_of(payload: Payload) -> Any:
     """The value of a payload as our workers write them. Python writes NaN where JSON has no such
     thing: it is None. Raises `ValueError`."""

@@ -10,6 +10,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from inngest_temporal.temporal import runs
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
 
+from .codec import decode
 from .history import PendingActivity, trace_of
 from .models import Trace
 from .payloads import ms_of, values_of
@@ -23,7 +24,8 @@ MAX_BYTES = 64 * 1024 * 1024
 async def load_trace(client: Client, run_id: str) -> Trace | None:
     """What happened in a run so far; None if there is no such run. Raises `RPCError`.
 
-    Of a longer history than any run should have, the trace is not `complete`.
+    Of a longer history than any run should have, the trace is not `complete`. What the client's
+    payload codec can't decode is named in its notes.
     """
     found = await runs.describe(client, run_id)
     if found is None:
@@ -41,6 +43,9 @@ async def load_trace(client: Client, run_id: str) -> Trace | None:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
         return None  # its retention is over
+    codec = client.data_converter.payload_codec
+    if codec is not None:
+        await decode(codec, [*events, *found.raw_description.pending_activities])
     return trace_of(run_id, events, pending=_pending(found), complete=complete)
 
 

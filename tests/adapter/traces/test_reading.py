@@ -2,16 +2,21 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.api.common.v1 import Payload
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.converter import PayloadCodec
 
 import inngest_temporal as inngest
 from inngest_temporal.routing import signals
+from inngest_temporal.traces.codec import decode
 from inngest_temporal.traces.models import Trace, TraceStep
 from inngest_temporal.traces.reading import load_trace
 from tests.adapter.traces.test_recorded_histories import memos_of
@@ -100,6 +105,82 @@ async def test_a_chain(client: Client) -> None:
     assert first.started_ms is not None
     assert trace.started_ms is not None
     assert trace.queued_ms <= trace.started_ms <= first.started_ms + 1
+
+
+class Sealing(PayloadCodec):
+    """Hides what payloads hold, and refuses what it has not made."""
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        return [
+            Payload(metadata={"encoding": b"sealed"}, data=each.SerializeToString()[::-1])
+            for each in payloads
+        ]
+
+    async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+        if self.broken or any(each.metadata["encoding"] != b"sealed" for each in payloads):
+            raise RuntimeError("no key")
+        return [Payload.FromString(each.data[::-1]) for each in payloads]
+
+
+async def test_what_a_clients_codec_has_encoded_is_read(client: Client) -> None:
+    codec = Sealing()
+    converter = dataclasses.replace(client.data_converter, payload_codec=codec)
+    sealed = Client(**{**client.config(), "data_converter": converter})  # type: ignore[misc]
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handler(ctx: inngest.Context) -> Any:
+        await ctx.step.sleep("nap", 10)
+        await ctx.step.run("first", lambda: {"card": 4242})
+
+        async def slow() -> None:
+            reached.set()
+            await go_on.wait()
+
+        await ctx.step.run("slow", slow)
+        return "paid"
+
+    fn = function(handler)
+    async with running(sealed, fn) as app:
+        run = app.run_of(fn, await app.send("test/event", {"secret": 1}))
+        await reached.wait()
+
+        async def under_way() -> bool:
+            steps = named(await loaded(sealed, run))
+            return "slow" in steps and steps["first"].output == {"card": 4242}
+
+        await until(under_way)  # from a heartbeat
+        go_on.set()
+        trace = await ended(app, run)
+    assert trace.events[0]["data"] == {"secret": 1}
+    assert trace.output == "paid"
+    assert statuses(trace) == dict.fromkeys(("nap", "first", "slow"), "Completed")
+
+    codec.broken = True
+    trace = await loaded(sealed, run)
+    assert trace.status == "Completed"
+    assert trace.output is None
+    assert "a payload has encoding sealed, not json/plain." in trace.notes[0]
+    assert "4242" not in repr(await loaded(client, run))
+
+
+async def test_a_codec_that_answers_too_late_leaves_what_it_has_not_decoded(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Sealing):
+        async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
+            await asyncio.Event().wait()
+            return []
+
+    monkeypatch.setattr("inngest_temporal.traces.codec.DECODE_SECONDS", 0.05)
+    [first, second] = await Sealing().encode([Payload(data=b"1"), Payload(data=b"2")])
+    history = HistoryEvent()
+    history.workflow_execution_completed_event_attributes.result.payloads.extend([first, second])
+    before = history.SerializeToString()
+    await decode(Slow(), [history])
+    assert history.SerializeToString() == before
 
 
 async def test_steps_side_by_side(client: Client) -> None:
