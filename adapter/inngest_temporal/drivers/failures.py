@@ -133,8 +133,14 @@ class RunFailure(ApplicationError):
     own stack."""
 
     def __init__(
-        self, error: ErrorInfo, *, retry_delay: datetime.timedelta | None = None, final: bool = True
+        self,
+        error: ErrorInfo,
+        *,
+        retry_delay: datetime.timedelta | None = None,
+        final: bool = True,
+        told: bool = False,
     ) -> None:
+        """`told`: whether it was logged."""
         category = (
             ApplicationErrorCategory.BENIGN if error.quiet else ApplicationErrorCategory.UNSPECIFIED
         )
@@ -146,6 +152,7 @@ class RunFailure(ApplicationError):
             category=category,
         )
         self.error = error
+        self.told = told
 
     @property
     def failure(self) -> Failure:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import gzip
 import json
+import logging
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -132,7 +133,9 @@ async def unharmed(world: HttpWorld) -> AsyncIterator[None]:
 
 
 @pytest.mark.timeout(300)
-async def test_garbage_fails_the_run_which_says_where_and_why(client: Client) -> None:
+async def test_garbage_fails_the_run_which_says_where_and_why(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     async def behaviour(call: Call) -> Answered:
         return GARBAGE[call.function.removeprefix("bad-")][0]
 
@@ -146,12 +149,15 @@ async def test_garbage_fails_the_run_which_says_where_and_why(client: Client) ->
     calls = dict.fromkeys(GARBAGE, 0)
     for call in bad.calls:
         calls[call.function.removeprefix("bad-")] += 1
+    errors = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
     said = {kind: (run["status"], run["output"]["message"]) for kind, run in runs.items()}
     for kind, (_, count, cause) in GARBAGE.items():
         status, message = said[kind]
         assert status == "Failed", kind
         assert cause in message, (kind, message)
         assert calls[kind] == count, (kind, calls[kind])
+        logged = [each for each in errors if runs[kind]["run_id"] in each]
+        assert len([each for each in logged if cause in each]) == 1, (kind, logged)
     # What is no reply of an SDK may come from somewhere else.
     for kind in ("not-json", "proxy-page", "unauthorized", "200-without-sdk", "huge"):
         assert url in said[kind][1], said[kind]
@@ -444,3 +450,32 @@ async def test_an_app_that_is_nowhere_fails_the_run(client: Client) -> None:
     assert "127.0.0.1:1" in run["output"]["message"]
     assert "refused" in run["output"]["message"]
     assert "nowhere.invalid" in other["output"]["message"]
+
+
+@pytest.mark.parametrize("stack", [None, "Error: m\n    at work (app.mjs:1:1)"])
+async def test_a_function_that_fails_by_a_steps_error_is_logged_once(
+    client: Client, caplog: pytest.LogCaptureFixture, stack: str | None
+) -> None:
+    """As the step's failure, if code of the app has failed. That there is no function to invoke was
+    not logged before."""
+    caplog.set_level(logging.INFO)
+
+    async def behaviour(call: Call) -> Answered:
+        [memo] = call.steps.values() or [None]
+        if memo is not None:
+            return Answered(500, json.dumps(memo["error"]).encode(), SDK_HEADERS)
+        if stack is None:
+            opts = {"function_id": "hand-none", "payload": {}}
+            return ops(op(op="InvokeFunction", opts=opts))
+        error = {"name": "E", "message": "m", "stack": stack}
+        return ops({**step_run("x"), "op": "StepFailed", "error": error})
+
+    async with http_world(client) as world, hand_app(world, behaviour, retries=0):
+        event = await world.send("hand/fn")
+        run = (await world.runs(event))[0]
+    assert run["status"] == "Failed"
+    lines = [each.getMessage() for each in caplog.records if run["run_id"] in each.getMessage()]
+    said = [line.partition(" of hand-fn failed in attempt 1 of 1, ") for line in lines]
+    assert [what for what, failed, _ in said if failed] == [
+        "The handler" if stack is None else 'Step "x"'
+    ]

@@ -275,7 +275,7 @@ async def test_a_wait_that_times_out_returns_none(client: Client) -> None:
     ],
 )
 async def test_a_wait_whose_condition_is_wrong_fails_the_run(
-    client: Client, condition: str, message: str
+    client: Client, caplog: pytest.LogCaptureFixture, condition: str, message: str
 ) -> None:
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> Any:
@@ -286,6 +286,32 @@ async def test_a_wait_whose_condition_is_wrong_fails_the_run(
             await app.run(fn)
     assert failure_of(raised.value).type == "StepInvalidError"
     assert message in str(failure_of(raised.value))
+    [line] = [each.message for each in caplog.records if "failed" in each.message]
+    assert line.startswith("The handler of app-fn failed in attempt 1 of 5, and is not tried again")
+    assert 'step "bad"' in line
+    assert message in line
+
+
+@pytest.mark.parametrize("kind", ["sleep", "signal"])
+async def test_what_fails_a_run_outside_its_handler_is_logged_once(
+    client: Client, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> None:
+        if kind == "sleep":
+            await ctx.step.sleep("long", timedelta(days=400))
+        await asyncio.gather(
+            *(ctx.step.wait_for_signal(f"{n}", signal="s", timeout=1_000) for n in range(2))
+        )
+
+    async with running(client, fn) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+        with pytest.raises(WorkflowFailureError) as raised:
+            await run.result()
+    error = failure_of(raised.value)
+    [line] = [each for each in caplog.records if run.id in each.message]
+    assert line.message == f"Function app-fn failed (run {run.id}): {error.type}: {error.message}"
+    assert line.levelname == "ERROR"
 
 
 async def test_invoke_returns_the_result_or_raises_the_error(client: Client) -> None:

@@ -95,8 +95,9 @@ class Telling:
 
     def _is_of_a_step(self, error: ErrorInfo, done: Sequence[Done]) -> bool:
         """Whether the function failed by the error of one of its steps, which was logged as that
-        ended."""
+        ended. One that has no stack is not of user code."""
         known = [json.loads(text)["error"] for _, text in self.memos if '{"error":' in text[:9]]
+        known = [each for each in known if each.get("stack")]
         errors = [(each["name"], each["message"]) for each in known]
         errors += [(step.error.name, step.error.message) for step in done if step.error]
         return (error.name, error.message) in errors

@@ -11,6 +11,7 @@ function's `retries` say; but without retries no step that has begun is executed
 
 import asyncio
 import json
+import logging
 from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ from .executions import RunSettings
 from .memory import RunMemory, page
 from .times import now_ms
 from .waiting import StepWaits
+
+logger = logging.getLogger(__name__)
 
 MAX_VANISHED = 10
 """How often a step may be asked for and then not be there."""
@@ -108,6 +111,7 @@ class RunWorkflow:
                 return None
             value = await self._interpret()
         except RunFailure as failure:
+            _tell(failure)
             await _shielded(self._finish("Failed", error=failure.error))
             raise
         except BaseException as error:
@@ -344,7 +348,7 @@ class RunWorkflow:
 
     async def _retry(self, failed: Failed) -> Outcome | None:
         if failed.retry_ms is None:
-            raise RunFailure(failed.error)
+            raise RunFailure(failed.error, told=True)
         attempt = self._attempt + 1
         self._admission.return_unused()
         summary = names.summary_of(f"retry {attempt}: {failed.error.name}")
@@ -510,6 +514,19 @@ def run_workflows(function_ids: Sequence[str], settings: RunSettings) -> list[ty
         )
         for function_id in function_ids
     ]
+
+
+def _tell(failure: RunFailure) -> None:
+    """Log what ends a run outside of user code, whose failures the activities log."""
+    if not failure.told and not workflow.unsafe.is_replaying():
+        info, error = workflow.info(), failure.error
+        logger.error(
+            "Function %s failed (run %s): %s: %s",
+            info.workflow_type,
+            info.workflow_id,
+            error.name,
+            error.message,
+        )
 
 
 async def _shielded(finish: Coroutine[Any, Any, None]) -> None:
