@@ -698,6 +698,30 @@ async def test_a_handler_that_swallows_the_interrupt_does_not_end_without_its_st
     assert (tested.output, tested.steps) == ("executed", ["a"])
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda step, _: step.sleep("a", 1_000),
+        lambda step, _: step.wait_for_event("a", event="e", timeout=1_000),
+        lambda step, _: step.wait_for_signal("a", signal="s", timeout=1_000),
+        lambda step, _: step.invoke_by_id("a", function_id="other"),
+        lambda step, _: step.send_event("a", inngest.Event(name="e")),
+        lambda step, group: group.parallel((lambda: step.run("a", lambda: 1),)),
+    ],
+    ids=["sleep", "wait", "signal", "invoke", "send", "parallel"],
+)
+async def test_no_kind_of_step_is_swallowed(call: Any) -> None:
+    def handler(ctx: inngest.ContextSync) -> Any:
+        try:
+            call(ctx.step, ctx.group)
+        except BaseException as error:
+            return f"swallowed {type(error).__name__}"
+        return ctx.step.run("after", lambda: None)
+
+    assert (await run(handler)).names == ["a"]
+    assert (await run(handler, [memo("a")])).names == ["after"]
+
+
 @pytest.mark.filterwarnings("error")
 async def test_steps_without_await_are_said(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(ctx: inngest.Context) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from temporalio.client import Client
 
 import inngest_temporal as inngest
-from tests.harness import TRIGGER, new_client, running
+from tests.harness import TRIGGER, new_client, registered, running
 
 
 async def test_a_worklist_that_is_changed_in_place_is_whole_in_each_execution(
@@ -32,6 +32,23 @@ async def test_a_worklist_that_is_changed_in_place_is_whole_in_each_execution(
     assert set(seen) == {5}
 
 
+async def test_a_wait_compares_with_what_was_sent(client: Client) -> None:
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER)
+    async def fn(ctx: inngest.Context) -> Any:
+        sent: Any = ctx.event.data
+        sent["order"]["keys"]["id"] = "changed"
+        condition = "event.data.order.keys.id == async.data.id"
+        found = await ctx.step.wait_for_event("wait", event="go", if_exp=condition, timeout=60_000)
+        return found and found.data["id"]
+
+    async with running(client, fn) as app:
+        run = app.run_of(fn, await app.send("test/event", {"order": {"keys": {"id": "sent"}}}))
+        await registered(run)
+        for id in ("changed", "sent"):
+            await app.send("go", {"id": id})
+        assert await asyncio.wait_for(run.result(), 60) == "sent"
+
+
 async def test_what_a_handler_puts_into_its_input_reaches_nobody(client: Client) -> None:
     failures: asyncio.Queue[Any] = asyncio.Queue()
     invoked: asyncio.Queue[Any] = asyncio.Queue()
@@ -42,19 +59,20 @@ async def test_what_a_handler_puts_into_its_input_reaches_nobody(client: Client)
 
     @sdk.create_function(fn_id="other", trigger=inngest.TriggerEvent(event="test/other"))
     async def other(ctx: inngest.Context) -> None:
-        await invoked.put(copy.deepcopy(ctx.event.data))
-        ctx.event.data["deep"]["secret"] = "password"  # type: ignore[index,call-overload]
+        given: Any = ctx.event.data
+        await invoked.put(copy.deepcopy(given))
+        given["deep"]["er"]["secret"] = "password"
 
     @sdk.create_function(fn_id="fn", trigger=TRIGGER, retries=0, on_failure=on_failure)
     async def fn(ctx: inngest.Context) -> None:
-        deep: Any = ctx.event.data["deep"]
-        deep["secret"] = "password"
-        payload = {"deep": {"n": 1}}
+        given: Any = ctx.event.data
+        given["deep"]["er"]["secret"] = "password"
+        payload = {"deep": {"er": {"n": 1}}}
         await ctx.step.invoke("call", function=other, data=payload)
         raise inngest.NonRetriableError("no way")
 
     async with running(client, fn, other) as app:
-        await app.send("test/event", {"deep": {"n": 1}})
+        await app.send("test/event", {"deep": {"er": {"n": 1}}})
         failure = await asyncio.wait_for(failures.get(), 60)
-    assert failure["event"]["data"] == {"deep": {"n": 1}}
-    assert invoked.get_nowait()["deep"] == {"n": 1}
+    assert failure["event"]["data"] == {"deep": {"er": {"n": 1}}}
+    assert invoked.get_nowait()["deep"] == {"er": {"n": 1}}
