@@ -339,6 +339,16 @@ def test_dev_stops_while_it_is_still_starting(start: Callable[..., Command]) -> 
 
 
 @needs_proc
+def test_dev_stops_while_it_still_imports(start: Callable[..., Command]) -> None:
+    """Its children are there before it has said anything."""
+    dev = Dev(start, "app.py")
+    until(lambda: len(dev.command.left()) >= 3, "its children")
+    assert dev.command.stop(signal.SIGINT) == 0
+    assert dev.command.left() == []
+    assert "Traceback" not in dev.command.output
+
+
+@needs_proc
 def test_dev_ends_with_the_reason_when_its_server_is_lost(start: Callable[..., Command]) -> None:
     dev = Dev(start, "app.py")
     dev.says("\nReady.")
