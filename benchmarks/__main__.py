@@ -1,6 +1,6 @@
 """`python -m benchmarks NAME ...`: those named (`runs`, `shapes`, `waits`, `ingress`, `registry`,
-`flow_control`, `http`, `expressions`, `queue`, `overload`, `scale`, `profile`), or all but the last
-four.
+`flow_control`, `http`, `expressions`, `queue`, `overload`, `scale`, `pages`, `profile`), or all but
+the last five.
 
 Exits with 1 if a bar of ours is missed.
 """
@@ -16,6 +16,7 @@ from . import (
     http_apps,
     ingress,
     overload,
+    pages,
     queue,
     registry,
     runs,
@@ -37,9 +38,10 @@ SERVED = {
     "queue": queue.main,
     "overload": overload.main,
     "scale": scale.main,
+    "pages": pages.main,
     "profile": steps_profile.main,
 }
-LONG = {"queue", "overload", "scale", "profile"}
+LONG = {"queue", "overload", "scale", "pages", "profile"}
 """Only if named."""
 
 
