@@ -7,10 +7,10 @@ the wait is kept. The *hub* of an event name lists the paths in use. Both are en
 (`inngest_temporal_workers.entities.mailbox`, `inngest_temporal_workers.entities.hub`).
 
 Registration: path into the hub, then the wait into the mailbox, and only then does the wait count
-as begun. Delivery reads the hub and signals the mailbox of each path. Every one of these is
-strongly consistent, so no event that is sent after a registration returned can miss it. What a
-process has read of a hub it believes for a moment; so the first wait by a path is not registered
-before that moment is over.
+as begun. Delivery reads the hub and signals the mailbox of each path, without waiting for the hub
+if that had the path before. Every one of these is strongly consistent, so no event that is sent
+after a registration returned can miss it. What a process has read of a hub it believes for a
+moment; so the first wait by a path is not registered before that moment is over.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import functools
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -168,18 +168,25 @@ class Waits:
     async def deliver(self, event: Mapping[str, Any], internal_id: str) -> bool:
         """Give an event to every wait that is registered for it; whether there is a mailbox for it.
         Raises `RPCError` if Temporal can't be reached."""
-        name = event["name"]
+        name, delivery = event["name"], Delivery(internal_id, dict(event))
+        # A hub only grows: what it said before holds, and only what is new has to wait for it.
+        known = self._hubs.known(name)
+
+        async def deliver_to_new() -> bool:
+            hub = await self._hubs.read(name)
+            return await self._deliver(delivery, hub.paths - known)
+
+        return any(await asyncio.gather(self._deliver(delivery, known), deliver_to_new()))
+
+    async def _deliver(self, delivery: Delivery, paths: Iterable[str]) -> bool:
+        """Give an event to those that wait by these paths; whether there is a mailbox for it."""
         mailboxes = set()
-        for path in (await self._hubs.read(name)).paths:
-            usable, value = value_at(dict(event), path) if path else (True, None)
+        for path in paths:
+            usable, value = value_at(delivery.event, path) if path else (True, None)
             if usable:
-                mailboxes.add(names.mailbox_id(name, path, value))
-        delivery = Delivery(internal_id, dict(event))
-        return any(
-            await asyncio.gather(
-                *(self._mailbox(mailbox).signal("deliver", delivery) for mailbox in mailboxes)
-            )
-        )
+                mailboxes.add(names.mailbox_id(delivery.event["name"], path, value))
+        signals = (self._mailbox(mailbox).signal("deliver", delivery) for mailbox in mailboxes)
+        return any(await asyncio.gather(*signals))
 
     async def listens(self, event_name: str) -> bool:
         """Whether anybody has ever waited for an event of that name. Raises `RPCError` if Temporal
@@ -251,6 +258,11 @@ class _HubReader:
     def __init__(self, hub: Callable[[str], EntityHandle]) -> None:
         self._hub = hub
         self._readings: OrderedDict[str, _Reading] = OrderedDict()
+        self._paths: dict[str, frozenset[str]] = {}
+
+    def known(self, event_name: str) -> frozenset[str]:
+        """Paths that a hub had when it was read last, whenever that was; it has them still."""
+        return self._paths.get(event_name, frozenset())
 
     async def read(self, event_name: str, believed: float = BELIEF_SECONDS) -> _Hub:
         """What a hub says, as of so many seconds ago at most. Raises `RPCError`."""
@@ -269,12 +281,16 @@ class _HubReader:
         self._readings[event_name] = reading
         self._readings.move_to_end(event_name)
         if len(self._readings) > MAX_READ:
-            self._readings.popitem(last=False)
+            oldest, _ = self._readings.popitem(last=False)
+            self._paths.pop(oldest, None)
         return reading
 
     async def _answer(self, event_name: str) -> _Hub:
         memo = await self._hub(event_name).memo()
-        return _Hub(frozenset(memo.get("paths", ())), frozenset(memo.get("settled", ())))
+        hub = _Hub(frozenset(memo.get("paths", ())), frozenset(memo.get("settled", ())))
+        if hub.paths and event_name in self._readings:
+            self._paths[event_name] = hub.paths
+        return hub
 
     def _forget_failed(self, event_name: str, task: "asyncio.Task[_Hub]") -> None:
         # Those who asked may have given up by the time that it fails.
@@ -282,3 +298,4 @@ class _HubReader:
             reading = self._readings.get(event_name)
             if reading is not None and reading.hub is task:
                 del self._readings[event_name]
+                self._paths.pop(event_name, None)

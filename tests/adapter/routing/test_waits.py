@@ -20,8 +20,9 @@ import inngest_temporal_workers.entities.hub
 import inngest_temporal_workers.entities.mailbox
 from inngest_temporal.routing.events import stamp
 from inngest_temporal.routing.router import start_run
-from inngest_temporal.routing.waits import Wait, Waits
+from inngest_temporal.routing.waits import BELIEF_SECONDS, Wait, Waits
 from inngest_temporal.temporal import names
+from inngest_temporal.temporal.entity import EntityHandle
 from inngest_temporal_workers.entities.entity import MAX_STATE
 from inngest_temporal_workers.entities.mailbox import pack_waits, unpack_waits
 from tests.harness import TRIGGER, App, new_client, registered, running, until
@@ -263,6 +264,33 @@ async def test_no_wait_begins_while_a_process_may_still_believe_that_its_path_is
             looking.cancel()
             assert await sender.deliver({"name": name, "data": {"n": 1}}, str(ULID()))
             assert await asyncio.wait_for(run.result(), 60) == {"n": 1}
+
+
+async def test_a_wait_by_a_path_that_is_known_does_not_wait_for_the_hub(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fn = waiter()
+    async with running(client, fn) as app:
+        sender, answers = Waits(client), asyncio.Event()
+        first, second = await start(app, fn, 1), await start(app, fn, 2)
+        assert await sender.deliver({"name": "go", "data": {"id": 1, "n": 1}}, str(ULID()))
+        await first.result()
+        memo = EntityHandle.memo
+
+        async def late(hub: EntityHandle) -> dict[str, Any]:
+            if hub.id == names.hub_id("go"):
+                await answers.wait()
+            return dict(await memo(hub))
+
+        monkeypatch.setattr(EntityHandle, "memo", late)
+        await asyncio.sleep(2 * BELIEF_SECONDS)  # the hub is to be asked again
+        delivering = asyncio.create_task(
+            sender.deliver({"name": "go", "data": {"id": 2, "n": 1}}, str(ULID()))
+        )
+        await asyncio.wait_for(second.result(), 60)
+        assert not delivering.done()
+        answers.set()
+        assert await delivering
 
 
 async def sleeping(ctx: inngest.Context) -> None:
