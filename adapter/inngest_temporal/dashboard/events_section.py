@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from temporalio.client import Client
 
 from inngest_temporal.errors import BodyInvalidError
+from inngest_temporal.http import event_log
 from inngest_temporal.http.events import Events
 from inngest_temporal.routing import events
 from inngest_temporal.routing.recent import RecentEvent, RecentEvents
@@ -24,8 +26,16 @@ PAGE_SIZE = 50
 class EventsSection:
     """The page of events."""
 
-    def __init__(self, site: Site, router: Router, accepting: Events, recent: RecentEvents) -> None:
+    def __init__(
+        self,
+        site: Site,
+        client: Client,
+        router: Router,
+        accepting: Events,
+        recent: RecentEvents,
+    ) -> None:
         self._site = site
+        self._client = client
         self._router = router
         self._accepting = accepting
         self._recent = recent
@@ -60,6 +70,9 @@ class EventsSection:
         chosen = next(
             (e for e in shown if e.internal_id == request.query_params.get("event")), None
         )
+        if chosen is not None:
+            chosen = await event_log.named(self._client, chosen)
+            shown = [chosen if e.internal_id == chosen.internal_id else e for e in shown]
         snapshot = self._router.snapshot
         return await self._site.show(
             request,

@@ -35,7 +35,7 @@ def dashboard_routes(
         *site.routes(),
         *RunsSection(site, client, router, events).routes(),
         *FunctionsSection(site, client, router, events).routes(),
-        *EventsSection(site, router, events, recent).routes(),
+        *EventsSection(site, client, router, events, recent).routes(),
         *ReplaysSection(site, client).routes(),
     ]
 

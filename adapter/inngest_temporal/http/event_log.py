@@ -3,6 +3,7 @@ found through a run that it started."""
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,8 @@ from temporalio.client import Client
 from inngest_temporal.errors import BodyInvalidError
 from inngest_temporal.routing import events
 from inngest_temporal.routing.recent import RecentEvent, RecentEvents
+from inngest_temporal.routing.reports import Outcome
+from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names, runs
 from inngest_temporal.temporal.runs import rfc3339
 
@@ -56,7 +59,7 @@ class EventLog:
         id = ulid(request.path_params["id"])
         recent = self._recent.get(id)
         if recent is not None:
-            return envelope(shown(recent), 5)
+            return envelope(shown(await named(self._client, recent)), 5)
         event = await runs.event_of(self._client, id)
         if event is None:
             raise ReplyError(v1_error(404, "Event not found"))
@@ -84,6 +87,18 @@ def select(
             and (before_ms is None or each.received_ms < before_ms)
         ):
             yield each
+
+
+async def named(client: Client, recent: RecentEvent) -> RecentEvent:
+    """The event with the names of the runs that it resumed or cancelled, where they are known."""
+    if all(outcome.kind != "delivered" for outcome in recent.outcomes):
+        return recent
+    runs = await Waits.of(client).resumed(recent.event, recent.internal_id)
+    told = [Outcome("cancelled" if one.cancelled else "resumed", run=one.run) for one in runs]
+    if not told:
+        return recent
+    others = [outcome for outcome in recent.outcomes if outcome.kind != "delivered"]
+    return replace(recent, outcomes=(*others, *told))
 
 
 def scope(recent: RecentEvents) -> str:

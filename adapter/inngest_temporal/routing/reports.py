@@ -25,6 +25,8 @@ Kind = Literal[
     "rate_limited",
     "refused",
     "delivered",
+    "resumed",
+    "cancelled",
     "missing",
     "unmatched",
     "queued",
@@ -40,7 +42,7 @@ class Outcome:
     function: str | None = None
     """Full id of the function, where it is one's."""
     run: str | None = None
-    """The run that it started, now or when it came before."""
+    """The run that it started, now or when it came before; or that it resumed or cancelled."""
     reason: str | None = None
     """Why a function refused it, or why nobody could see to it."""
 
@@ -58,6 +60,8 @@ _TEXTS: dict[Kind, str] = {
     "rate_limited": "is rate limited by {function}",
     "refused": "starts no run of {function}: {reason}",
     "delivered": "is given to the runs that wait for it",
+    "resumed": "resumes run {run}",
+    "cancelled": "cancels run {run}",
     "missing": "invokes {function}, which is not there",
     "unmatched": "starts nothing, since nothing listens for it",
     "queued": "is handed over, with its whole request, to the workers, which route it",

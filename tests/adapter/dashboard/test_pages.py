@@ -26,7 +26,7 @@ from inngest_temporal.traces.models import Trace
 from inngest_temporal.traces.reading import load_trace
 from tests.adapter.temporal.test_runs import start
 from tests.adapter.traces.test_recorded_histories import ENTITIES, RUNS, read
-from tests.harness import TRIGGER, new_client, until
+from tests.harness import TRIGGER, new_client, registered, until
 
 from .world import DEV, served, world
 
@@ -419,6 +419,48 @@ async def test_a_function_is_invoked_with_the_data_of_its_last_event(client: Cli
         assert trace is not None
         assert trace.events[0]["data"]["a"] == 1
         assert "inngest/function.invoked" in (await app.http.get("/events")).text
+
+
+async def test_an_event_names_the_runs_that_it_resumed_and_cancelled(client: Client) -> None:
+    shop = new_client()
+
+    @shop.create_function(fn_id="waits", trigger=TRIGGER)
+    async def waits(ctx: inngest.Context) -> bool:
+        paid = await ctx.step.wait_for_event(
+            "paid", event="paid", if_exp="event.data.id == async.data.id", timeout=600_000
+        )
+        return paid is not None
+
+    @shop.create_function(
+        fn_id="sleeps",
+        trigger=TRIGGER,
+        cancel=[inngest.Cancel(event="paid", if_exp="event.data.id == async.data.id")],
+    )
+    async def sleeps(ctx: inngest.Context) -> None:
+        await ctx.step.sleep("long", 600_000)
+
+    async with world(client, waits, sleeps) as app:
+        started = await app.send("test/event", {"id": 1})
+        resumed, cancelled = app.run_of(waits, started), app.run_of(sleeps, started)
+        await registered(client.get_workflow_handle(resumed))
+        paid = await app.send("paid", {"id": 1})
+        assert await client.get_workflow_handle(resumed).result() is True
+
+        async def named() -> bool:
+            reply = (await app.http.get(f"/v2/events/{paid}")).json()
+            told = {(one["kind"], one.get("runId")) for one in reply["data"]["outcomes"]}
+            return told == {("resumed", resumed), ("cancelled", cancelled)}
+
+        await until(named)
+        of_v1 = (await app.http.get(f"/v1/events/{paid}")).json()["data"]
+        assert {one["run_id"] for one in of_v1["outcomes"]} == {resumed, cancelled}
+        page = (await app.http.get("/events", params={"event": paid})).text
+        assert f'resumes run <a class="mono" href="/runs/{resumed}">' in page
+        assert f'cancels run <a class="mono" href="/runs/{cancelled}">' in page
+        # One of another value resumes nothing, and nobody can say more of it.
+        other = await app.send("paid", {"id": 2})
+        reply = (await app.http.get(f"/v2/events/{other}")).json()
+        assert not any(one.get("runId") for one in reply["data"]["outcomes"])
 
 
 async def test_runs_of_the_list_are_run_again_once_for_each_form(client: Client) -> None:

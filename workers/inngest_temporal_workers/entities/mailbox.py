@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pydantic
+from temporalio import workflow
 
 from inngest_temporal.expressions import compile_expression
-from inngest_temporal.routing.waits import CANCEL, Delivery, Deregistration, Wait
+from inngest_temporal.routing.waits import CANCEL, Delivery, Deregistration, Resumed, Wait
 from inngest_temporal.temporal import names
 
 from .entity import Entity, entity
@@ -29,6 +30,8 @@ from .seen import Seen
 
 SEEN = 1_000
 """Events remembered, so that a sender's retry delivers none twice."""
+NAMED_EVENTS, NAMED_RUNS = 100, 20
+"""Latest events of which it tells which runs they resumed, and how many of those."""
 MAX_TASK_WORK = 300_000
 """Work of expressions after which it ends the workflow task, which Temporal lets compute for two
 seconds."""
@@ -56,6 +59,7 @@ class MailboxWorkflow(Entity):
         for key in self._waits:
             self._looks.carry_over(key, self.now_ms)
         self._work = 0
+        self._resumed: dict[str, list[Resumed]] = {}
 
     def dump(self) -> dict[str, Any]:
         return {"waits": pack_waits(self._waits.values()), "seen": list(self._seen)}
@@ -129,6 +133,19 @@ class MailboxWorkflow(Entity):
                 # it is started.
                 for wait_id in ids if run not in gone else _steps(ids):
                     self._forget((run, wait_id))
+            self._name(delivery.id, {run: part[run] for run in part if run not in gone})
+
+    def _name(self, event_id: str, runs: dict[str, list[str]]) -> None:
+        named = self._resumed.setdefault(event_id, [])
+        for run, ids in [*runs.items()][: NAMED_RUNS - len(named)]:
+            named.append(Resumed(run, cancelled=len(_steps(ids)) < len(ids)))
+        if len(self._resumed) > NAMED_EVENTS:
+            del self._resumed[next(iter(self._resumed))]
+
+    @workflow.query(name="resumed")
+    def _query_resumed(self, event_id: str) -> list[Resumed]:
+        """What an event did, for people who look."""
+        return self._resumed.get(event_id, [])
 
 
 def pack_waits(waits: Iterable[Wait]) -> str:

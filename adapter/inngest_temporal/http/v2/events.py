@@ -60,11 +60,12 @@ class EventRoutes:
 
     async def get(self, event_id: ULID) -> Response:
         """One event by its internal id, if this replica remembers it, or it started a run that
-        Temporal still has."""
+        Temporal still has. Runs that it resumed or cancelled are named for a while."""
         id = event_id.upper()
         recent = self._recent.get(id)
         if recent is not None:
-            return answer(_shown(event_log.shown(recent)))
+            named = await event_log.named(self._client, recent)
+            return answer(_shown(event_log.shown(named)))
         event = await runs.event_of(self._client, id)
         if event is None:
             raise ApiError(404, "event_not_found", "There is no event of that id.")
