@@ -287,21 +287,25 @@ def test_a_killed_dev_leaves_nothing(start: Callable[..., Command]) -> None:
     until(lambda: not dev.command.left(), "the end of its children", 10)
 
 
-def test_dev_takes_no_event_before_its_functions_are_known(start: Callable[..., Command]) -> None:
+def test_dev_takes_no_event_before_its_functions_are_known(
+    start: Callable[..., Command], project: Path
+) -> None:
     """`/health` says when; each event that is accepted then runs."""
-    dev = Dev(start, "app.py", "--no-reload")
+    (project / "late.py").write_text(
+        "import pathlib, time\n"
+        "while not pathlib.Path('go').exists():\n"
+        "    time.sleep(0.05)\n"
+        "from app import *\n"
+    )
+    dev = Dev(start, "late.py", "--no-reload")
     http = Http(dev.port)
     until(lambda: answers(http) is not None, "an answer")
-    refused = 0
-    while (healthy := answers(http)) != 200:
-        assert healthy == 503
+    for _ in range(3):
+        assert answers(http) == 503
         reply = httpx.post(f"{http.url}/e/dev", json={"name": "app/greet"}, timeout=15)
-        if reply.status_code == 200:
-            assert answers(http) == 200  # meanwhile
-            break
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
-        refused += 1
-    assert refused
+    (project / "go").touch()
+    until(lambda: answers(http) == 200, "its functions")
     events = [{"name": "app/greet", "data": {"name": f"{n}"}} for n in range(3)]
     accepted = [
         httpx.post(f"{http.url}/e/dev", json=event, timeout=15).json()["ids"][0] for event in events

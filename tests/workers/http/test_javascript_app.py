@@ -20,6 +20,14 @@ from tests.http_world import HttpWorld, http_world
 from tests.javascript import Js, js_app
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="session")
+def temporal_address(scheduling_address: str) -> str:
+    """A server that executes schedules."""
+    return scheduling_address
+
+
 SECRET = "sk-very-secret"
 KEY = "signkey-prod-0123456789abcdef"
 
