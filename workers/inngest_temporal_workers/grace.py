@@ -3,5 +3,4 @@
 from datetime import timedelta
 
 GRACE = timedelta(seconds=20)
-"""How long running steps may go on; then another worker executes them
-again."""
+"""How long running steps may go on; then another worker executes them again."""

@@ -100,6 +100,11 @@ class Resumed:
     """By an entry of its function's `cancel`."""
 
 
+def cancels(waits: Iterable[str]) -> bool:
+    """Whether one of these waits, by their ids, cancels its run."""
+    return any(wait.startswith(CANCEL) for wait in waits)
+
+
 class Waits:
     """Hubs and mailboxes of one namespace."""
 
@@ -287,6 +292,8 @@ class _Reading:
     asked_at: float
     """By `time.monotonic`."""
     hub: "asyncio.Task[_Hub]"
+    before: frozenset[str]
+    """Paths that the hub had before."""
 
 
 class _HubReader:
@@ -296,11 +303,13 @@ class _HubReader:
     def __init__(self, hub: Callable[[str], EntityHandle]) -> None:
         self._hub = hub
         self._readings: OrderedDict[str, _Reading] = OrderedDict()
-        self._paths: dict[str, frozenset[str]] = {}
 
     def known(self, event_name: str) -> frozenset[str]:
         """Paths that a hub had when it was read last, whenever that was; it has them still."""
-        return self._paths.get(event_name, frozenset())
+        reading = self._readings.get(event_name)
+        if reading is None:
+            return frozenset()
+        return reading.hub.result().paths if _has_answered(reading.hub) else reading.before
 
     async def read(self, event_name: str, believed: float = BELIEF_SECONDS) -> _Hub:
         """What a hub says, as of so many seconds ago at most. Raises `RPCError`."""
@@ -314,26 +323,26 @@ class _HubReader:
             await asyncio.wait([reading.hub])  # it began too early; one at a time
 
     def _ask(self, event_name: str) -> _Reading:
-        reading = _Reading(time.monotonic(), asyncio.create_task(self._answer(event_name)))
+        before, answer = self.known(event_name), asyncio.create_task(self._answer(event_name))
+        reading = _Reading(time.monotonic(), answer, before)
         reading.hub.add_done_callback(functools.partial(self._forget_failed, event_name))
         self._readings[event_name] = reading
         self._readings.move_to_end(event_name)
         if len(self._readings) > MAX_READ:
-            oldest, _ = self._readings.popitem(last=False)
-            self._paths.pop(oldest, None)
+            self._readings.popitem(last=False)
         return reading
 
     async def _answer(self, event_name: str) -> _Hub:
         memo = await self._hub(event_name).memo()
-        hub = _Hub(frozenset(memo.get("paths", ())), frozenset(memo.get("settled", ())))
-        if hub.paths and event_name in self._readings:
-            self._paths[event_name] = hub.paths
-        return hub
+        return _Hub(frozenset(memo.get("paths", ())), frozenset(memo.get("settled", ())))
 
     def _forget_failed(self, event_name: str, task: "asyncio.Task[_Hub]") -> None:
         # Those who asked may have given up by the time that it fails.
-        if task.cancelled() or task.exception() is not None:
+        if not _has_answered(task):
             reading = self._readings.get(event_name)
             if reading is not None and reading.hub is task:
                 del self._readings[event_name]
-                self._paths.pop(event_name, None)
+
+
+def _has_answered(task: "asyncio.Task[_Hub]") -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None

@@ -14,7 +14,7 @@ from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.gates import StartRequest
 from inngest_temporal.routing.registry import Follower, RegisteredFunction
 from inngest_temporal.routing.router import refuses, start_run
-from inngest_temporal.routing.waits import CANCEL, Delivery
+from inngest_temporal.routing.waits import Delivery, cancels
 from inngest_temporal.temporal import runs
 
 from .fan_out import CONCURRENCY, fails_as_gone, map_concurrently
@@ -37,7 +37,7 @@ class SystemActivities:
 
         async def resume(run: str) -> bool:
             handle, waits = self.client.get_workflow_handle(run), matching[run]
-            if any(wait.startswith(CANCEL) for wait in waits):
+            if cancels(waits):
                 return await fails_as_gone(handle.cancel())
             return await fails_as_gone(
                 handle.signal("event", vars(Delivery(delivery.id, delivery.event, waits)))
@@ -46,8 +46,7 @@ class SystemActivities:
         gone = await map_concurrently(matching, resume, CONCURRENCY)
         for run, is_lost in zip(matching, gone, strict=True):
             if not is_lost:
-                cancelled = any(wait.startswith(CANCEL) for wait in matching[run])
-                reports.resumed(delivery.event["name"], run, cancelled=cancelled)
+                reports.resumed(delivery.event["name"], run, cancelled=cancels(matching[run]))
         return [run for run, is_lost in zip(matching, gone, strict=True) if is_lost]
 
     @activity.defn(name="inngest.gone")

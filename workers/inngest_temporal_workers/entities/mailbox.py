@@ -19,7 +19,14 @@ import pydantic
 from temporalio import workflow
 
 from inngest_temporal.expressions import compile_expression
-from inngest_temporal.routing.waits import CANCEL, Delivery, Deregistration, Resumed, Wait
+from inngest_temporal.routing.waits import (
+    CANCEL,
+    Delivery,
+    Deregistration,
+    Resumed,
+    Wait,
+    cancels,
+)
 from inngest_temporal.temporal import names
 
 from .entity import Entity, entity
@@ -133,12 +140,13 @@ class MailboxWorkflow(Entity):
                 # it is started.
                 for wait_id in ids if run not in gone else _steps(ids):
                     self._forget((run, wait_id))
-            self._name(delivery.id, {run: part[run] for run in part if run not in gone})
+                if run not in gone:
+                    self._name(delivery.id, Resumed(run, cancels(ids)))
 
-    def _name(self, event_id: str, runs: dict[str, list[str]]) -> None:
+    def _name(self, event_id: str, resumed: Resumed) -> None:
         named = self._resumed.setdefault(event_id, [])
-        for run, ids in [*runs.items()][: NAMED_RUNS - len(named)]:
-            named.append(Resumed(run, cancelled=len(_steps(ids)) < len(ids)))
+        if len(named) < NAMED_RUNS:
+            named.append(resumed)
         if len(self._resumed) > NAMED_EVENTS:
             del self._resumed[next(iter(self._resumed))]
 
