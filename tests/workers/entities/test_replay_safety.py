@@ -34,6 +34,14 @@ from inngest_temporal_workers.plugin import InngestPlugin
 from tests.apps import recorded
 from tests.harness import App, running, until
 
+
+@pytest.fixture(scope="session")
+def temporal_address(scheduling_address: str) -> str:
+    """A server that executes schedules: `recorded.yearly` has one, and a call that makes it and is
+    repeated looks at it."""
+    return scheduling_address
+
+
 SECONDS = 35
 LONG_SECONDS = 600
 DELAYS = (0, 0, 0, 0, 4, 9.5, 12)
