@@ -7,7 +7,8 @@ them is decided differently, for ever. Hence:
 
 - a local activity has `LOCAL_TIMEOUT` and one attempt; if that fails, a regular activity takes its
   place, which Temporal repeats until it succeeds;
-- at most `MAX_ROUNDS` local activities follow each other within one workflow task.
+- at most `MAX_ROUNDS` local activities follow each other within one workflow task. Those that begin
+  together are one round; what begins after one of them has ended is the next.
 """
 
 from collections.abc import Sequence
@@ -28,11 +29,13 @@ T = TypeVar("T")
 
 
 class Calls:
-    """The calls of one workflow. Activities called by it must be harmless to repeat."""
+    """The calls of one workflow. Activities called by `call` must be harmless to repeat."""
 
     def __init__(self) -> None:
         self._rounds = 0
         self._under_way = 0
+        self._ended = True
+        """Whether a local activity of this round has ended, or none has begun."""
 
     def new_task(self) -> None:
         """Say that a workflow task has begun: a signal, a timer or an activity's result has come.
@@ -41,29 +44,42 @@ class Calls:
         """
         if not self._under_way:
             self._rounds = 0
+            self._ended = True
+
+    @property
+    def may_be_local(self) -> bool:
+        """Whether there is time for a local activity in this workflow task."""
+        return self._rounds + self._ended <= MAX_ROUNDS
 
     async def call(self, activity: str, args: Sequence[Any], result_type: type[T]) -> T:
         """The activity's result, however long that takes. Raises only when it is cancelled."""
-        if not self._under_way:
-            self._rounds += 1
-        if self._rounds <= MAX_ROUNDS:
-            self._under_way += 1
+        if self.may_be_local:
             try:
-                result: T = await workflow.execute_local_activity(
-                    activity,
-                    args=args,
-                    schedule_to_close_timeout=LOCAL_TIMEOUT,
-                    retry_policy=RetryPolicy(maximum_attempts=1),
-                    result_type=result_type,
-                )
-                return result
-            except FailureError as error:  # a local activity's own is not wrapped
+                return await self.call_locally(activity, args, result_type)
+            except FailureError as error:
                 if is_cancelled_exception(error):
                     raise
                 workflow.logger.debug("%s failed locally, called again: %s", activity, error)
-            finally:
-                self._under_way -= 1
         return await self.call_regularly(activity, args, result_type)
+
+    async def call_locally(self, activity: str, args: Sequence[Any], result_type: type[T]) -> T:
+        """One attempt by a local activity, if it `may_be_local`. Raises the activity's own error,
+        which replay does not wrap, or that it took too long."""
+        self._rounds += self._ended
+        self._ended = False
+        self._under_way += 1
+        try:
+            result: T = await workflow.execute_local_activity(
+                activity,
+                args=args,
+                schedule_to_close_timeout=LOCAL_TIMEOUT,
+                retry_policy=RetryPolicy(maximum_attempts=1),
+                result_type=result_type,
+            )
+            return result
+        finally:
+            self._under_way -= 1
+            self._ended = True
 
     async def call_regularly(self, activity: str, args: Sequence[Any], result_type: type[T]) -> T:
         """The same by a regular activity, which begins when the workflow task is in history."""

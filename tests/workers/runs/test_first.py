@@ -10,7 +10,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 import inngest_temporal as inngest
 from inngest_temporal.routing.router import Router
-from inngest_temporal_workers.runs import executing, executions
+from inngest_temporal_workers import calls
+from inngest_temporal_workers.runs import executions
 from inngest_temporal_workers.runs.executions import ExecutionActivities
 from tests.harness import TRIGGER, App, new_client, registered, running, until
 
@@ -210,6 +211,6 @@ async def test_a_step_is_not_executed_again_because_its_process_or_temporal_is_b
         await app.run(fn)
         monkeypatch.setattr(Router, "is_heard", is_heard)
         if where == "the workflow task":
-            monkeypatch.setattr(executing, "LOCAL_TIMEOUT", timedelta(seconds=0.6))
+            monkeypatch.setattr(calls, "LOCAL_TIMEOUT", timedelta(seconds=0.6))
         await app.run(fn)
     assert len(executed) == 2

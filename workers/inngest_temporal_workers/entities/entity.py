@@ -60,7 +60,7 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self.now_ms = round(workflow.info().start_time.timestamp() * 1000)
+        self.now_ms = round(workflow.info().workflow_start_time.timestamp() * 1000)
 
     def see(self, at_ms: int) -> None:
         """It is this late at least."""

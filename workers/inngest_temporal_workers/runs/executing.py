@@ -3,7 +3,6 @@ does not answer."""
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
@@ -40,8 +39,6 @@ from .times import now_ms
 
 MAX_CARRIED_BYTES = 1_500_000
 """Maximum size of events and memos that travel in the input of an execution."""
-LOCAL_TIMEOUT = timedelta(seconds=3)
-"""Limit of the first execution, in which the handler may block the worker's event loop."""
 MISSING_SECONDS = 300
 """Time for which a function that no worker has is waited for: a deploy may be taken back."""
 ASKED_AT_ONCE = 6
@@ -102,8 +99,11 @@ class Executing:
     async def _executed(self, request: ExecutionRequest, target: Op | None) -> Progress:
         if self._may_be_local(request):
             try:
-                return from_wire(Progress, await self._execute_locally(request))
-            except FailureError as error:  # replay does not wrap a local activity's own
+                asked = to_wire(replace(request, task_ms=now_ms()))
+                return from_wire(
+                    Progress, await self._calls.call_locally("inngest.execute", [asked], dict)
+                )
+            except FailureError as error:
                 if is_cancelled_exception(error):
                     raise
                 # The handler blocks its worker. In a regular activity it holds up nothing else.
@@ -122,17 +122,8 @@ class Executing:
         if self._looked or request.target is not None or request.until_over or request.url:
             return False
         self._looked = True
-        return workflow.info().get_current_history_length() <= FIRST_TASK_LENGTH
-
-    async def _execute_locally(self, request: ExecutionRequest) -> dict[str, Any]:
-        reply: dict[str, Any] = await workflow.execute_local_activity(
-            "inngest.execute",
-            to_wire(replace(request, task_ms=now_ms())),
-            schedule_to_close_timeout=LOCAL_TIMEOUT,
-            retry_policy=RetryPolicy(maximum_attempts=1),
-            result_type=dict,
-        )
-        return reply
+        is_first_task = workflow.info().get_current_history_length() <= FIRST_TASK_LENGTH
+        return is_first_task and self._calls.may_be_local
 
     async def _execute_regularly(
         self, request: ExecutionRequest, target: Op | None

@@ -116,6 +116,7 @@ class RunWorkflow:
             raise
         except BaseException as error:
             if is_cancelled_exception(error):
+                self._calls.new_task()
                 await _shielded(self._finish("Cancelled"))
             raise
         await _shielded(self._finish("Completed", value=value))
