@@ -327,7 +327,7 @@ def test_an_interrupt_during_start_up_ends_quietly(
     # Coverage, while it starts, swallows an interrupt.
     command = Dev(start, "app.py", COVERAGE_PROCESS_CONFIG="").command
     time.sleep(after)  # wherever it is by then
-    assert command.stop(signal.SIGINT) in (0, -signal.SIGINT)
+    assert command.stop(signal.SIGINT) in (0, -signal.SIGINT), command.output
     assert "Traceback" not in command.output
     assert "Error" not in command.output
     if Path("/proc/self/environ").exists():

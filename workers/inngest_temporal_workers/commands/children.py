@@ -5,6 +5,7 @@ be killed."""
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -50,21 +51,23 @@ class Children:
         try:
             yield child
         finally:
-            if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    child.terminate()
+            _send(child, signal.SIGTERM)
             try:
                 await asyncio.wait_for(child.wait(), STOP_SECONDS)
             except TimeoutError:
-                child.kill()
+                _send(child, signal.SIGKILL)
                 await child.wait()
 
     def kill(self) -> None:
         """End all at once."""
         for child in self._alive:
-            if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    child.kill()
+            _send(child, signal.SIGKILL)
+
+
+def _send(child: Process, number: signal.Signals) -> None:
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            child.send_signal(number)
 
 
 @contextlib.asynccontextmanager
