@@ -138,6 +138,19 @@ Start = Callable[[], Awaitable[object]]
 """Starts one run and waits for its end."""
 
 
+def throughput(start: Start, at_once: int, result: object) -> Turn:
+    """Runs per second of so many at once, each of which must have this result."""
+
+    async def turn() -> float:
+        begun = time.perf_counter()
+        results = await asyncio.gather(*(start() for _ in range(at_once)))
+        elapsed = time.perf_counter() - begun
+        assert results == [result] * at_once
+        return at_once / elapsed
+
+    return turn
+
+
 def latency(start: Start) -> Turn:
     """Milliseconds of one run."""
 

@@ -7,19 +7,15 @@ processes of their own, the worker is the ingress to which the apps report their
 
 import asyncio
 import contextlib
-import itertools
 import os
 import socket
 import sys
-import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from uuid import uuid4
 
 import httpx
 from temporalio.client import Client
 
-from inngest_temporal.routing import events
 from inngest_temporal.routing.router import Router
 
 from . import functions
@@ -30,14 +26,15 @@ from .bench import (
     ROOT,
     Report,
     Start,
-    Turn,
     embedded_server,
     latency,
     process,
     routing,
     take_turns,
+    throughput,
     workers,
 )
+from .starters import by_event, by_hand
 
 JAVASCRIPT, PYTHON = "JavaScript SDK", "Python SDK"
 AT_ONCE = {0: 40, 1: 30, 5: 16, 20: 8}
@@ -49,27 +46,13 @@ LATENCY_BARS = {(JAVASCRIPT, 0): 4.0, (PYTHON, 0): 4.0, (PYTHON, 20): 3.0}
 
 def starters(client: Client, router: Router, size: int) -> dict[str, Start]:
     """The ways to run a function of that many steps."""
-    numbers = itertools.count()
-
-    def by_event(app: str, name: str) -> Start:
-        async def start() -> object:
-            event = events.stamp({"name": name, "data": {"number": next(numbers)}})
-            await router.route([event])
-            run = events.run_id(f"{app}-steps-{size}", event)
-            return await client.get_workflow_handle(run).result()
-
-        return start
-
-    async def hand() -> object:
-        return await client.execute_workflow(
-            functions.HandSteps.run, size, id=str(uuid4()), task_queue=functions.HAND_QUEUE
-        )
-
     return {
-        JAVASCRIPT: by_event("bench-js", f"bench-js/steps-{size}"),
-        PYTHON: by_event("bench-py", f"bench-py/steps-{size}"),
-        OURS: by_event("bench", functions.STEPS_EVENT.format(size=size)),
-        HAND: hand,
+        JAVASCRIPT: by_event(client, router, f"bench-js-steps-{size}", f"bench-js/steps-{size}"),
+        PYTHON: by_event(client, router, f"bench-py-steps-{size}", f"bench-py/steps-{size}"),
+        OURS: by_event(
+            client, router, f"bench-steps-{size}", functions.STEPS_EVENT.format(size=size)
+        ),
+        HAND: by_hand(client, functions.HandSteps.run, size),
     }
 
 
@@ -85,7 +68,7 @@ async def main(report: Report) -> None:
         report.title(f"http: throughput, median of {TURNS} turns")
         for size, at_once in AT_ONCE.items():
             sides = {
-                name: _throughput(start, size, at_once)
+                name: throughput(start, at_once, sum(range(size)))
                 for name, start in starters(client, router, size).items()
             }
             samples = await take_turns(sides, TURNS)
@@ -109,16 +92,6 @@ async def main(report: Report) -> None:
                     at_most=bar,
                     names=(name, HAND),
                 )
-
-
-def _throughput(start: Start, size: int, at_once: int) -> Turn:
-    async def turn() -> float:
-        begun = time.perf_counter()
-        results = await asyncio.gather(*(start() for _ in range(at_once)))
-        assert results == [sum(range(size))] * at_once
-        return at_once / (time.perf_counter() - begun)
-
-    return turn
 
 
 @contextlib.asynccontextmanager

@@ -12,9 +12,11 @@ import time
 import httpx
 from temporalio.client import Client
 
+from inngest_temporal.config import FunctionConfig
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing import events
-from inngest_temporal.routing.run_input import RunInput
+from inngest_temporal.routing.registry import RegisteredFunction
+from inngest_temporal.routing.router import start_run
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
 from inngest_temporal.temporal.visibility import Visibility
@@ -56,18 +58,14 @@ async def main(report: Report) -> None:
 
 async def start(client: Client, count: int) -> None:
     numbers = iter(range(count))
-    function = functions.FUNCTIONS[0]
+    app_id = functions.FUNCTIONS[0].client.app_id
+    config = FunctionConfig(id=FUNCTION, name="page", triggers=[])
+    function = RegisteredFunction(app_id, names.task_queue(app_id), config)
 
     async def go_on() -> None:
         for number in numbers:
             event = events.stamp({"name": "bench/page", "data": {"number": number}})
-            await client.start_workflow(
-                function.id,
-                RunInput([event.event], [event.internal_id]).to_json(),
-                id=events.run_id(function.id, event),
-                task_queue=names.task_queue(function.client.app_id),
-                memo={names.EVENTS_MEMO: [event.internal_id], names.TRIGGER_MEMO: "bench/page"},
-            )
+            await start_run(client, function, [event], events.run_id(function.id, event))
 
     await asyncio.gather(*(go_on() for _ in range(AT_ONCE)))
 

@@ -6,10 +6,7 @@ the event would resume), the hand-written by `start_workflow`. A second line sta
 `start_workflow`, too.
 """
 
-import asyncio
 import itertools
-import time
-from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 from temporalio.client import Client
@@ -26,13 +23,16 @@ from .bench import (
     OURS,
     Report,
     Start,
+    Turn,
     cpu_seconds,
     embedded_server,
     latency,
     routing,
     take_turns,
+    throughput,
     workers,
 )
+from .starters import by_event, by_hand
 
 DIRECT = "ours, started directly"
 AT_ONCE = {0: 60, 1: 40, 5: 20, 20: 10}
@@ -49,13 +49,6 @@ def starters(client: Client, router: Router, size: int) -> dict[str, Start]:
     numbers = itertools.count()
     queue = names.task_queue(function.client.app_id)
 
-    async def ours() -> object:
-        event = events.stamp(
-            {"name": functions.STEPS_EVENT.format(size=size), "data": {"number": next(numbers)}}
-        )
-        await router.route([event])
-        return await client.get_workflow_handle(events.run_id(function.id, event)).result()
-
     async def direct() -> object:
         event = events.stamp(
             {"name": functions.STEPS_EVENT.format(size=size), "data": {"number": next(numbers)}}
@@ -63,12 +56,11 @@ def starters(client: Client, router: Router, size: int) -> dict[str, Start]:
         run = RunInput([event.event], [event.internal_id])
         return await client.execute_workflow(function.id, run, id=str(uuid4()), task_queue=queue)
 
-    async def hand() -> object:
-        return await client.execute_workflow(
-            functions.HandSteps.run, size, id=str(uuid4()), task_queue=functions.HAND_QUEUE
-        )
-
-    return {OURS: ours, HAND: hand, DIRECT: direct}
+    return {
+        OURS: by_event(client, router, function.id, functions.STEPS_EVENT.format(size=size)),
+        HAND: by_hand(client, functions.HandSteps.run, size),
+        DIRECT: direct,
+    }
 
 
 async def main(report: Report) -> None:
@@ -88,26 +80,22 @@ async def main(report: Report) -> None:
 
 async def throughputs(report: Report, client: Client, router: Router, pids: dict[str, int]) -> None:
     cpu: dict[tuple[str, int], list[float]] = {}
+
+    def measured(name: str, size: int, turn: Turn) -> Turn:
+        async def with_cpu() -> float:
+            before = cpu_seconds(pids[name])
+            rate = await turn()
+            each = (cpu_seconds(pids[name]) - before) / AT_ONCE[size]
+            cpu.setdefault((name, size), []).append(each)
+            return rate
+
+        return with_cpu
+
     report.title(f"runs: throughput, median of {THROUGHPUT_TURNS} turns")
     for size, at_once in AT_ONCE.items():
-
-        def throughput(
-            name: str, start: Start, size: int = size, at_once: int = at_once
-        ) -> Callable[[], Awaitable[float]]:
-            async def turn() -> float:
-                cpu_before, begun = cpu_seconds(pids[name]), time.perf_counter()
-                results = await asyncio.gather(*(start() for _ in range(at_once)))
-                elapsed = time.perf_counter() - begun
-                assert results == [sum(range(size))] * at_once
-                cpu.setdefault((name, size), []).append(
-                    (cpu_seconds(pids[name]) - cpu_before) / at_once
-                )
-                return at_once / elapsed
-
-            return turn
-
         sides = {
-            name: throughput(name, start) for name, start in starters(client, router, size).items()
+            name: measured(name, size, throughput(start, at_once, sum(range(size))))
+            for name, start in starters(client, router, size).items()
         }
         samples = await take_turns(sides, THROUGHPUT_TURNS)
         what, bar = f"{size} steps, {at_once} at once", THROUGHPUT_BARS[size]

@@ -5,8 +5,6 @@ thousand steps.
 
 import asyncio
 import statistics
-import time
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -23,13 +21,14 @@ from .bench import (
     NO_PAUSE,
     OURS,
     Report,
-    Turn,
     embedded_server,
     latency,
     routing,
     take_turns,
+    throughput,
     workers,
 )
+from .starters import by_event, by_hand
 
 TURNS = 9
 AT_ONCE = 10
@@ -83,44 +82,23 @@ async def twenty(
 ) -> None:
     """By hand, an activity a step."""
 
-    async def ours() -> int:
-        sent = events.stamp({"name": event})
-        await router.route([sent])
-        return await client.get_workflow_handle(events.run_id(function.id, sent)).result()
-
-    async def hand() -> int:
-        return await client.execute_workflow(
-            functions.HandSteps.run,
-            args=[20, slow],
-            id=str(uuid4()),
-            task_queue=functions.HAND_QUEUE,
+    sides = {
+        name: throughput(start, AT_ONCE, sum(range(20)))
+        for name, start in (
+            (OURS, by_event(client, router, function.id, event)),
+            (HAND, by_hand(client, functions.HandSteps.run, 20, slow)),
         )
-
-    def throughput(start: Callable[[], Awaitable[int]]) -> Turn:
-        async def turn() -> float:
-            begun = time.perf_counter()
-            results = await asyncio.gather(*(start() for _ in range(AT_ONCE)))
-            assert results == [sum(range(20))] * AT_ONCE
-            return AT_ONCE / (time.perf_counter() - begun)
-
-        return turn
-
-    samples = await take_turns({OURS: throughput(ours), HAND: throughput(hand)}, TURNS)
+    }
+    samples = await take_turns(sides, TURNS)
     report.compare(what, samples[OURS], samples[HAND], "runs/s", at_least=bar)
 
 
 async def parallel(report: Report, client: Client, router: Router) -> None:
-    async def ours() -> None:
-        event = events.stamp({"name": functions.PARALLEL_EVENT})
-        await router.route([event])
-        await client.get_workflow_handle(events.run_id(functions.parallel.id, event)).result()
-
-    async def hand() -> None:
-        await client.execute_workflow(
-            functions.HandParallel.run, id=str(uuid4()), task_queue=functions.HAND_QUEUE
-        )
-
-    samples = await take_turns({OURS: latency(ours), HAND: latency(hand)}, TURNS, warm_up=2)
+    sides = {
+        OURS: latency(by_event(client, router, functions.parallel.id, functions.PARALLEL_EVENT)),
+        HAND: latency(by_hand(client, functions.HandParallel.run)),
+    }
+    samples = await take_turns(sides, TURNS, warm_up=2)
     what = f"{functions.AT_ONCE} parallel steps"
     report.compare(what, samples[OURS], samples[HAND], "ms", at_most=1.2)
 

@@ -381,6 +381,11 @@ class Interrupt(BaseException):
     """
 
 
+def text_of(error: BaseException) -> str:
+    """What an error says; its type if it says nothing."""
+    return str(error) or type(error).__name__
+
+
 def _shortened(source: str, limit: int = 200) -> str:
     return repr(source if len(source) <= limit else source[: limit - 3] + "...")
 

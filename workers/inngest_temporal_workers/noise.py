@@ -14,6 +14,7 @@ from temporalio import activity
 from temporalio.exceptions import is_cancelled_exception
 
 from inngest_temporal.drivers.failures import RunFailure
+from inngest_temporal.errors import text_of
 from inngest_temporal.temporal.connection import passes
 
 TOLD_ATTEMPTS = 5
@@ -65,7 +66,7 @@ def _is_shown(record: logging.LogRecord) -> bool:
         info.activity_type,
         info.workflow_id,
         info.attempt,
-        str(error) or type(error).__name__,
+        text_of(error),
     )
     record.exc_info = None
     return True

@@ -17,7 +17,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from ulid import ULID
 
-from inngest_temporal.errors import FunctionConfigInvalidError
+from inngest_temporal.errors import FunctionConfigInvalidError, text_of
 from inngest_temporal.routing.publishing import (
     app_entity,
     document_of,
@@ -72,7 +72,7 @@ class Publisher:
                     logger.warning(
                         "The functions of app %r can't be published yet, trying again: %s",
                         self._app.app_id,
-                        str(error) or type(error).__name__,
+                        text_of(error),
                     )
                 told = True
                 await asyncio.sleep(RETRY_SECONDS)

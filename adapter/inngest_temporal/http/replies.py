@@ -11,7 +11,7 @@ from starlette.responses import Response
 from temporalio.service import RPCError
 from ulid import ULID
 
-from inngest_temporal.errors import RegistryNotReadyError, VisibilityBusyError
+from inngest_temporal.errors import RegistryNotReadyError, VisibilityBusyError, text_of
 from inngest_temporal.routing.router import refuses
 from inngest_temporal.temporal.runs import rfc3339
 
@@ -103,7 +103,7 @@ def unavailable(error: Exception) -> tuple[int, str] | None:
         _outage.tell(f"Temporal refused or did not answer: {error.status.name} {error.message}")
         return 503, "Temporal can't be reached or is overloaded; try again"
     if isinstance(error, TimeoutError) or is_connect(error):
-        _outage.tell(f"Temporal can't be reached: {str(error) or type(error).__name__}")
+        _outage.tell(f"Temporal can't be reached: {text_of(error)}")
         return 503, "Temporal can't be reached; try again"
     return None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from inngest_temporal.errors import BodyInvalidError, FunctionConfigInvalidError, SyncError
+from inngest_temporal.errors import BodyInvalidError, FunctionConfigInvalidError, SyncError, text_of
 from inngest_temporal.routing import events
 from inngest_temporal.sdk.registration import Registration, app_url, read_registration
 from inngest_temporal.sdk.signatures import canonical, sign
@@ -110,7 +110,7 @@ async def _ask(http: httpx.AsyncClient, url: str, kind: str, key: str | None) ->
             f"Nothing answers at {url} ({error}). Start the app, or correct the URL."
         ) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        problem = str(error) or type(error).__name__
+        problem = text_of(error)
         raise SyncError(f"The app at {url} did not answer properly: {problem}.") from error
 
 

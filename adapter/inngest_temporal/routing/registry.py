@@ -25,7 +25,7 @@ from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.config import FunctionConfig
-from inngest_temporal.errors import ExpressionError, FunctionConfigInvalidError
+from inngest_temporal.errors import ExpressionError, FunctionConfigInvalidError, text_of
 from inngest_temporal.expressions import Expression, compile_expression
 from inngest_temporal.expressions.syntax import Call, Const, Node, const_path
 from inngest_temporal.models import BATCH_TIMEOUT, TriggerEvent, milliseconds
@@ -429,7 +429,7 @@ class Follower:
                 if self._healthy:
                     logger.warning(
                         "The function registry can't be read, trying again: %s",
-                        str(error) or type(error).__name__,
+                        text_of(error),
                     )
                 self._healthy = False
                 delay = min(delay * 2, MAX_BACKOFF)

@@ -16,7 +16,7 @@ import httpx
 
 from inngest_temporal.drivers.failures import bounded
 from inngest_temporal.drivers.protocol import MAX_OUTPUT_BYTES, ErrorInfo, json_size
-from inngest_temporal.errors import BodyInvalidError
+from inngest_temporal.errors import BodyInvalidError, text_of
 from inngest_temporal.sdk.durations import retry_after_ms
 from inngest_temporal.sdk.ops import GatewayCall, parse_json
 
@@ -106,7 +106,7 @@ class Gateway:
             return None, _error(call, message, retriable=False)
         except (*_TRANSPORT_ERRORS, OSError) as error:
             host = httpx.URL(call.url).host
-            message = f"{host} did not answer: {str(error) or type(error).__name__}"
+            message = f"{host} did not answer: {text_of(error)}"
             return None, _error(call, message, retriable=True)
 
     async def _follow(self, call: GatewayCall) -> tuple[httpx.URL, httpx.Response, bytes]:
