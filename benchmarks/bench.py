@@ -37,7 +37,7 @@ cluster has many shards that look."""
 
 
 PATIENCE = timedelta(seconds=30)
-"""Of one call to a server that shares the machine with all else."""
+"""Limit of one call to a server that shares the machine with all else."""
 
 
 @contextlib.asynccontextmanager

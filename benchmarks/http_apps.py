@@ -40,7 +40,7 @@ JAVASCRIPT, PYTHON = "JavaScript SDK", "Python SDK"
 AT_ONCE = {0: 40, 1: 30, 5: 16, 20: 8}
 TURNS = 7
 THROUGHPUT_BARS = {JAVASCRIPT: 2.0, PYTHON: 0.8}
-"""Of 20 steps."""
+"""These hold for 20 steps."""
 LATENCY_BARS = {(JAVASCRIPT, 0): 4.0, (PYTHON, 0): 4.0, (PYTHON, 20): 3.0}
 
 

@@ -98,7 +98,7 @@ async def main(report: Report) -> None:
 
 
 async def the_lock(client: Client) -> WorkflowHandle[object, object]:
-    """Of whichever execution of it is the current one."""
+    """Whichever execution of it is the current one."""
     while True:
         async for lock in client.list_workflows("WorkflowType = 'InngestConcurrency'", limit=1):
             return client.get_workflow_handle(lock.id)
@@ -106,7 +106,7 @@ async def the_lock(client: Client) -> WorkflowHandle[object, object]:
 
 
 async def state_bytes(handle: WorkflowHandle[object, object]) -> int:
-    """Of the argument with which the lock was started or has continued as new."""
+    """Size of the argument with which the lock was started or has continued as new."""
     async for event in handle.fetch_history_events(page_size=1):
         return event.workflow_execution_started_event_attributes.input.ByteSize()
     return 0

@@ -14,7 +14,7 @@ from .bench import Start
 
 
 def by_event(client: Client, router: Router, function_id: str, name: str) -> Start:
-    """Of ours, by an event; each of these has a number of its own."""
+    """One of ours, started by an event; each event has a number of its own."""
     numbers = itertools.count()
 
     async def start() -> object:
@@ -27,7 +27,7 @@ def by_event(client: Client, router: Router, function_id: str, name: str) -> Sta
 
 
 def by_hand(client: Client, workflow: Any, *args: object) -> Start:
-    """Of a hand-written workflow."""
+    """A hand-written workflow, started by the client."""
 
     async def start() -> object:
         return await client.execute_workflow(

@@ -30,7 +30,7 @@ from inngest_temporal.temporal.connection import find_namespace
 from inngest_temporal_workers.commands.embedded import PARTITION_SETTINGS, server_program
 
 SHUTDOWN_SECONDS = 30
-"""Of a test's time, for its workers to stop when it has taken too long."""
+"""The part of a test's time in which its workers stop when it has taken too long."""
 TEARDOWN_SECONDS = 90
 _status = pytest.StashKey[int]()
 _stderr = pytest.StashKey[int]()

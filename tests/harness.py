@@ -99,6 +99,6 @@ def new_client(app_id: str = "app", **options: Any) -> inngest.Inngest:
 
 
 PATIENCE = timedelta(seconds=30)
-"""Of one call to a server that shares two cores with all else."""
+"""Limit of one call to a server that shares two cores with all else."""
 
 TRIGGER = inngest.TriggerEvent(event="test/event")

@@ -180,7 +180,7 @@ def _check_triggers(config: FunctionConfig) -> Iterator[_Problem]:
         )
     seen: set[TriggerEvent | str] = set()
     for index, trigger in enumerate(config.triggers):
-        # Of crons with the same times there can be one, whatever the jitter.
+        # Two crons with the same times are one, whatever their jitter.
         identity = trigger if isinstance(trigger, TriggerEvent) else " ".join(trigger.cron.split())
         field = f"trigger[{index}]"
         if identity in seen:

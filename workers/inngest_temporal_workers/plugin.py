@@ -202,8 +202,8 @@ SYSTEM_WORKFLOWS = [
 
 @functools.cache
 def build_id() -> str:
-    """Of a worker whose workflows are all ours. Temporal's default is a hash of all code in the
-    process, which takes as long as importing half of it."""
+    """The build id of a worker whose workflows are all ours. Temporal's default is a hash of all
+    code in the process, which takes as long as importing half of it."""
     return f"inngest-temporal-{importlib.metadata.version('inngest-temporal')}"
 
 

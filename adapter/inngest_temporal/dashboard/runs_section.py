@@ -62,7 +62,7 @@ class _Filter:
         return not (self.status or self.function or self.within or self.event)
 
     def address(self, cursor: str | None = None) -> str:
-        """Of the list, from a cursor on."""
+        """The address of the list, from a cursor on."""
         return address("/runs", **vars(self), cursor=cursor)
 
     def for_runs(self, snapshot: Snapshot | None) -> RunFilter:

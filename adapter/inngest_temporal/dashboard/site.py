@@ -247,23 +247,23 @@ _MESSAGES = {
 
 
 def address(path: str, **fields: str | None) -> str:
-    """Of a page with a query; fields that are empty are left out."""
+    """The address of a page with a query; fields that are empty are left out."""
     given = {name: value for name, value in fields.items() if value}
     return path + (f"?{urlencode(given)}" if given else "")
 
 
 def run_address(run_id: str) -> str:
-    """Of a run's page."""
+    """The address of a run's page."""
     return f"/runs/{quote(run_id, safe='')}"
 
 
 def function_address(function_id: str) -> str:
-    """Of a function's page."""
+    """The address of a function's page."""
     return f"/functions/{quote(function_id, safe='')}"
 
 
 def replay_address(replay_id: str) -> str:
-    """Of a replay's page."""
+    """The address of a replay's page."""
     return f"/replays/{quote(replay_id, safe='')}"
 
 

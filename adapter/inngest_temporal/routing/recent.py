@@ -17,7 +17,7 @@ from .reports import Outcome
 
 MAX_EVENTS = 1_000
 MAX_BYTES = 16 * 1024 * 1024
-"""Of the events' JSON; the oldest are forgotten first."""
+"""Size of all events' JSON; the oldest are forgotten first."""
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,10 @@ class RunInput:
     url: str | None = None
     """Where the function was served over HTTP when the run was created; None: it is native."""
     memos: list[Done] = field(default_factory=list)
-    """Of a rerun from a step: the steps that are not executed again, in the order in which they
+    """The steps that a rerun from a step does not execute again, in the order in which they
     ended."""
     from_step: str | None = None
-    """Of a rerun from a step: its hashed id."""
+    """Hashed id of the step from which a rerun begins."""
     inputs: dict[str, list[Any]] = field(default_factory=dict)
     """Hashed id of a step -> the arguments that its body gets in place of the handler's."""
 

@@ -53,7 +53,7 @@ async def _heal(client: Client, workflow_id: str) -> bool:
             workflow_execution=execution,
             reason="It could not be replayed.",
             workflow_task_finish_event_id=await _first_task(client, execution) + 1,
-            # Of two who notice at the same time, one resets.
+            # If two notice at the same time, one resets.
             request_id=f"heal-{found.run_id}",
             reset_reapply_type=ResetReapplyType.RESET_REAPPLY_TYPE_ALL_ELIGIBLE,
         )

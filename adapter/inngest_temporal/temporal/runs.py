@@ -79,7 +79,7 @@ class RunRecord:
     event_ids: tuple[str, ...] = ()
     """Internal ids of all its events: several if it was batched."""
     original: str | None = None
-    """Of a rerun: id of the run whose events it has."""
+    """Id of the run whose events a rerun has."""
     trigger: str = ""
     """Name of the (first) event that started it; empty if that is not known."""
 

@@ -51,7 +51,7 @@ class PendingActivity:
     started_ms: int | None
     """None: no worker has it yet."""
     details: Sequence[Any] = ()
-    """Of its last heartbeat."""
+    """What its last heartbeat told."""
 
 
 @dataclass
@@ -292,7 +292,7 @@ class _HistoryReader:
         self._apply(execution, overdue(base, details, target, timed_out(), retry_ms))
 
     def _cancelled(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        """Of a run that ends."""
+        """The run ends, so its activity was cancelled."""
         execution = self._ended_execution(given.scheduled_event_id, at_ms)
         if execution is None:
             return
@@ -402,7 +402,7 @@ class _HistoryReader:
             record.status = "Waiting"
 
     def _number(self, execution: _Execution, done: Done, index: int) -> int:
-        """Of an attempt."""
+        """The number of the attempt in which something was done."""
         request = execution.request
         if done.op.id == request.target or (self._is_http and not index):
             return request.attempt

@@ -62,7 +62,7 @@ class TraceStep:
     """When it was first asked for, or begun."""
     ended_ms: int | None = None
     attempts: tuple[Attempt, ...] = ()
-    """Of steps whose body is executed."""
+    """Only steps whose body is executed have attempts."""
     input: Any = None
     """What the step was given, as far as history tells: `{function_id, payload, ...}` of an
     invocation, `{events, if, timeout_ms}` and `{signal, ...}` of waits, `{duration_ms}` or
@@ -128,16 +128,15 @@ class Trace:
     steps: tuple[TraceStep, ...] = ()
     """In the order in which they began."""
     attempts: tuple[Attempt, ...] = ()
-    """Of the handler itself, outside steps: its failures and what followed. Empty: it never
-    failed."""
+    """The handler's own, outside steps: its failures and what followed. Empty: it never failed."""
     output: Any = None
     error: ErrorInfo | None = None
     retries: int = 0
     """Attempts after the first that each step, and the handler, may have."""
     original_run: str | None = None
-    """Of a rerun: id of the run whose events it has."""
+    """Id of the run whose events a rerun has."""
     from_step: str | None = None
-    """Of a rerun from a step: hashed id of that step."""
+    """Hashed id of the step from which a rerun began."""
     is_cron: bool = False
     is_batch: bool = False
     invoked_by: str | None = None

@@ -21,7 +21,7 @@ from .models import Attempt, StepKind, StepStatus, TraceStep
 
 INVOKE_TIMEOUT = ErrorInfo(INVOKE_TIMEOUT_NAME, INVOKE_TIMEOUT_MESSAGE)
 DEFAULT_TIMEOUT_MS = 365 * 86_400_000
-"""Of invocations and of waits for signals."""
+"""For invocations and waits for signals that set no timeout."""
 _CALLS = {
     "inngest.wait": protocol.WAIT_FOR_EVENT,
     "inngest.claim_signal": protocol.WAIT_FOR_SIGNAL,
@@ -56,7 +56,7 @@ class StepRecord:
     has_come: bool = False
     """Whether what it waits for has come."""
     remaining_ms: int = 0
-    """Of an invocation's timeout."""
+    """What is left of an invocation's timeout."""
     is_gone: bool = False
     """Whether the run that it invoked has ended, as far as is known without an answer."""
     waits_since: int = 0

@@ -178,7 +178,7 @@ async def test_a_wait_on_a_path_that_its_hub_has_no_room_for_is_found_all_the_sa
 
 
 async def test_a_known_path_needs_no_worker_and_a_new_one_is_an_error_soon(client: Client) -> None:
-    """Of a `cancel` entry, for which a sender waits."""
+    """The path of a `cancel` entry, for which a sender waits."""
     fn = new_client().create_function(
         fn_id="fn", trigger=TRIGGER, cancel=[inngest.Cancel(event="stop")]
     )(sleeping)

@@ -878,7 +878,7 @@ async def test_a_cancelled_run_keeps_its_permit_until_its_step_has_ended(
 
 
 async def cancel_is_requested(run: Any) -> bool:
-    """Of its activity."""
+    """Whether its activity was asked to stop."""
     return any(
         [
             e.HasField("activity_task_cancel_requested_event_attributes")

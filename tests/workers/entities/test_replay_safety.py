@@ -194,7 +194,7 @@ async def test_a_lock_replays_after_a_slow_call_that_passes_a_permit_on(
 
 
 async def failures(histories: list[WorkflowHistory]) -> dict[str, str]:
-    """Of those that do not replay, or that live workers could not replay: why."""
+    """Why histories do not replay, or could not be replayed by live workers, by workflow id."""
     replayer = Replayer(workflows=[], plugins=[InngestPlugin(FUNCTIONS)])
     found = {each.workflow_id: "failed live" for each in histories if failed_for_ever(each)}
     for history in histories:

@@ -17,7 +17,7 @@ from inngest_temporal_workers.http.gateway import MAX_REDIRECTS, Gateway
 from tests.tiny_http import Asked, Server, reply, serving
 
 CERTIFICATE = Path(__file__).parent / "gateway_test.pem"
-"""Of `gateway.test`, with its key."""
+"""The certificate of `gateway.test`, with its key."""
 HERE = AddressPolicy.from_env(dev=False, environ={"INNGEST_TEMPORAL_GATEWAY_ALLOW": "127.0.0.1"})
 SECRET = "sk-very-secret"
 

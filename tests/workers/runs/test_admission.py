@@ -107,7 +107,7 @@ async def more(count: Any, than: int) -> bool:
 async def test_a_place_that_a_lost_task_asked_for_is_not_given_back_when_it_is_to_be_asked_for(
     client: Client,
 ) -> None:
-    """Of a limit for whole runs, behind a throttle."""
+    """A place under a limit for whole runs, behind a throttle."""
 
     @new_client().create_function(
         fn_id="fn",

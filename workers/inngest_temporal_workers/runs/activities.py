@@ -220,7 +220,7 @@ class RunActivities:
                 return
             if error.status != RPCStatusCode.INVALID_ARGUMENT:
                 raise
-            # Of one that has had 10,000 signals, too: it will take no more, and finds out by
+            # One that has had 10,000 signals will take no more either, and finds out by
             # itself.
             activity.logger.error(
                 "Temporal refuses the answer to step %s of run %s: %s",

@@ -39,7 +39,7 @@ MAX_TOGETHER = 100
 STALE_SECONDS = 20.0
 """Age of an activity, by two clocks, from which Temporal is asked whether it still counts."""
 SDK_EVERY = 3
-"""Of so many regular heartbeats one is the SDK's own, which it needs to see within the activity's
+"""One in so many regular heartbeats is the SDK's own, which it needs to see within the activity's
 heartbeat timeout."""
 ORDERING_PAUSE = 0.3
 """Seconds that the SDK's own heartbeat has to arrive before the next one of ours, which is newer:

@@ -90,7 +90,7 @@ class RunWorkflow:
         self._executing = Executing(self._memory, self._calls)
         self._waiting = StepWaits(self._given, self._calls, self._expects)
         self._inputs = dict(self._given.inputs)
-        """Of the steps that have not ended."""
+        """The arguments of steps that have not ended."""
         self._attempt = 0
         """Number of the handler's attempt."""
         self._losses = Losses()

@@ -96,7 +96,7 @@ class RunView(Body):
     started_at: str
     ended_at: str | None
     original_run_id: str | None
-    """Of a rerun: the run whose events it has."""
+    """The run whose events a rerun has."""
     output: Any = None
     """What a completed run returned; in lists only on request."""
     error: ErrorView | None = None
