@@ -107,7 +107,11 @@ class RunFilter:
     """What is no function of `app`, although its id begins so (`Snapshot.look_alikes`)."""
 
     def query(self, now: datetime) -> str:
-        """In Temporal's words. A status that only our memo tells finds more than it should."""
+        """In Temporal's words. A status that only our memo tells finds more than it should. Raises
+        `BodyInvalidError` for a text that can't be part of an id."""
+        ids = {"app": self.app, "function": self.function, "event": self.event_id}
+        for field, text in ids.items():
+            events.check_id(field, text or "", names.MAX_FUNCTION_ID_BYTES)
         parts = [NO_ENTITIES]
         if self.function is None and self.event_id is None:
             parts.append(self._on_our_queues())
@@ -177,7 +181,8 @@ async def list_runs(
     those that have ended, the latest end first.
 
     New runs don't move what a cursor stands for; a run that ends meanwhile may be met twice.
-    `limit`: 1 to `MAX_PAGE`. Raises `CursorInvalidError`, `VisibilityBusyError`, `RPCError`.
+    `limit`: 1 to `MAX_PAGE`. Raises `BodyInvalidError`, `CursorInvalidError`,
+    `VisibilityBusyError`, `RPCError`.
     """
     token = b"" if cursor is None else _token(cursor, filter)
     # Whoever asks in the same second asks the same query, and shares its answer.

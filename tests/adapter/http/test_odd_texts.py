@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from temporalio.client import Client
 
@@ -48,6 +48,25 @@ async def test_a_nul_is_refused_with_the_name_of_the_field(
     assert reply.json()["error"] == f"{field} must not contain a NUL character"
 
 
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v2/runs?app=a%00", "app"),
+        ("/v2/runs?function=app-f%00", "function"),
+        ("/v2/apps/app/functions/f%00/runs", "function"),
+        ("/runs?function=app-f%00", "function"),
+        ("/runs?event=01%00", "event"),
+    ],
+)
+async def test_no_list_is_asked_for_runs_of_an_id_with_a_nul(
+    client: Client, path: str, field: str
+) -> None:
+    async with http(client) as api:
+        reply = await api.get(path)
+    assert reply.status_code == 400
+    assert f"{field} must not contain a NUL character" in reply.text
+
+
 async def test_an_id_that_is_too_long_is_refused(client: Client) -> None:
     body = {"app_id": "app", "function_id": "f" * 901, "started_before": PAST}
     async with http(client) as api:
@@ -57,6 +76,8 @@ async def test_an_id_that_is_too_long_is_refused(client: Client) -> None:
 
 
 @given(text=ODD)
+@example(text="a\0b")
+@example(text="é" * 1200)
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -79,9 +100,25 @@ async def test_no_text_is_an_error_of_ours(client: Client, text: str) -> None:
         ("POST", "/v1/cancellations", cancellation | {"started_before": text}),
         ("POST", "/v1/cancellations", cancellation | {"if": text}),
         ("POST", "/v1/signals", {"signal": text, "data": text}),
+        ("GET", f"/v2/apps/{in_path}/functions/{in_path}", None),
+        *(("GET", f"/{page}/{in_path}", None) for page in ("runs", "functions", "replays")),
     ]
     async with http(client) as api:
         for method, path, body in requests:
             content = None if body is None else json.dumps(body).encode()
             reply = await api.request(method, path, content=content)
             assert reply.status_code < 500, (method, path, body, reply.text)
+
+
+@pytest.mark.parametrize("text", ["it's \\ 100%", "é" * 400, "\ud800"])
+async def test_no_text_is_an_error_of_ours_in_what_a_list_is_asked_for(
+    client: Client, text: str
+) -> None:
+    """Few of them: a process asks Temporal for few lists in a second."""
+    asked = quote(text, safe="", errors="replace")
+    paths = [f"/v2/runs?{field}={asked}" for field in ("app", "function", "cursor")]
+    paths += [f"/runs?{field}={asked}" for field in ("function", "event", "cursor")]
+    async with http(client) as api:
+        for path in [*paths, f"/v2/apps/{asked}/functions/{asked}/runs"]:
+            reply = await api.get(path)
+            assert reply.status_code < 500, (path, reply.text)
