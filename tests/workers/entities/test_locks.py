@@ -6,7 +6,7 @@ import functools
 import threading
 import time
 import types
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -26,6 +26,7 @@ from inngest_temporal.routing import events
 from inngest_temporal.routing.locks import (
     GRANTED,
     LimitSettings,
+    LockNeed,
     LockRequest,
     Locks,
     limits_of,
@@ -921,6 +922,34 @@ async def test_a_batch_is_queued_by_when_it_was_started_not_by_the_time_of_its_e
     assert begun == [0, 1, 2, 3]
 
 
+async def test_runs_wait_in_the_order_of_their_creation_whoever_asks_first(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_in_order(monkeypatch, 4, newest_first=True)
+    begun: list[Any] = []
+    release = asyncio.Event()
+
+    @new_client().create_function(
+        fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=1)]
+    )
+    async def fn(ctx: inngest.Context) -> None:
+        async def work() -> None:
+            begun.append(ctx.event.data["n"])
+            async with asyncio.timeout(60):
+                await release.wait()
+
+        await ctx.step.run("work", work)
+
+    async with running(client, fn) as app:
+        for n in range(4):
+            await app.send("test/event", {"n": n})
+        await until(lambda: begun)
+        await until(lambda: _waiting(client, fn.id, 3))
+        release.set()
+        await until(lambda: len(begun) == 4)
+    assert begun == [3, 0, 1, 2]
+
+
 # Throttle.
 
 
@@ -1084,16 +1113,42 @@ async def test_a_singleton_that_cancels_hands_over_to_the_newest(client: Client)
     assert set(cancelled) == {app.run_of(fn, one).id for one in sent[:2]}
 
 
+def ask_in_order(monkeypatch: pytest.MonkeyPatch, count: int, *, newest_first: bool) -> None:
+    """Each lock hears of so many runs in this order of their age, wherever else they were held
+    up."""
+    ask, came, told = Locks.ask, defaultdict[str, set[Any]](set), defaultdict[str, set[Any]](set)
+
+    async def in_turn(self: Locks, need: LockNeed, request: LockRequest) -> str:
+        age = (request.created_ms, request.run)
+        if not request.acquire or age in told[need.lock]:
+            return await ask(self, need, request)
+        came[need.lock].add(age)
+
+        def is_next() -> bool:
+            left = sorted(came[need.lock] - told[need.lock], reverse=newest_first)
+            return len(came[need.lock]) == count and left[0] == age
+
+        await until(is_next)
+        answer = await ask(self, need, request)
+        told[need.lock].add(age)
+        return answer
+
+    monkeypatch.setattr(Locks, "ask", in_turn)
+
+
 @pytest.mark.parametrize("mode", ["cancel", "skip"])
 async def test_after_an_outage_a_singleton_goes_by_the_age_of_runs(
     client: Client, monkeypatch: pytest.MonkeyPatch, mode: Any
 ) -> None:
-    """Whoever reaches the lock first: with `cancel` the newest run wins, with `skip` the oldest."""
+    """Whoever reaches the lock first: with `cancel` the newest run wins, with `skip` the oldest.
+    None of the others begins."""
     monkeypatch.setattr(admission, "LATE_MS", 0)
     monkeypatch.setattr(locks, "GATHER_MS", 4_000)
-    keys, each = 4, 4
+    keys, each = 2, 4
+    ask_in_order(monkeypatch, each, newest_first=mode == "skip")
     winner = each - 1 if mode == "cancel" else 0
     release = asyncio.Event()
+    begun: list[Any] = []
 
     @new_client().create_function(
         fn_id="fn",
@@ -1101,8 +1156,10 @@ async def test_after_an_outage_a_singleton_goes_by_the_age_of_runs(
         singleton=inngest.Singleton(mode=mode, key="event.data.key"),
     )
     async def fn(ctx: inngest.Context) -> Any:
-        async with asyncio.timeout(60):
-            await release.wait()
+        begun.append(ctx.event.data["n"])
+        if ctx.event.data["n"] == winner:
+            async with asyncio.timeout(60):
+                await release.wait()
         return ctx.event.data["n"]
 
     async with running(client, fn) as app:
@@ -1117,6 +1174,7 @@ async def test_after_an_outage_a_singleton_goes_by_the_age_of_runs(
         release.set()
         assert await results(app, fn, winners) == [winner] * keys
     assert not any(isinstance(value, int) for value in ended)
+    assert set(begun) == {winner}
 
 
 # Priority.
