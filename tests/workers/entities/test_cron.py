@@ -571,6 +571,22 @@ async def test_a_tick_before_its_function_is_in_the_registry_waits_for_it(client
     assert await tick.result() in [run.id for run in await until(lambda: runs_of(client, "app-fn"))]
 
 
+async def test_a_tick_at_which_the_wall_clock_shows_another_time_starts_nothing(
+    client: Client,
+) -> None:
+    """A schedule has the times of summer and of winter, and only one of them counts."""
+    cron = "TZ=Europe/Berlin 0 9 * * *"
+    async with running(client, ticking([], TriggerCron(cron=cron))):
+        tick = ScheduleActivities(client, Follower(client)).tick
+        [trigger] = cron_triggers([app(cron).to_json()]).values()
+        started = []
+        for month, hour in itertools.product((1, 7), (7, 8)):
+            at = datetime(2027, month, 1, hour, tzinfo=UTC).timestamp()
+            if (await tick(trigger, at, at))["run"] is not None:
+                started.append((month, hour))
+    assert started == [(1, 8), (7, 7)]
+
+
 async def test_a_tick_passes_the_gates(client: Client) -> None:
     @new_client().create_function(
         fn_id="fn",
