@@ -1,6 +1,7 @@
 """What one execution of a handler changes is not seen by the next one, and its hooks and its code
 see the same context variables."""
 
+import asyncio
 import contextvars
 from typing import Any
 
@@ -108,6 +109,24 @@ def test_hooks_of_an_async_function_share_its_context_variables(middleware: Any)
     result = trigger(fn, order())
     assert result.status is Status.COMPLETED, result.error
     assert seen == ["t1", "t1"]
+
+
+@pytest.mark.parametrize("middleware", [Async, Sync])
+def test_hooks_share_their_context_variables_with_each_other_in_all_branches_of_a_handler(
+    middleware: Any,
+) -> None:
+    """What a branch executes is in a task, which has a copy of the variables."""
+
+    @function(middleware=[middleware])
+    async def fn(ctx: inngest.Context) -> Any:
+        def fail() -> None:
+            raise inngest.NonRetriableError("no")
+
+        steps = ctx.step.run("a", lambda: "a"), ctx.step.run("b", fail)
+        return [str(each) for each in await asyncio.gather(*steps, return_exceptions=True)]
+
+    result = trigger(fn, order())
+    assert (result.status, result.output) == (Status.COMPLETED, ["a", "no"]), result.error
 
 
 def test_hooks_of_a_sync_function_share_its_context_variables() -> None:

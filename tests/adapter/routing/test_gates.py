@@ -380,12 +380,15 @@ async def test_a_rate_limit_counts_each_event_of_a_debounce(skipping: Skipping) 
 async def test_all_invokers_that_a_debounced_run_stands_for_are_answered_by_it(
     skipping: Skipping,
 ) -> None:
+    """Also those whose event is older than one that came before."""
     fn = function(debounce=Debounce(period=10 * SECOND))
-    for n in range(2):
-        await skipping.send(fn, event(n=n), Invoker(f"run-{n}", "step"))
+    ts = events.stamp({"name": "x"}).event["ts"]
+    for n, age in enumerate((1, 0, 2)):
+        await skipping.send(fn, event(n=n, ts=ts - age), Invoker(f"run-{n}", "step"))
     await skipping.settled()
     [(_, started)] = skipping.started
-    assert started.invokers == [Invoker("run-0", "step"), Invoker("run-1", "step")]
+    assert [entry.event["data"]["n"] for entry in started.entries] == [1]
+    assert started.invokers == [Invoker(f"run-{n}", "step") for n in range(3)]
 
 
 async def test_a_changed_period_applies_at_once(skipping: Skipping) -> None:

@@ -96,17 +96,20 @@ async def test_it_says_that_it_is_ready_when_every_ingress_has_looked_at_the_reg
     temporal_address: str,
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """An ingress's own follower, which is never told to look, knows the functions by then."""
+    """An ingress's own follower, which is never told to look, knows the functions by then, and
+    nothing is printed before."""
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_address)
     monkeypatch.setenv("TEMPORAL_NAMESPACE", client.namespace)
     async with Follower(client) as ingress:
         before = await ingress.ready(30)
         assert before.function("app-fn") is None
         async with started() as process:
-            await until(lambda: is_ready(process), 90)
+            await until(lambda: "Functions of app.py" in capsys.readouterr().out, 90)
             assert ingress.snapshot is not None
             assert ingress.snapshot.function("app-fn") is not None
+            await until(lambda: is_ready(process))
 
 
 async def test_health_and_ready_tell_whether_the_process_lives_and_events_reach_it(
