@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import random
+import shlex
 import shutil
 import sys
 import tempfile
@@ -47,7 +48,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pause", type=float, default=5, help="seconds between faults")
     parser.add_argument("--burners", type=int, default=0, help="processes that only take time")
     parser.add_argument("--directory", type=Path, help="kept; without it, kept if there are faults")
-    return parser.parse_args()
+    parser.add_argument(
+        "--server",
+        metavar="COMMAND",
+        help="starts Temporal, on Postgres for instance, with an empty namespace `default`; without"
+        " it, the embedded server on a file",
+    )
+    parser.add_argument("--address", metavar="HOST:PORT", help="where that server listens")
+    options = parser.parse_args()
+    if (options.server is None) != (options.address is None):
+        parser.error("--server and --address go together")
+    return options
 
 
 async def chaos(options: argparse.Namespace, directory: Path) -> bool:
@@ -58,7 +69,8 @@ async def chaos(options: argparse.Namespace, directory: Path) -> bool:
 
     chance = random.Random(options.seed)
     journal = verify.Journal(Path(os.environ["CHAOS_JOURNAL"]))
-    world = World(directory, random.Random(options.seed + 1), options.burners)
+    server = options.server and (options.address, shlex.split(options.server))
+    world = World(directory, random.Random(options.seed + 1), options.burners, server)
     sender = Sender(chance, world.urls)
 
     def missing() -> "list[Sent]":

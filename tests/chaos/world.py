@@ -112,14 +112,21 @@ class Part:
 class World:
     """Temporal on a database file, ingresses, workers, and burners that take time from them all."""
 
-    def __init__(self, directory: Path, chance: random.Random, burners: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        chance: random.Random,
+        burners: int,
+        server: tuple[str, list[str]] | None = None,
+    ) -> None:
+        """`server`: address and command of a Temporal server in place of the embedded one."""
         self.faults: Counter[str] = Counter()
         self.surprises: list[str] = []
         """Processes that ended by themselves."""
         self._chance = chance
         self._directory = directory
         self._version = "1"
-        self._address = f"127.0.0.1:{free_port()}"
+        self._address, command = server or _embedded_server(directory / "temporal.db")
         self._ports = [free_port() for _ in range(INGRESSES)]
         self._environ = {
             key: value
@@ -129,17 +136,17 @@ class World:
         self._environ["PYTHONPATH"] = str(ROOT)
         self._environ["CHAOS_JOURNAL"] = notes.JOURNAL
         self._burners = [Part(f"burner-{n}", _BURN, Path(os.devnull), {}) for n in range(burners)]
-        self.temporal = self._part("temporal", *self._temporal_command())
-        command = program("inngest-temporal")
+        self.temporal = self._part("temporal", *command)
+        ours = program("inngest-temporal")
         self.ingresses = [
-            self._part(f"ingress-{n}", command, "ingress", "--port", str(port))
+            self._part(f"ingress-{n}", ours, "ingress", "--port", str(port))
             for n, port in enumerate(self._ports)
         ]
         app = str(Path(functions.__file__))
-        worker = (command, "worker", app, "--retry-interval", "0.5", "--grace", "5")
+        worker = (ours, "worker", app, "--retry-interval", "0.5", "--grace", "5")
         self.workers = [self._part(f"worker-{n}", *worker) for n in range(WORKERS)]
         # Longer pauses: that an app does not answer counts as an attempt.
-        caller = (command, "worker", "--http", "--retry-interval", "2", "--grace", "5")
+        caller = (ours, "worker", "--http", "--retry-interval", "2", "--grace", "5")
         self.callers = [self._part(f"caller-{n}", *caller) for n in range(CALLERS)]
         self._app_port = free_port()
         module = (sys.executable, "-m", http_app.__name__)
@@ -250,14 +257,14 @@ class World:
     def _part(self, name: str, *command: str, **environ: str) -> Part:
         return Part(name, command, self._directory / f"{name}.log", self._environ | environ)
 
-    def _temporal_command(self) -> list[str]:
-        port = self._address.rpartition(":")[2]
-        return [
-            *(program("temporal"), "server", "start-dev", "--headless", "--ip", "127.0.0.1"),
-            *("--port", port, "--db-filename", str(self._directory / "temporal.db")),
-            *("--log-level", "error"),
-            *("--dynamic-config-value", "history.transferProcessorMaxPollRPS=1000"),
-        ]
+
+def _embedded_server(file: Path) -> tuple[str, list[str]]:
+    port = str(free_port())
+    return f"127.0.0.1:{port}", [
+        *(program("temporal"), "server", "start-dev", "--headless", "--ip", "127.0.0.1"),
+        *("--port", port, "--db-filename", str(file), "--log-level", "error"),
+        *("--dynamic-config-value", "history.transferProcessorMaxPollRPS=1000"),
+    ]
 
 
 _BURN = (sys.executable, "-I", "-S", "-c", "while True: pass")
