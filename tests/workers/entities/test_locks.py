@@ -1164,9 +1164,13 @@ async def test_after_an_outage_a_singleton_goes_by_the_age_of_runs(
 
     async with running(client, fn) as app:
         pass
+    # The later a run was created, the sooner its id comes in the order of the alphabet.
+    named = [events.stamp({"name": "test/event", "id": f"{n}"}) for n in range(keys * each)]
+    named.sort(key=lambda one: events.run_id(fn.id, one), reverse=True)
     sent = []
-    for n in range(each):  # nobody works
-        sent += await send(app, *({"key": key, "n": n} for key in range(keys)))
+    for index, one in enumerate(named):  # nobody works
+        n, key = divmod(index, keys)
+        sent.append(await app.send("test/event", {"key": key, "n": n}, id=one.event["id"]))
     winners = sent[winner * keys : (winner + 1) * keys]
     async with running(client, fn) as app, asyncio.timeout(90):
         others = [app.run_of(fn, one).result() for one in sent if one not in winners]
