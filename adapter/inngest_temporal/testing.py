@@ -1,7 +1,8 @@
 """Test functions without a server.
 
-    result = trigger(fulfil_order, inngest.Event(name="shop/order.created"), step_stubs={"payment":
-    Timeout}) assert result.status is Status.COMPLETED
+    event = inngest.Event(name="shop/order.created")
+    result = trigger(fulfil_order, event, step_stubs={"payment": Timeout})
+    assert result.status is Status.COMPLETED
 
 The function is executed by the same driver as in a worker, pass after pass. `step.run` executes for
 real unless it has a stub, sleeps are skipped, and a wait or an invocation needs a stub. What fails
