@@ -62,6 +62,6 @@ async def serving(
 
 def reply(status: int = 200, body: bytes | str = b"", **headers: str) -> bytes:
     raw = body.encode() if isinstance(body, str) else body
-    lines = [f"HTTP/1.1 {status} X", f"content-length: {len(raw)}"]
+    lines = [f"HTTP/1.1 {status} X", f"content-length: {len(raw)}", "connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + raw
