@@ -109,8 +109,9 @@ def _ends(config: FunctionConfig) -> Iterator[Saying]:
 
 
 def _concurrency(limit: Concurrency) -> Markup:
-    what = "runs under way" if limit.level == "fn" else "at once"
-    text = Markup("at most {} {}").format(limit.limit, what) + _each(limit.key)
+    is_of_runs = limit.level == "fn"
+    most = f"{_runs(limit.limit)} under way" if is_of_runs else f"{limit.limit:,} at once"
+    text = Markup("at most {}").format(most) + _each(limit.key)
     return text + Markup(", {}").format(_SCOPES[limit.scope]) if limit.scope in _SCOPES else text
 
 

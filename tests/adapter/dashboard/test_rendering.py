@@ -130,7 +130,7 @@ def test_a_configuration_is_said_in_words() -> None:
     ]
     assert [f"{each.about}: {text_of(each.text)}" for each in sayings(config)] == [
         "Concurrency: at most 10 at once for each event.data.customer",
-        "Concurrency: at most 1 runs under way",
+        "Concurrency: at most 1 run under way",
         "Throttle: starts at most 100 runs in 1 min, 5 at once; further runs wait",
         "Rate limit: at most 1 run in 1 h; further events start none",
         "Idempotency: one run in 24 hours for each event.data.id",
