@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from temporalio.client import Client, WorkflowHandle
+from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 
 import inngest_temporal as inngest
 from inngest_temporal.routing import events
@@ -92,6 +92,15 @@ async def registered(run: WorkflowHandle[Any, Any], count: int = 1) -> None:
             count -= event.HasField("timer_started_event_attributes")
             if not count:
                 return
+
+
+def kinds(history: WorkflowHistory) -> str:
+    """The activities in their order: `l`ocal ones and `r`egular ones."""
+    kind = {
+        "marker_recorded_event_attributes": "l",
+        "activity_task_scheduled_event_attributes": "r",
+    }
+    return "".join(kind.get(str(event.WhichOneof("attributes")), "") for event in history.events)
 
 
 def new_client(app_id: str = "app", **options: Any) -> inngest.Inngest:

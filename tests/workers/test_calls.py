@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from temporalio import activity, workflow
-from temporalio.client import Client, WorkflowHistory
+from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Replayer, Worker
 
 import inngest_temporal as inngest
 from inngest_temporal_workers.calls import MAX_ROUNDS, Calls
-from tests.harness import TRIGGER, new_client, running
+from tests.harness import TRIGGER, kinds, new_client, running
 
 ROUND = 0.2
 """Seconds: what begins later by so much is not of the same round."""
@@ -49,15 +49,6 @@ class Caller:
 async def worker(client: Client) -> AsyncIterator[Client]:
     async with Worker(client, task_queue="calls", workflows=[Caller], activities=[call]):
         yield client
-
-
-def kinds(history: WorkflowHistory) -> str:
-    """The activities in their order: `l`ocal ones and `r`egular ones."""
-    kind = {
-        "marker_recorded_event_attributes": "l",
-        "activity_task_scheduled_event_attributes": "r",
-    }
-    return "".join(kind.get(str(event.WhichOneof("attributes")), "") for event in history.events)
 
 
 async def called(client: Client, *chains: list[float]) -> str:

@@ -47,6 +47,11 @@ class Calls:
             self._ended = True
 
     @property
+    def is_new_task(self) -> bool:
+        """Whether no local activity has begun in this workflow task."""
+        return not self._rounds
+
+    @property
     def may_be_local(self) -> bool:
         """Whether there is time for a local activity in this workflow task."""
         return self._rounds + self._ended <= MAX_ROUNDS

@@ -210,6 +210,8 @@ class Progress:
     """With `lost` or `unstarted`: the step whose body was, or is, under way, if that is known."""
     unheard: bool = False
     """With `returned`, in a workflow task: no function and no wait listens for the ends of runs."""
+    unheard_ms: int | None = None
+    """With `returned`, by an activity: when nobody listened for them, by Temporal's clock."""
     version: int | None = None
     """Over HTTP: the version of the protocol with which the app answered."""
 

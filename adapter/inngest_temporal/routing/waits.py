@@ -35,6 +35,8 @@ from inngest_temporal.models import Cancel, milliseconds
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.entity import EntityHandle
 
+from . import events
+
 CANCEL: Final = "cancel:"
 """Begins the id of a wait that cancels its run."""
 NO_CONDITION = WaitCondition("", None, None, {})
@@ -46,6 +48,9 @@ BELIEF_SECONDS = 0.25
 SETTLING_SECONDS = 0.35
 """How long the first wait by a path waits after adding that to the hub, until nobody believes what
 was there before."""
+UNHEARD_SECONDS = 1.0
+"""How long a run believes that nobody listens for its end; the first wait for the ends of runs by a
+path waits longer by as much."""
 MAX_READ = 10_000
 """Hubs that a process remembers."""
 NAMING_SECONDS = 2.0
@@ -254,7 +259,8 @@ class Waits:
     async def _update_hub(self, event_name: str, path: str) -> None:
         hub = self._hub(event_name)
         await hub.update_with_start("add_path", path, type(None))
-        await asyncio.sleep(SETTLING_SECONDS)
+        is_believed = event_name == events.FINISHED
+        await asyncio.sleep(SETTLING_SECONDS + (UNHEARD_SECONDS if is_believed else 0))
         await hub.update_with_start("settle_path", path, type(None))
         self._known[event_name, path] = time.monotonic()
 

@@ -26,11 +26,13 @@ from inngest_temporal.drivers.protocol import (
 )
 from inngest_temporal.http.checkpoints import Committed
 from inngest_temporal.routing.registry import Follower
+from inngest_temporal.routing.router import Router
 from inngest_temporal.sdk.replies import Answer, read_reply
 from inngest_temporal.sdk.requests import HttpCall, execution_call
 from inngest_temporal.wire import from_wire, to_wire
 from inngest_temporal_workers.runs.checkpoints import is_stale
 from inngest_temporal_workers.runs.executions import RunSettings
+from inngest_temporal_workers.runs.hearing import with_listeners
 from inngest_temporal_workers.runs.heartbeats import Heartbeats
 from inngest_temporal_workers.runs.memory import Memories, RunMemory
 
@@ -50,6 +52,7 @@ class HttpExecutions:
     client: Client
     settings: RunSettings
     registry: Follower
+    router: Router
     caller: AppCaller
     gateway: Gateway
     dispatches: Dispatches
@@ -69,8 +72,11 @@ class HttpExecutions:
     @activity.defn(name="inngest.execute")
     async def execute(self, wire: dict[str, Any]) -> dict[str, Any]:
         """One execution: an `ExecutionRequest`, answered with `Progress`, both as JSON."""
-        request = from_wire(ExecutionRequest, wire)
-        answer: dict[str, Any] = to_wire(await self._progress(request))
+        begun = time.monotonic()
+        progress = await self._progress(from_wire(ExecutionRequest, wire))
+        answer: dict[str, Any] = to_wire(
+            await with_listeners(progress, self.router.is_heard, begun)
+        )
         return answer
 
     async def _progress(self, request: ExecutionRequest) -> Progress:

@@ -81,6 +81,7 @@ class HttpAppsPlugin(SimplePlugin):
             client,
             self._runs,
             self._follower,
+            router,
             self._caller,
             self._gateway,
             self._dispatches,

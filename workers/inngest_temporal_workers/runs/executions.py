@@ -14,7 +14,6 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.service import RPCError
 
 from inngest_temporal.drivers.local import Execution, Given, Ledger
 from inngest_temporal.drivers.protocol import (
@@ -41,6 +40,7 @@ from inngest_temporal.wire import from_wire, to_wire
 from .checkpoints import Checkpoints, is_stale
 from .failing import log_failure
 from .first import LOCAL_SECONDS, FirstSteps, Paces
+from .hearing import are_ends_heard, with_listeners
 from .heartbeats import Heartbeats
 from .limits import within_limits
 from .memory import MemoCache, Memories, RunMemory
@@ -48,8 +48,6 @@ from .retries import retry_ms
 
 MAX_KEPT = 1_000
 """Answers from inside workflow tasks that are kept."""
-HEARD_SECONDS = 1.0
-"""Time in which it is found out, inside a workflow task, whether somebody listens for its end."""
 LATE_MS = 5_000
 """Age of a workflow task, by two clocks, from which no step is executed inside it: Temporal gives a
 task to another worker after 10 seconds."""
@@ -93,6 +91,7 @@ class ExecutionActivities:
     @activity.defn(name="inngest.execute")
     async def execute(self, wire: dict[str, Any]) -> dict[str, Any]:
         """One execution: an `ExecutionRequest`, answered with `Progress`, both as JSON."""
+        begun = time.monotonic()
         request = from_wire(ExecutionRequest, wire)
         info = activity.info()
         part = self.parts.get(info.workflow_type or "")
@@ -106,7 +105,8 @@ class ExecutionActivities:
             return _as_dict(Progress(unstarted=text, forgotten=True))
         if info.is_local:
             return _as_dict(await self._execute_locally(part, request, memory))
-        return _as_dict(await self._execute(part, request, memory))
+        progress = await self._execute(part, request, memory)
+        return _as_dict(await with_listeners(progress, self.router.is_heard, begun))
 
     def _missing(self, function_id: str) -> Progress:
         snapshot = self.router.snapshot
@@ -137,7 +137,7 @@ class ExecutionActivities:
         progress = self._progress(part, request, memory, execution, outcome)
         if progress.done:
             self._keep(key, progress)
-        if progress.returned is None or await self._ends_are_heard():
+        if progress.returned is None or await are_ends_heard(self.router.is_heard):
             return progress
         return replace(progress, unheard=True)
 
@@ -147,14 +147,6 @@ class ExecutionActivities:
         self._executed[key] = progress
         if len(self._executed) > MAX_KEPT:
             del self._executed[next(iter(self._executed))]
-
-    async def _ends_are_heard(self) -> bool:
-        """Whether somebody listens for the ends of runs, or may."""
-        try:
-            async with asyncio.timeout(HEARD_SECONDS):
-                return await self.router.is_heard(events.FINISHED)
-        except (RPCError, TimeoutError):
-            return True  # what was executed must not be lost for that
 
     async def _execute(
         self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory

@@ -14,7 +14,7 @@ REGISTRATION_TIME = timedelta(minutes=1)
 
 
 def now_ms() -> int:
-    """For durations and what people see; nothing may be decided by it."""
+    """For durations and what people see. Nothing may be decided by it but what a comment proves."""
     return round(workflow.time() * 1000)
 
 

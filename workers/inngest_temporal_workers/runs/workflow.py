@@ -39,7 +39,7 @@ from inngest_temporal.drivers.protocol import (
     Returned,
 )
 from inngest_temporal.routing.run_input import RunInput
-from inngest_temporal.routing.waits import Delivery
+from inngest_temporal.routing.waits import UNHEARD_SECONDS, Delivery
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.calls import Calls
 
@@ -95,7 +95,9 @@ class RunWorkflow:
         """Number of the handler's attempt."""
         self._losses = Losses()
         self._unheard = False
-        """Whether nobody but its invoker listens for the run's end."""
+        """Whether nobody but its invoker listens for the run's end, as of this workflow task."""
+        self._unheard_ms: int | None = None
+        """When nobody did, by Temporal's clock."""
 
     @workflow.run
     async def run(self, given: dict[str, Any]) -> Any:
@@ -233,7 +235,7 @@ class RunWorkflow:
                 planned = True
         if any(done.error is not None and done.retry_ms is None for done in progress.done):
             planned = False  # the handler is to be told of an error beside those
-        self._unheard = progress.unheard
+        self._unheard, self._unheard_ms = progress.unheard, progress.unheard_ms
         if progress.lost is not None:
             return None, await self._after_loss(progress, target, attempt)
         if target is not None and all(done.op.id != target.id for done in progress.done):
@@ -470,7 +472,7 @@ class RunWorkflow:
         waits = self._waiting.mailboxes | {
             wait: [mailbox] for wait, mailbox in self._given.cancels.items()
         }
-        is_told = status != "Completed" or not self._unheard or self._given.invoker is not None
+        is_told = status != "Completed" or self._given.invoker is not None or not self._is_unheard()
         if is_told or waits or self._waiting.signals:
             result: dict[str, Any] = {
                 "status": status,
@@ -485,6 +487,17 @@ class RunWorkflow:
                 result["error"] = protocol.memo_to_json(Memo(error=error))["error"]
             await self._call("inngest.finish", result)
         self.settings.cache.forget(workflow.info().run_id)
+
+    def _is_unheard(self) -> bool:
+        """Whether nobody but its invoker listens for the run's end.
+
+        The clock of the task may decide here. Replay could see a later one only if this task were
+        heartbeated: what is still believed ends the run at once, without a call that could make it
+        so, and what is too old stays too old.
+        """
+        if self._unheard_ms is None or not self._calls.is_new_task:
+            return self._unheard
+        return now_ms() - self._unheard_ms < UNHEARD_SECONDS * 1000
 
     # What activities of other processes ask.
 

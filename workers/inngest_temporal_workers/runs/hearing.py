@@ -1,0 +1,42 @@
+"""Whether anybody listens for the ends of runs: if nobody does, a run ends without a last call."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from temporalio import activity
+from temporalio.service import RPCError
+
+from inngest_temporal.drivers.protocol import Progress
+from inngest_temporal.routing import events
+
+HEARD_SECONDS = 1.0
+"""Time in which it is found out."""
+IsHeard = Callable[[str], Awaitable[bool]]
+"""`Router.is_heard`."""
+
+
+async def are_ends_heard(is_heard: IsHeard) -> bool:
+    """Whether somebody listens for the ends of runs, or may."""
+    try:
+        async with asyncio.timeout(HEARD_SECONDS):
+            return await is_heard(events.FINISHED)
+    except (RPCError, TimeoutError):
+        return True  # what was executed must not be lost for that
+
+
+async def with_listeners(progress: Progress, is_heard: IsHeard, begun: float) -> Progress:
+    """The answer of a regular activity, which began at `begun` by `time.monotonic`."""
+    if progress.returned is None:
+        return progress
+    unheard_ms = _temporals_ms(begun)
+    if await are_ends_heard(is_heard):
+        return progress
+    return replace(progress, unheard_ms=unheard_ms)
+
+
+def _temporals_ms(begun: float) -> int:
+    """The time by Temporal's clock, or earlier."""
+    started = activity.info().started_time.timestamp()
+    return round((started + time.monotonic() - begun) * 1000)
