@@ -217,7 +217,7 @@ class Report:
         bar = bar if at_most is None else f"bar <= {at_most:.2f}x"
         verdict = "" if not bar else ("holds" if holds else "MISSED")
         left, right = f"{names[0]} {ours:.1f} {unit}", f"{names[1]} {theirs:.1f} {unit}"
-        print(f"  {what:<26}{left:<24}{right:<30}{ratio:5.2f}x   {bar:<15}{verdict}", flush=True)
+        print(f"  {what:<26}{left:<30}{right:<30}{ratio:5.2f}x   {bar:<15}{verdict}", flush=True)
         if not holds:
             self.missed.append(what)
 
