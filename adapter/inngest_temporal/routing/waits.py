@@ -191,6 +191,9 @@ class Waits:
         """Give an event to every wait that is registered for it; whether there is a mailbox for it.
         Raises `RPCError` if Temporal can't be reached."""
         name, delivery = event["name"], Delivery(internal_id, dict(event))
+        hub = self._hubs.believed(name)
+        if hub is not None:
+            return await self._deliver(delivery, hub.paths)
         # A hub only grows: what it said before holds, and only what is new has to wait for it.
         known = self._hubs.known(name)
 
@@ -202,11 +205,11 @@ class Waits:
 
     async def _deliver(self, delivery: Delivery, paths: Iterable[str]) -> bool:
         """Give an event to those that wait by these paths; whether there is a mailbox for it."""
-        signals = (
+        signals = [
             self._mailbox(mailbox).signal("deliver", delivery)
             for mailbox in _mailboxes(delivery.event, paths)
-        )
-        return any(await asyncio.gather(*signals))
+        ]
+        return bool(signals) and any(await asyncio.gather(*signals))
 
     async def resumed(self, event: Mapping[str, Any], internal_id: str) -> list[Resumed]:
         """Which runs an event resumed or cancelled, as far as its mailboxes still know: they name
@@ -316,6 +319,14 @@ class _HubReader:
         if reading is None:
             return frozenset()
         return reading.hub.result().paths if _has_answered(reading.hub) else reading.before
+
+    def believed(self, event_name: str) -> _Hub | None:
+        """What a hub said so short a time ago that it need not be asked."""
+        reading = self._readings.get(event_name)
+        if reading is None or not _has_answered(reading.hub):
+            return None
+        is_new = time.monotonic() - reading.asked_at < BELIEF_SECONDS
+        return reading.hub.result() if is_new else None
 
     async def read(self, event_name: str, believed: float = BELIEF_SECONDS) -> _Hub:
         """What a hub says, as of so many seconds ago at most. Raises `RPCError`."""
