@@ -1,17 +1,21 @@
 """The last call of a run, which tells of its end, is left out if nobody listens."""
 
+import asyncio
 import time
 from typing import Any
 
 import pytest
 from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
 from temporalio.worker import Replayer
 
 import inngest_temporal as inngest
+from inngest_temporal.drivers.protocol import Progress, Returned
 from inngest_temporal.routing import events, waits
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal_workers.plugin import InngestPlugin
 from inngest_temporal_workers.runs import workflow
+from inngest_temporal_workers.runs.hearing import with_listeners
 from tests.harness import TRIGGER, kinds, new_client, registered, running
 
 
@@ -78,6 +82,22 @@ async def test_a_wait_for_the_end_of_a_run_hears_of_one_that_ends_in_an_activity
         await registered(run)
         await app.run(fn)
         assert await run.result() == "ended"
+
+
+async def test_an_answer_is_not_lost_when_its_worker_stops_while_it_looks_for_listeners() -> None:
+    environment, looking = ActivityEnvironment(), asyncio.Event()
+
+    async def is_heard(_: str) -> bool:
+        looking.set()
+        await asyncio.sleep(60)
+        return False
+
+    progress = Progress(0, returned=Returned("value"))
+    begun = time.monotonic()
+    answer = asyncio.create_task(environment.run(with_listeners, progress, is_heard, begun))
+    await looking.wait()
+    environment.cancel()
+    assert await asyncio.wait_for(answer, 30) == progress
 
 
 async def test_the_first_wait_for_the_ends_of_runs_begins_when_nobody_believes_otherwise(

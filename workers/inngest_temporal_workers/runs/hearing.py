@@ -1,6 +1,7 @@
 """Whether anybody listens for the ends of runs: if nobody does, a run ends without a last call."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -27,13 +28,15 @@ async def are_ends_heard(is_heard: IsHeard) -> bool:
 
 
 async def with_listeners(progress: Progress, is_heard: IsHeard, begun: float) -> Progress:
-    """The answer of a regular activity, which began at `begun` by `time.monotonic`."""
+    """The answer of a regular activity, which began at `begun` by `time.monotonic`. It is as it was
+    if the activity is cancelled meanwhile, as by the end of its worker."""
     if progress.returned is None:
         return progress
     unheard_ms = _temporals_ms(begun)
-    if await are_ends_heard(is_heard):
-        return progress
-    return replace(progress, unheard_ms=unheard_ms)
+    with contextlib.suppress(asyncio.CancelledError):
+        if not await are_ends_heard(is_heard):
+            return replace(progress, unheard_ms=unheard_ms)
+    return progress
 
 
 def _temporals_ms(begun: float) -> int:
