@@ -20,6 +20,7 @@ from inngest_temporal.dashboard.sessions import COOKIE, SESSION_SECONDS, Session
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing.registry import Follower, Snapshot
 from inngest_temporal.temporal.connection import DashboardMode, Settings, connect
+from inngest_temporal.temporal.shared import FRESH
 from inngest_temporal.temporal.visibility import Visibility
 from inngest_temporal.traces.history import trace_of
 from inngest_temporal.traces.models import Trace
@@ -354,10 +355,11 @@ async def test_many_browsers_cost_as_many_queries_as_one(client: Client) -> None
         await until(lambda: _full(http))
         counted = Visibility.of(client)
         await asyncio.sleep(1.1)
-        before = counted.calls
+        before, begun = counted.calls, time.monotonic()
         answers = await asyncio.gather(*(http.get("/runs") for _ in range(50)))
+        seconds = time.monotonic() - begun
         assert all(answer.text.count('<tr id="run-') == 50 for answer in answers)
-        assert counted.calls - before <= 3  # the machine may need more than a second for them
+        assert counted.calls - before <= 1 + seconds / FRESH  # a busy machine needs some seconds
         before = counted.calls
         await asyncio.sleep(1.1)
         assert (await http.get("/runs")).status_code == 200
@@ -371,10 +373,11 @@ async def test_many_browsers_of_a_function_read_it_as_often_as_one(client: Clien
         await client.get_workflow_handle(run).result()
         counted = Visibility.of(client)
         for path in ("/functions", f"/functions/{many.id}"):
-            before = counted.calls
+            before, begun = counted.calls, time.monotonic()
             answers = await asyncio.gather(*(app.http.get(path) for _ in range(30)))
+            seconds = time.monotonic() - begun
             assert all(answer.status_code == 200 for answer in answers)
-            assert counted.calls - before <= 6  # the machine may need more than a second for them
+            assert counted.calls - before <= 3 * (1 + seconds / FRESH)
 
 
 async def _full(http: httpx.AsyncClient) -> bool:
