@@ -66,6 +66,22 @@ class Meter:
             self.now[key] -= 1
 
 
+def holding(begun: list[Any], release: asyncio.Event, **options: Any) -> inngest.Function[Any]:
+    """A function whose runs say in `begun` that they have begun, and go on when they are
+    released."""
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, **options)
+    async def fn(ctx: inngest.Context) -> None:
+        async def work() -> None:
+            begun.append(ctx.event.data["n"])
+            async with asyncio.timeout(60):
+                await release.wait()
+
+        await ctx.step.run("work", work)
+
+    return fn
+
+
 async def results(
     app: App, function: inngest.Function[Any], sent: list[events.Stamped]
 ) -> list[Any]:
@@ -419,16 +435,7 @@ async def test_runs_that_wait_give_their_lock_no_work_unless_it_has_lost_them(
     begun: list[int] = []
     release = asyncio.Event()
 
-    @new_client().create_function(
-        fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=1)]
-    )
-    async def fn(ctx: inngest.Context) -> None:
-        async def work() -> None:
-            begun.append(int(str(ctx.event.data["n"])))
-            async with asyncio.timeout(60):
-                await release.wait()
-
-        await ctx.step.run("work", work)
+    fn = holding(begun, release, concurrency=[inngest.Concurrency(limit=1)])
 
     async with running(client, fn) as app:
         sent = await send(app, {"n": 0})
@@ -527,16 +534,7 @@ async def test_a_terminated_holder_frees_its_permit(
     begun: list[int] = []
     release = asyncio.Event()
 
-    @new_client().create_function(
-        fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=1)]
-    )
-    async def fn(ctx: inngest.Context) -> None:
-        async def work() -> None:
-            begun.append(int(str(ctx.event.data["n"])))
-            async with asyncio.timeout(60):
-                await release.wait()
-
-        await ctx.step.run("work", work)
+    fn = holding(begun, release, concurrency=[inngest.Concurrency(limit=1)])
 
     async with running(client, fn) as app:
         [first] = await send(app, {"n": 0})
@@ -610,18 +608,7 @@ async def test_a_run_that_waits_says_so_and_can_be_cancelled(
     begun: list[int] = []
     release = asyncio.Event()
 
-    @new_client().create_function(
-        fn_id="fn",
-        trigger=TRIGGER,
-        concurrency=[inngest.Concurrency(limit=1, key="event.data.user")],
-    )
-    async def fn(ctx: inngest.Context) -> None:
-        async def work() -> None:
-            begun.append(int(str(ctx.event.data["n"])))
-            async with asyncio.timeout(60):
-                await release.wait()
-
-        await ctx.step.run("work", work)
+    fn = holding(begun, release, concurrency=[inngest.Concurrency(limit=1, key="event.data.user")])
 
     async with running(client, fn) as app:
         [first] = await send(app, {"n": 0, "user": "ada"})
@@ -656,19 +643,12 @@ async def test_waiting_counts_for_the_start_timeout(client: Client) -> None:
     release = asyncio.Event()
     begun: list[int] = []
 
-    @new_client().create_function(
-        fn_id="fn",
-        trigger=TRIGGER,
+    fn = holding(
+        begun,
+        release,
         concurrency=[inngest.Concurrency(limit=1)],
         timeouts=inngest.Timeouts(start=timedelta(seconds=1)),
     )
-    async def fn(ctx: inngest.Context) -> None:
-        async def work() -> None:
-            begun.append(int(str(ctx.event.data["n"])))
-            async with asyncio.timeout(60):
-                await release.wait()
-
-        await ctx.step.run("work", work)
 
     async with running(client, fn) as app:
         [first] = await send(app, {"n": 0})
@@ -894,19 +874,12 @@ async def test_a_batch_is_queued_by_when_it_was_started_not_by_the_time_of_its_e
     begun: list[Any] = []
     release = asyncio.Event()
 
-    @new_client().create_function(
-        fn_id="fn",
-        trigger=TRIGGER,
+    fn = holding(
+        begun,
+        release,
         batch_events=inngest.Batch(max_size=2, timeout=60_000),
         concurrency=[inngest.Concurrency(limit=1)],
     )
-    async def fn(ctx: inngest.Context) -> None:
-        async def work() -> None:
-            begun.append(ctx.event.data["n"])
-            async with asyncio.timeout(60):
-                await release.wait()
-
-        await ctx.step.run("work", work)
 
     async with running(client, fn) as app:
         tomorrow_ms = round((time.time() + 86_400) * 1000)
@@ -929,16 +902,7 @@ async def test_runs_wait_in_the_order_of_their_creation_whoever_asks_first(
     begun: list[Any] = []
     release = asyncio.Event()
 
-    @new_client().create_function(
-        fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=1)]
-    )
-    async def fn(ctx: inngest.Context) -> None:
-        async def work() -> None:
-            begun.append(ctx.event.data["n"])
-            async with asyncio.timeout(60):
-                await release.wait()
-
-        await ctx.step.run("work", work)
+    fn = holding(begun, release, concurrency=[inngest.Concurrency(limit=1)])
 
     async with running(client, fn) as app:
         for n in range(4):
