@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -41,6 +42,11 @@ def block() -> None:
     ends = time.monotonic() + 4
     while time.monotonic() < ends:
         time.sleep(0.01)
+
+
+def block_whole() -> None:
+    """Likewise, in one call: the workflow is removed while it still blocks."""
+    time.sleep(4)
 
 
 def waiter() -> inngest.Function[Any]:
@@ -170,15 +176,19 @@ async def test_what_a_teams_own_code_does_is_told_as_ever(
     assert any("Potential deadlock" in error for error in errors)
 
 
+@pytest.mark.parametrize("blocking_call", [block, block_whole])
 async def test_a_workflow_of_ours_that_is_given_no_processor_is_one_line(
-    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    blocking_call: Callable[[], None],
 ) -> None:
     asked, blocks = SignalWorkflow.asked, [True]
 
     def blocking(self: SignalWorkflow, sent_ms: int) -> None:
         if blocks:
             blocks.pop()
-            block()
+            blocking_call()
         asked(self, sent_ms)
 
     monkeypatch.setattr(SignalWorkflow, "asked", blocking)

@@ -9,6 +9,7 @@ what a user can cure, is one line without a traceback of ours. Errors of user co
 import logging
 import traceback
 import warnings
+from collections import deque
 
 from temporalio import activity
 from temporalio.exceptions import is_cancelled_exception
@@ -30,13 +31,14 @@ _HARMLESS = (
     "[TMPRL1104]",
 )
 _DEADLOCK = "[TMPRL1101]"
+_NOT_EVICTED = ("Failed running eviction job", "Timed out running eviction job")
 _PACKAGE = __package__.partition(".")[0]
 
 
 def quieten() -> None:
     """Have the SDK's Python side say no more than that, in this process."""
     logging.getLogger("temporalio.activity").addFilter(_is_shown)
-    logging.getLogger("temporalio.worker._workflow").addFilter(_without_deadlocks)
+    logging.getLogger("temporalio.worker._workflow").addFilter(_deadlocks)
     # A local activity that ends at the moment at which it is cut off.
     warnings.filterwarnings("ignore", "Cannot find activity to cancel for token", UserWarning)
 
@@ -86,18 +88,35 @@ def _all_pass(error: BaseException) -> bool:
     return passes(error) or is_cancelled_exception(error)
 
 
-def _without_deadlocks(record: logging.LogRecord) -> bool:
-    """The SDK takes a workflow that was given no processor for two seconds for one that blocks."""
-    error = record.exc_info[1] if record.exc_info else None
-    if error is None or not str(error).startswith(_DEADLOCK) or not _is_ours(error):
+class _Deadlocks(logging.Filter):
+    """The SDK takes a workflow that was given no processor for two seconds for one that blocks.
+
+    It removes the workflow at once, although the thread that it interrupted may not have ended
+    yet. Then that fails too, and is tried again every two seconds (docs/UPSTREAM.md).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run_ids: deque[object] = deque(maxlen=100)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg.startswith(_NOT_EVICTED) and isinstance(record.args, tuple):
+            return _demoted(record) if record.args[0] in self._run_ids else True
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or not str(error).startswith(_DEADLOCK) or not _is_ours(error):
+            return True
+        if isinstance(record.args, tuple):
+            self._run_ids.extend(record.args)
+        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        record.msg = (
+            "A workflow task had no result within 2 s, and is repeated. The machine is too busy, or"
+            " code that is not async blocks the worker's process (run id %s)"
+        )
+        record.exc_info = None
         return True
-    record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
-    record.msg = (
-        "A workflow task had no result within 2 s, and is repeated. The machine is too busy, or"
-        " code that is not async blocks the worker's process (run id %s)"
-    )
-    record.exc_info = None
-    return True
+
+
+_deadlocks = _Deadlocks()
 
 
 def _is_ours(error: BaseException) -> bool:
