@@ -1,4 +1,4 @@
-"""Calls to entities, of which each takes only tens a second."""
+"""Groups calls to entities, because one entity takes only tens of calls a second."""
 
 import asyncio
 from collections import deque
@@ -15,14 +15,12 @@ Answer = TypeVar("Answer")
 
 
 class Coalescer(Generic[Item, Answer]):
-    """Calls to entities, one at a time for each: what is asked meanwhile goes along with the next
-    call, in order.
-
-    One entity takes tens of calls per second; this way it takes thousands of events.
+    """Makes one call at a time to each entity. Whatever is asked meanwhile goes together in the
+    next call, in order; so an entity takes thousands of events a second.
     """
 
     def __init__(self, call: Callable[[str, Sequence[Item]], Awaitable[Sequence[Answer]]]) -> None:
-        """`call` is given an entity and what to ask it, and has an answer for each."""
+        """`call` gets an entity and a sequence of items; it returns one answer for each item."""
         self._call = call
         self._queues: dict[str, deque[tuple[Item, int, asyncio.Future[Answer]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -59,7 +57,7 @@ class Coalescer(Generic[Item, Answer]):
                 try:
                     answers = await self._call(entity, items)
                 except Exception as error:
-                    # What waits would meet the same outage, one timeout after the other.
+                    # Items that wait would meet the same outage, one timeout after the other.
                     for future in [*futures, *(future for _, _, future in queue)]:
                         if not future.done():
                             future.set_exception(error)

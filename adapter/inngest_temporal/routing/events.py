@@ -3,8 +3,8 @@ itself emits.
 
 A stamped event is a plain JSON object `{id, name, data, ts, user, v?}`: `data` and `user`
 are objects, `ts` is in milliseconds since 1970, `id` is the sender's or else the internal id.
-Source: Inngest's event API (semantics §1.3-1.6) and its lifecycle events (§5.7, §5.10). What is
-wrong with a sender's event is raised as `BodyInvalidError`, whose message is for the sender.
+Source: Inngest's event API (semantics §1.3-1.6) and its lifecycle events (§5.7, §5.10). An event
+that breaks a rule raises `BodyInvalidError`, whose message is for the sender.
 """
 
 import base64
@@ -25,14 +25,14 @@ from inngest_temporal.errors import BodyInvalidError
 from inngest_temporal.temporal import names
 
 MAX_EVENTS = 5_000
-"""Events in one POST, as in Inngest."""
+"""Maximum number of events in one POST, as in Inngest."""
 MAX_EVENT_BYTES = 1_800_000
-"""One event, as Temporal's default converter writes it (compact, ASCII): Inngest allows 3 MiB, but
-a Temporal payload is limited to 2 MiB and an event travels with the ids around it."""
+"""Maximum size of one event, as Temporal's default converter writes it (compact, ASCII). Inngest
+allows 3 MiB, but a Temporal payload is limited to 2 MiB, and ids travel with an event."""
 RUN_PREFIX = 18
-"""Characters of a run's id that its event's begins with, too."""
+"""How many characters at the beginning of a run's id are those of its event's id."""
 MAX_DEPTH = 100
-"""Levels of nesting of one event."""
+"""Maximum nesting of one event."""
 
 INVOKED = "inngest/function.invoked"
 FINISHED = "inngest/function.finished"
@@ -42,7 +42,7 @@ TIMER = "inngest/scheduled.timer"
 
 Status = Literal["Completed", "Failed", "Cancelled"]
 _LIFECYCLE: dict[Status, str] = {"Failed": FAILED, "Cancelled": CANCELLED}
-"""What the end of a run emits besides `FINISHED`."""
+"""The second event that the end of a run emits, after `FINISHED`."""
 
 _MIN_TS = 315_532_800_000  # 1980-01-01
 _MAX_TS = 4_102_444_800_000  # 2100-01-01
@@ -54,7 +54,7 @@ class Stamped:
 
     event: dict[str, Any]
     internal_id: str
-    """ULID; what the sender is told, and what finds the event's runs. It derives from the event's
+    """ULID that the sender is told, and that finds the event's runs. It derives from the event's
     own id, if the sender gave one."""
 
 
@@ -95,8 +95,8 @@ def is_internal(name: str) -> bool:
 
 
 def parse(body: bytes) -> Any:
-    """Decode a JSON body strictly: UTF-8, no NaN or infinities, nesting as the interpreter can bear
-    (`stamp` checks the limit). Raises `BodyInvalidError`."""
+    """Decode a JSON body strictly: UTF-8, no NaN or infinities, no deeper than the interpreter can
+    decode (`stamp` checks `MAX_DEPTH`). Raises `BodyInvalidError`."""
     try:
         value = _DECODER.decode(body.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -121,8 +121,8 @@ def parse(body: bytes) -> Any:
 
 
 def check_id(field: str, text: str, max_bytes: int) -> None:
-    """Refuse a text that can't be part of an id or a query of Temporal, where it would be an error
-    of the database for ever. Raises `BodyInvalidError`, which names the field."""
+    """Refuse a text that can't be part of an id or a query in Temporal, whose database would fail
+    at it each time. Raises `BodyInvalidError`, which names the field."""
     if "\0" in text:
         raise BodyInvalidError(f"{field} must not contain a NUL character")
     if (size := len(text.encode("utf-8", "replace"))) > max_bytes:
@@ -155,31 +155,31 @@ def stamp_invocation(raw: object, function_id: str, internal_id: str | None = No
 
 
 def run_id(function_id: str, event: Stamped) -> str:
-    """The id of the run of a function for an event: always the same one, so a second start is a
-    duplicate."""
+    """The id of a function's run for an event. It is always the same, so Temporal refuses a second
+    start."""
     return _run_id(event.internal_id, "run", function_id)
 
 
 def batch_run_id(function_id: str, first_id: str) -> str:
-    """The id of the run of a function for a batch of events, of which the first has the internal id
-    `first_id`."""
+    """The id of a function's run for a batch; `first_id` is the internal id of its first event."""
     return _run_id(first_id, "batch", function_id)
 
 
 def rerun_id(function_id: str, first_id: str, original: str, key: str) -> str:
-    """The id of a run of a function that has the events of another run, of which the first has the
-    internal id `first_id`. The same key always gives the same id."""
+    """The id of a function's run that repeats the run `original`; `first_id` is the internal id of
+    its first event. The same key always gives the same id."""
     return _run_id(first_id, "rerun", function_id, original, key)
 
 
 def run_prefix(internal_id: str) -> str:
-    """What the ids of an event's runs begin with: its time and half of the rest of its id. Few
+    """What the ids of an event's runs begin with: the time in its id and half of what follows. Few
     other events have the same."""
     return internal_id[:RUN_PREFIX]
 
 
 def _run_id(internal_id: str, *parts: str) -> str:
-    """A ULID that begins as the event's. All of that id counts for the rest."""
+    """A ULID with the prefix of the event's id. The rest derives from all of that id, and from
+    `parts`."""
     return run_prefix(internal_id) + _ulid(0, internal_id, *parts)[RUN_PREFIX:]
 
 
@@ -234,9 +234,9 @@ def invocation_id(run_id: str, step: str) -> str:
 
 
 def scheduled(function_id: str, cron: str, scheduled_at: datetime, fire_at: datetime) -> Stamped:
-    """The event of one tick of a function's cron; the same tick always gives the same (§4.12).
+    """The event of one tick of a function's cron; a tick always gives the same event (§4.12).
 
-    `scheduled_at` is what the expression says, in whole seconds; `fire_at` is that and the jitter.
+    `scheduled_at` is what the expression says, in whole seconds; `fire_at` adds the jitter to it.
     """
     at = _rfc3339(scheduled_at)
     ms = int(scheduled_at.timestamp() * 1000)
@@ -263,9 +263,9 @@ def ended(
     """The events that the end of a run emits, in order; none if the run was itself started by such
     an event (§5.10).
 
-    Of a batch, each event that invokes the function has its own `finished`; the first event has one
-    in any case. `events` are those that started the run, `result` counts for Completed and `error`
-    for the others. `ts` (milliseconds) must be the same when the end is reported again.
+    In a batch, each event that invokes the function has its own `finished`; the first event always
+    has one. `events` are those that started the run. `result` is used for Completed, `error` for
+    the other statuses. `ts` (milliseconds) must be the same when the end is reported again.
     """
     if events and events[0].get("name") in (FAILED, FINISHED):
         return []
@@ -282,7 +282,7 @@ def ended(
                 lifecycle(FINISHED, str(ULID(_digest(FINISHED, run_id, correlation)[:16])), event)
             )
     if status in _LIFECYCLE:
-        out.append(lifecycle(_LIFECYCLE[status], run_id))  # its id is the run's, as in Inngest
+        out.append(lifecycle(_LIFECYCLE[status], run_id))  # the event has the run's id (Inngest)
     return out
 
 
@@ -296,10 +296,10 @@ def _lifecycle(
     ts: int,
     result: object,
     error: ErrorInfo | None,
-    event_of: Mapping[str, Any] | None = None,
+    trigger: Mapping[str, Any] | None = None,
 ) -> Stamped:
-    """`event_of`: the event that the run ended for; the first one by default."""
-    first = dict(event_of or (events[0] if events else {}))
+    """`trigger`: the event of the run that this end is reported for; the first one by default."""
+    first = dict(trigger or (events[0] if events else {}))
     data: dict[str, Any] = {
         "function_id": function_id,
         "run_id": run_id,
@@ -320,10 +320,10 @@ def _lifecycle(
 
 
 def _fit(event: dict[str, Any]) -> None:
-    """Leave out of a lifecycle event what makes it too large, the least missed first;
-    `_inngest.omitted` names it.
+    """Drop fields of a lifecycle event that is too large, the least important first;
+    `_inngest.omitted` lists what was dropped.
 
-    It holds the run's event twice and the result, each of which alone may be near the limit.
+    It holds the run's event twice and the result, and each of these may be near the limit.
     """
     data = event["data"]
     without: list[tuple[str, object]] = [
@@ -375,8 +375,8 @@ def _fields(raw: object) -> dict[str, Any]:
 
 
 def _stamped(event: dict[str, Any], internal_id: str | None) -> Stamped:
-    """An event with an id of its own gets the same internal id each time that it is sent; so does
-    one that is sent again with the internal id that it got."""
+    """An event with an id of its own gets the same internal id each time that it is sent. So does
+    an event that is sent again with the internal id that it was given."""
     given = event["id"]
     internal_id = _internal_id(given) if given else internal_id or str(ULID())
     event["id"] = given or internal_id
@@ -409,7 +409,7 @@ def _check_limits(event: Mapping[str, Any]) -> None:
         raise BodyInvalidError(
             f"Event is over the max size: Max {MAX_EVENT_BYTES} bytes / Size {len(text)} bytes"
         )
-    # Few brackets can't nest deeply: most events need no walk.
+    # An event with few brackets can't be nested deeply, so most events need no walk.
     if text.count("{") + text.count("[") > MAX_DEPTH and deeper(event, MAX_DEPTH):
         raise BodyInvalidError(f"event is nested too deeply: Max {MAX_DEPTH} levels")
 
@@ -432,8 +432,8 @@ def deeper(value: object, levels: int) -> bool:
 
 
 def _without_lone_surrogates(value: Any) -> Any:
-    """JSON can escape half a character, which nothing downstream can encode: it becomes U+FFFD, as
-    Go decodes it."""
+    """JSON can escape half a character, which no later stage can encode. Such a half becomes
+    U+FFFD, as in Go."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     try:
         text.encode()
@@ -457,7 +457,7 @@ _DECODER = json.JSONDecoder(parse_constant=_not_json, parse_float=_float)
 
 
 def _ulid(ms: int, *parts: str) -> str:
-    """The ULID of a time whose other 80 bits derive from `parts`."""
+    """A ULID of this time, whose other 80 bits derive from `parts`."""
     return str(ULID(ms.to_bytes(6) + _digest(*parts)[:10]))
 
 

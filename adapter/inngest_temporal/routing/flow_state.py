@@ -1,8 +1,8 @@
-"""What flow control of a function does now: which of its gates and locks are open, who holds them,
-who waits, and when the next one starts.
+"""The current state of a function's flow control: which of its gates and locks are open, who holds
+them, who waits, and when the next run starts.
 
-They are found by one query of visibility, so one that has just begun is missing for about a second,
-and asked themselves, which needs a worker of the system queue.
+One query of visibility finds them, so a gate or lock that has just begun is missing for about a
+second. Each one is then asked for its state, which needs a worker of the system queue.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from .locks import Limit, limits_of, settings_of
 from .registry import RegisteredFunction
 
 MAX_ENTITIES = 20
-"""Gates and locks that are looked at: a key may have any number of values."""
+"""Maximum number of gates and locks that are asked: a key may have any number of values."""
 MAX_RUNS = 20
-"""Runs that are named of those that hold a lock, and of those that wait for it."""
+"""Maximum number of holders, and of waiting runs, that are named for each lock."""
 
 
 @dataclass(frozen=True)
@@ -42,38 +42,38 @@ class FlowEntity:
     """The key expression."""
     scope: str = "fn"
     limit: int = 0
-    """What the configuration allows at once or in a period; 0: nothing is counted."""
+    """How many the configuration allows at once or in a period; 0: no number."""
     value: str | None = None
-    """The key's value, if a run tells it."""
+    """The key's value, if a run of it could be read."""
     holding: int = 0
     waiting: int = 0
-    """Runs, or events of a gate."""
+    """Number of runs that wait; for a gate, of events."""
     holders: tuple[str, ...] = ()
-    """Ids of runs, the first ones."""
+    """Ids of the first runs that hold the lock."""
     waiters: tuple[str, ...] = ()
-    """The same of those that wait, in their order."""
+    """Ids of the first runs that wait, in their order."""
     next_ms: int | None = None
-    """When time alone changes something: the next start, or all being free again (ms since
-    1970)."""
+    """When time alone changes something: the next start, or the moment when a rate is unused again
+    (ms since 1970)."""
     problem: str | None = None
-    """Why nothing more is known."""
+    """Why its state is not known."""
 
 
 @dataclass(frozen=True)
 class FlowState:
-    """What is open for one function."""
+    """The open gates and locks of one function."""
 
     entities: tuple[FlowEntity, ...]
     complete: bool = True
-    """Whether these are all that are open."""
+    """Whether no further ones are open."""
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Gates or locks that a configuration can have."""
+    """The gates or locks that one setting of a configuration can have."""
 
     start: str
-    """What their ids begin with, or are, if there is no key."""
+    """What their ids begin with; without a key, the only id."""
     kind: str
     key: str | None = None
     scope: str = "fn"
@@ -84,7 +84,7 @@ class _Source:
 
 
 async def flow_state(client: Client, function: RegisteredFunction) -> FlowState:
-    """What is open for a function now. Raises `VisibilityBusyError`, `RPCError`."""
+    """The open gates and locks of a function. Raises `VisibilityBusyError`, `RPCError`."""
     sources = [*_sources(function.config)]
     starts = " OR ".join(f"WorkflowId STARTS_WITH {quoted(each.start)}" for each in sources)
     query = (
@@ -134,7 +134,7 @@ async def _ask(client: Client, entity: FlowEntity) -> FlowEntity:
     try:
         state = await handle.query("state", dict, MAX_RUNS) or {}
     except (RPCError, WorkflowQueryFailedError, WorkflowQueryRejectedError) as error:
-        return replace(entity, problem=f"No worker tells its state: {error}")
+        return replace(entity, problem=f"No worker answered for it: {error}")
     holders, waiters = tuple(state.get("holders", ())), tuple(state.get("waiters", ()))
     asked = replace(
         entity,
@@ -150,7 +150,7 @@ async def _ask(client: Client, entity: FlowEntity) -> FlowEntity:
 
 
 async def _value(client: Client, lock: str, runs: tuple[str, ...]) -> str | None:
-    """The value of the key, as a run knows it that passes the lock."""
+    """The value of the lock's key, from the input of a run that has to pass it."""
     for run in runs:
         given = await input_of(client, run)
         for need in [] if given is None else given.needs:

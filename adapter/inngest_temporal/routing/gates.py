@@ -1,14 +1,13 @@
-"""Gates, from the outside: whether an event starts a run of a function, and when. Rate limits,
-debounces, batches.
+"""Gates, from the outside: rate limits, debounces and batches decide whether an event starts a run
+of a function, and when.
 
-Each (function, value of the key expression) has an entity workflow of its own
-(`inngest_temporal_workers.entities`: `rate_limit`, `debounce`, `batch`). A rate limit is asked with
-an update and answers; a debounce or a batch takes the event over with a signal, and starts the run
-later. The function's configuration comes with every message, so that what a deploy changes applies
-at once.
+Each function and value of its key expression has an entity workflow of its own
+(`inngest_temporal_workers.entities`: `rate_limit`, `debounce`, `batch`). A rate limit is asked by
+an update and answers; a debounce or a batch takes the event over by a signal and starts the run
+later. The function's configuration comes with every message, so changes by a deploy apply at once.
 
-Source: Inngest's flow control (semantics §4.2, §4.4, §4.6, §4.8, §4.9). An event of an id that a
-gate remembers counts once.
+Source: Inngest's flow control (semantics §4.2, §4.4, §4.6, §4.8, §4.9). A gate counts an event once
+for as long as it remembers the event's id.
 """
 
 import asyncio
@@ -41,13 +40,14 @@ DAY_MS = 86_400_000
 
 MAX_WAITING_BYTES = 15_000_000
 MAX_WAITING = 15_000
-"""Bytes and events of an entity's history with which it is given no more: Temporal would end it at
-50 MB or 51,200, and all that it holds would be lost. It continues as new when it has caught up."""
+"""Bytes and events of an entity's history beyond which it gets no further events: Temporal would
+end it at 50 MB or 51,200 events, and all that it holds would be lost. It continues as new when it
+has caught up."""
 CHECKED_BYTES = 4_000
-"""Size of a call before which the entity's history is looked at. Temporal itself takes no more than
-10,000 smaller ones."""
+"""Size of a call from which on the entity's history is checked first. Smaller calls need no check:
+Temporal takes only 10,000 of them."""
 ENTRY_OVERHEAD = 200
-"""Bytes of an entry besides its event, about."""
+"""About how many bytes an entry has in addition to its event."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Entry:
     """An event that a gate has taken over."""
 
     key: str
-    """What tells that it is the same event: the id of the run that it alone would start."""
+    """Identifies the event when it comes again: the id of the run that it alone would start."""
     id: str
     """Internal id (ULID)."""
     event: dict[str, Any]
@@ -85,7 +85,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class AdmitRequest:
-    """Argument of the update `admit`, whose result has a bool for each key."""
+    """Argument of a rate limit's update `admit`, whose result has a bool for each key."""
 
     keys: list[str]
     limit: int
@@ -94,7 +94,7 @@ class AdmitRequest:
 
 @dataclass(frozen=True)
 class DebounceOffer:
-    """Argument of a debounce's signal `offer`: events that came together."""
+    """Argument of a debounce's signal `offer`, for events that came together."""
 
     target: Target
     period_ms: int
@@ -102,12 +102,12 @@ class DebounceOffer:
     newest: Entry
     """The last of them."""
     others: list[Entry] = field(default_factory=list)
-    """Those before, in their order: only the debounce knows which of them it has had already."""
+    """Those before it, in order: only the debounce knows which of them it has had already."""
 
 
 @dataclass(frozen=True)
 class BatchOffer:
-    """Argument of a batch's signal `offer`: events in their order."""
+    """Argument of a batch's signal `offer`, for events in order."""
 
     target: Target
     max_size: int
@@ -117,13 +117,13 @@ class BatchOffer:
 
 @dataclass(frozen=True)
 class StartRequest:
-    """A run that an entity starts: argument of the activity `inngest.start`."""
+    """Argument of the activity `inngest.start`, by which a gate starts a run."""
 
     target: Target
     run_id: str
     entries: list[Entry]
     invokers: list[Invoker] = field(default_factory=list)
-    """Who is answered by the run."""
+    """The invokers that the run answers."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,16 @@ class Verdict:
     """What becomes of an event at a function's gates."""
 
     start: bool
-    """Whether whoever asked starts the run now."""
+    """Whether the caller starts the run now."""
     refusal: str | None = None
     """Why the event starts no run; None also if a debounce or a batch will start it."""
     kind: Kind = "started"
-    """What becomes of it, if whoever asked starts nothing."""
+    """What became of the event, if the caller starts nothing."""
 
 
 START = Verdict(start=True)
 BATCHED, DEBOUNCED = Verdict(start=False, kind="batched"), Verdict(start=False, kind="debounced")
-# The invoker is told the same in Inngest.
+# Inngest tells the invoker the same.
 RATE_LIMITING = Verdict(
     start=False, refusal="invoked function is rate limited", kind="rate_limited"
 )
@@ -178,11 +178,11 @@ class Gates:
         run_id: str,
         invoker: Invoker | None = None,
     ) -> Verdict:
-        """Whether to start a run; anything else is settled, and durable, when this returns.
+        """Whether to start a run. If not, a gate has durably taken the event over or refused it.
 
-        `run_id`: of the run that the event alone would start. Order and combinations are Inngest's:
-        a rate limit does not count what is batched, and counts each event that is debounced. Raises
-        `RPCError` or `TimeoutError` if Temporal can't be reached.
+        `run_id` is that of the run that the event alone would start. Order and combinations are
+        Inngest's: a rate limit does not count events that are batched, and counts each one that is
+        debounced. Raises `RPCError` or `TimeoutError` if Temporal can't be reached.
         """
         config, event = function.config, stamped.event
         try:
@@ -194,20 +194,20 @@ class Gates:
             admission = rate_of(config)
             if admission is not None:
                 key = admission[2]
-                # False is Inngest's way to say that there is no limit.
+                # As in Inngest, a key that is false means that the event is not limited.
                 if key is None or compile_expression(key).evaluate(event) is not False:
                     entity = _entity("ratelimit", function.id, key, event)
                     asked = _Asked(function, Entry(run_id, stamped.internal_id, {}, 0))
                     if not await self._limits.ask(entity, asked, 0):
                         return RATE_LIMITING
             if config.debounce is not None:
-                # Inngest takes an empty key for none, here only.
+                # As in Inngest, an empty key is no key; for debounces only.
                 entity = _entity("debounce", function.id, config.debounce.key or None, event)
                 asked = _asked(function, stamped, run_id, invoker)
                 await self._debounces.ask(entity, asked, asked.entry.size)
                 return DEBOUNCED
         except (EvaluationError, ExpressionError) as error:
-            # As in Inngest, where scheduling fails; the sender can't know, so the log must tell.
+            # As in Inngest, scheduling fails. The sender is not told, so it must be logged.
             logger.warning(
                 "Event %s starts no run of %s: %s", stamped.internal_id, function.id, error
             )
@@ -250,7 +250,7 @@ class Gates:
             await gate.signal_with_start("offer", offer)
 
     async def _check_room(self, gate: EntityHandle) -> None:
-        """Raises `TimeoutError` if too much waits already."""
+        """Raise `TimeoutError` if too many events wait already."""
         found = await gate.describe()
         if found is None or found.status != WorkflowExecutionStatus.RUNNING:
             return
@@ -259,7 +259,7 @@ class Gates:
             await heal(self._client, gate.id)
             raise TimeoutError(
                 f"{gate.id} has not kept up with its events ({info.history_size_bytes:,} bytes):"
-                " send fewer at once to one key, and see to it that workers poll task queue"
+                " send fewer at once to one key, and make sure that workers poll task queue"
                 f" {names.SYSTEM_TASK_QUEUE!r}."
             )
 

@@ -1,9 +1,9 @@
 """Requests with many events: one durable write takes them over, and workers route them.
 
-A small request is routed while its sender waits; that is one call to Temporal for each run. A large
-one becomes a workflow of its own, which holds the events until all of them are routed
-(`inngest_temporal_workers.entities.intake`). So what a sender waits for does not grow with what the
-events cause.
+A small request is routed while its sender waits, which takes one call to Temporal for each run. A
+large one becomes a workflow of its own, which holds the events until all of them are routed
+(`inngest_temporal_workers.entities.intake`). So a sender does not wait longer because its events
+start many runs.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ from .reports import Outcome
 from .router import Routed, Router
 
 MIN_EVENTS = 20
-"""A request with fewer is routed at once."""
+"""A request with fewer events is routed at once."""
 MAX_PART_BYTES = 1_000_000
 MAX_PART_EVENTS = 500
-"""Limits of what one workflow takes over."""
+"""Maximum size and number of the events that one workflow takes over."""
 
 
 class Intake:
@@ -39,28 +39,28 @@ class Intake:
     async def take(self, stamped: Sequence[Stamped]) -> list[Routed]:
         """Route the events, or have them routed; when this returns, Temporal has them.
 
-        Of those that workers route no runs are known yet. Raises `RegistryNotReadyError`, and what
-        Temporal's client raises.
+        Events that workers route have no runs in the result yet. Raises `RegistryNotReadyError`,
+        and what Temporal's client raises.
         """
         if len(stamped) < MIN_EVENTS:
             return await self._router.route(stamped)
         if self._router.snapshot is None:
             raise RegistryNotReadyError
         await asyncio.gather(*(self._hand_over(part) for part in _parts(stamped)))
-        heard = {
-            name: await self._router.is_heard(name)
+        listeners = {
+            name: await self._router.has_listeners(name)
             for name in {one.event["name"] for one in stamped}
         }
         return [
             Routed((), outcomes=(Outcome("queued"),))
-            if heard[one.event["name"]]
+            if listeners[one.event["name"]]
             else Routed((), unmatched=True, outcomes=(Outcome("unmatched"),))
             for one in stamped
         ]
 
     async def _hand_over(self, part: Sequence[Stamped]) -> None:
-        """The workflow's id derives from the events, so a request that is repeated starts it
-        once."""
+        """Start a workflow for the part. Its id derives from the events, so a repeated request
+        starts it once."""
         ids = [one.internal_id for one in part]
         try:
             await self._client.start_workflow(
@@ -78,7 +78,7 @@ class Intake:
 
 
 def to_json(part: Iterable[Stamped]) -> list[list[object]]:
-    """As events cross to the workflow: `[[internal id, event], ...]`."""
+    """The workflow's argument: `[[internal id, event], ...]`."""
     return [[one.internal_id, one.event] for one in part]
 
 

@@ -1,10 +1,10 @@
 """Locks, from the outside: which ones a run must pass before it executes, and how one is asked.
 
-What a run must pass is settled when it is started, from its trigger event and the configuration of
-that moment, and travels in its input: a deploy can't change the way of a run that is under way. The
-limits are not part of it: each request to a lock carries those that the published configuration has
-then, and when an app is published with other ones, the locks that are open are told
-(`inngest_temporal_workers.entities.registry`). So they apply at once.
+The locks of a run are settled when it is started, from its trigger event and the configuration of
+that moment, and are part of its input: a deploy does not change them. Limits are not part of it.
+Each request to a lock carries the limits that are published at that time, and when an app is
+published with other limits, its entity tells the open locks
+(`inngest_temporal_workers.entities.app`). So new limits apply at once.
 
 Locks are entity workflows (`inngest_temporal_workers.entities.lock`), one for each key. Source:
 semantics §1.8, §4.3, §4.5, §4.7, §4.10.
@@ -32,26 +32,27 @@ from inngest_temporal.temporal.healing import heal
 from .coalescer import Coalescer
 
 MAX_FACTOR = 43_200
-"""Seconds by which a priority can move a run: twelve hours, as in Inngest's server."""
-STRONG_FACTOR = 600
-"""Seconds from which on a priority gets Temporal's first (or last) key, not the second (or last but
-one)."""
-MAX_SHOWN = 80
-"""Maximum length of a key's value as people are shown it."""
-UNTHROTTLED = 1_000_000
-"""Starts in a millisecond of those that still wait when a deploy removes a throttle: all at once.
+"""Maximum number of seconds by which a priority moves a run: twelve hours, as in Inngest's server.
 """
+STRONG_FACTOR = 600
+"""Seconds from which on a priority gets Temporal's first (or last) key instead of the second (or
+last but one)."""
+MAX_SHOWN = 80
+"""Maximum length of a key's value that is shown to people."""
+UNTHROTTLED = 1_000_000
+"""Limit for each millisecond once a deploy has removed a throttle: all that still wait start at
+once."""
 
 CLOSED = -1
 """Limit of a lock that admits none: the function is paused."""
 RESUMED_AT_ONCE = 50
-"""Runs that wait for a function to be resumed and are let go on at once: the next follow when
-workers have dealt with these, so a backlog of thousands does not bury them."""
+"""How many waiting runs a resumed function lets go on at a time. The next ones follow when workers
+have dealt with these, so a backlog of thousands does not bury them."""
 
 FRESH = 5.0
-"""Seconds for which a look at a lock is good enough for all runs of a process."""
+"""Seconds for which all runs of a process rely on one look at a lock."""
 REMEMBERED = 10_000
-"""Executions of locks that a process remembers."""
+"""Maximum number of executions of locks that a process remembers."""
 
 _SCOPES = ("fn", "env", "account")
 
@@ -64,23 +65,24 @@ SKIPPED: Final = "skipped"
 
 @dataclass(frozen=True)
 class LimitSettings:
-    """What the current configuration of a function says of a lock; the part that may change while
-    runs wait."""
+    """What the current configuration of a function says about a lock: the part that may change
+    while runs wait."""
 
     limit: int = 0
-    """Tickets held at once, 0: any number, `CLOSED`: none. For a throttle: starts in a period."""
+    """Maximum number of tickets held at once; 0: any number, `CLOSED`: none. For a throttle: starts
+    in a period."""
     period_ms: int = 0
     burst: int = 0
     mode: str = "skip"
     """A singleton's mode."""
     version: int = 0
-    """The configuration's version. A worker may not have heard yet of a newer one: a lock ignores
-    what is older than what it knows."""
+    """The configuration's version. A worker may not know the newest one yet, so a lock ignores
+    settings that are older than those it has."""
 
 
 @dataclass(frozen=True)
 class LockRequest:
-    """What a run asks of a lock; the argument of the lock's signal, several in a list.
+    """What a run asks of a lock. The argument of the lock's signal is a list of these.
 
     Everything may be repeated: asking twice for a ticket has the same answer, and releasing one
     that is not held is a no-op.
@@ -88,21 +90,21 @@ class LockRequest:
 
     run: str
     function: str = ""
-    """Its full id. The limit of a lock that functions share is counted for each by its own
-    configuration."""
+    """Full id of the run's function. A lock that functions share has a limit for each of them, from
+    its own configuration."""
     acquire: list[int] = field(default_factory=list)
     release: list[int] = field(default_factory=list)
     """Numbers of tickets, held or waited for. They are released before others are asked for."""
     score: int = 0
-    """Order among those that wait, lowest first: milliseconds since 1970, less those of the run's
-    priority."""
+    """Place among those that wait, lowest first: milliseconds since 1970, minus the run's priority.
+    """
     created_ms: int = 0
-    """When the run was created, ms since 1970: for singletons, which go by age."""
+    """When the run was created, ms since 1970: singletons decide by age."""
     late: bool = False
-    """Whether the run asks so long after its creation that older ones may ask still later: a
+    """Whether the run asks so long after its creation that older ones may ask even later, because a
     backlog is being worked off."""
     settings: LimitSettings | None = None
-    """None: unchanged. A request with nothing else is no run's: another configuration was
+    """None: unchanged. A request that has nothing else comes from no run: another configuration was
     published."""
     alive: bool = False
     """Sent by the lock's own check: the run is still running."""
@@ -110,8 +112,7 @@ class LockRequest:
 
 @dataclass(frozen=True)
 class Limit:
-    """What makes a function's runs pass locks: the locks of one kind, one for each value of the
-    key."""
+    """A setting that makes a function's runs pass locks: one lock for each value of its key."""
 
     kind: str
     """As in `LockNeed`."""
@@ -122,12 +123,12 @@ class Limit:
 
 
 def limits_of(config: FunctionConfig) -> list[Limit]:
-    """What runs must pass, in order: a pause, singleton, throttle, whole-run concurrency, step
-    concurrency.
+    """The limits that runs must pass, in order: pause, singleton, throttle, concurrency of runs,
+    concurrency of steps.
 
-    The steps' locks are in one order for all runs, so no two can wait for each other: narrow ones
-    first (a key of one function, then the function, then what functions share). So what a run may
-    hold while it waits for another permit is one that few others want, never a permit of the lock
+    The locks of steps have one order for all runs, so no two runs can wait for each other. Narrow
+    ones come first: a key of one function, then the function, then what functions share. So while a
+    run waits for another permit, it holds only permits that few others want, never one of the lock
     that everybody shares.
     """
     limits: list[Limit] = []
@@ -151,10 +152,10 @@ def limits_of(config: FunctionConfig) -> list[Limit]:
 
 
 def needs_of(config: FunctionConfig, event: Mapping[str, Any]) -> list[LockNeed]:
-    """What a run of this event must pass, in order.
+    """The locks that a run of this event must pass, in order.
 
-    A singleton's key that is false or has no value is no singleton; any other key that has no value
-    counts as null.
+    There is no singleton if its key is false or has no value. Any other key without a value counts
+    as null.
     """
     needs: list[LockNeed] = []
     for limit in limits_of(config):
@@ -169,24 +170,24 @@ def needs_of(config: FunctionConfig, event: Mapping[str, Any]) -> list[LockNeed]
     return needs
 
 
-def settings_of(config: FunctionConfig, of: LockNeed | Limit, version: int) -> LimitSettings:
-    """What a function's configuration says of a lock now; no limit if it is not in it any more.
+def settings_of(config: FunctionConfig, lock: LockNeed | Limit, version: int) -> LimitSettings:
+    """What a function's configuration says about a lock now; no limit if it has none any more.
 
-    `version`: the one of the configuration (`RegisteredFunction.version`).
+    `version` is the configuration's (`RegisteredFunction.version`).
     """
-    if of.kind == "pause":
+    if lock.kind == "pause":
         return LimitSettings(CLOSED if config.paused else RESUMED_AT_ONCE, version=version)
-    if of.kind == "singleton":
+    if lock.kind == "singleton":
         return LimitSettings(
             mode=config.singleton.mode if config.singleton else "skip", version=version
         )
-    if of.kind == "throttle":
+    if lock.kind == "throttle":
         throttle = config.throttle
         if throttle is None:
             return LimitSettings(limit=UNTHROTTLED, period_ms=1, version=version)
         burst = 1 if throttle.burst is None else throttle.burst
         return LimitSettings(throttle.limit, milliseconds(throttle.period), burst, version=version)
-    wanted = ("fn" if of.kind == "run" else "step", of.scope, of.key)
+    wanted = ("fn" if lock.kind == "run" else "step", lock.scope, lock.key)
     limits = [
         limit.limit
         for limit in config.concurrency or []
@@ -197,7 +198,7 @@ def settings_of(config: FunctionConfig, of: LockNeed | Limit, version: int) -> L
 
 @dataclass(frozen=True)
 class Change:
-    """What the locks of a limit are told when another configuration is published."""
+    """New settings, which the locks of a limit are told when another configuration is published."""
 
     function: str
     limit: Limit
@@ -205,7 +206,7 @@ class Change:
 
 
 def changes(before: FunctionConfig, after: FunctionConfig, version: int) -> list[Change]:
-    """The limits of a function that have other settings after (with this version) than before."""
+    """The limits whose settings differ in the configuration `after`, which has this version."""
     limits = [
         limit for limit in limits_of(before) if limit.kind not in ("pause", "singleton")
     ]  # a singleton's mode comes with each request
@@ -219,8 +220,7 @@ def changes(before: FunctionConfig, after: FunctionConfig, version: int) -> list
 
 
 def factor_of(config: FunctionConfig, event: Mapping[str, Any]) -> int:
-    """The seconds by which a run goes before others; 0 if the expression is no integer or has no
-    value."""
+    """By how many seconds a run goes before others; 0 if the expression gives no integer."""
     if config.priority is None:
         return 0
     try:
@@ -233,8 +233,8 @@ def factor_of(config: FunctionConfig, event: Mapping[str, Any]) -> int:
 
 
 def priority_of(factor: int) -> Priority:
-    """Temporal's priority of a run and its activities, for backlogs of task queues: keys 1 (first)
-    to 5."""
+    """Temporal's priority of a run and its activities in the backlog of a task queue: keys 1
+    (first) to 5."""
     if factor == 0:
         return Priority.default
     strong = abs(factor) >= STRONG_FACTOR
@@ -273,11 +273,11 @@ class Locks:
         self._asking = Coalescer(self._ask)
         self._looks: dict[str, tuple[float, asyncio.Task[_Look]]] = {}
         self._first: dict[str, str] = {}
-        """Execution of a lock -> the first one of its chain; the last ones."""
+        """Execution of a lock -> the first execution of its chain; only the latest are kept."""
 
     async def ask(self, need: LockNeed, request: LockRequest) -> str:
-        """Give a request to a lock; which execution of it has got it ("": it was not there, and
-        had no use for the request). Requests of this process to one lock stay in order.
+        """Send a request to a lock; returns the execution that got it, or "" if there was none and
+        the request needs none. Requests of this process to one lock stay in order.
 
         Raises `RPCError` if Temporal can't be reached.
         """
@@ -290,17 +290,17 @@ class Locks:
         if any(request.acquire for request in requests):
             execution = await lock.signal_with_start("ask", requests)
         else:
-            # One that is not there has no use for the requests.
+            # They only release: a lock that is not there holds nothing.
             execution = ""
             await lock.signal("ask", requests)
         return [execution] * len(requests)
 
     async def knows(self, lock: str, execution: str) -> bool:
-        """Whether a lock still knows what that execution of it was asked: one that continued as new
-        does, one that was ended by an operator does not.
+        """Whether a lock still knows what was asked of this execution of it: yes if it continued as
+        new since, no if an operator ended it.
 
-        All runs of this process that ask within `FRESH` share one look, and the lock itself has no
-        work with it. One that can't be replayed any more is healed. Raises `RPCError` if Temporal
+        Runs of this process that ask within `FRESH` share one look, which is no work for the lock
+        itself. A lock that can't be replayed any more is healed. Raises `RPCError` if Temporal
         can't be reached.
         """
         look = await self._look(lock)
@@ -319,8 +319,8 @@ class Locks:
 
     async def _look(self, lock: str) -> "_Look":
         now = time.monotonic()
-        for each in [each for each, (at, _) in self._looks.items() if at + FRESH <= now]:
-            del self._looks[each]
+        for stale in [key for key, (at, _) in self._looks.items() if at + FRESH <= now]:
+            del self._looks[stale]
         if lock not in self._looks:
             self._looks[lock] = now, asyncio.create_task(self._look_now(lock))
         try:
@@ -339,12 +339,12 @@ class Locks:
 
 @dataclass(frozen=True)
 class _Look:
-    """What Temporal says of a lock."""
+    """What Temporal says about a lock."""
 
     execution: str
-    """The current one, "" if there is none."""
+    """The current execution, "" if there is none."""
     first: str | None
-    """The first one of its chain."""
+    """The first execution of its chain."""
 
 
 async def _describe(

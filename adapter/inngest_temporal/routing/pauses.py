@@ -1,10 +1,10 @@
-"""Pausing a function: its new runs wait, durably and in order, until it is resumed; runs that were
-started before go on.
+"""Pausing a function: its new runs wait, durably and in order, until it is resumed. Runs that were
+started before continue.
 
-That a function is paused stands beside what its app publishes, so a deploy changes nothing about
-it. Whoever starts a run of it gives the run one more lock to pass, which admits none
-(`inngest_temporal.routing.locks`). Every process knows of a pause within about a second. When the
-function is resumed that lock lets the runs go on a few at a time.
+The app's entity keeps pauses apart from what workers publish, so a deploy does not change them.
+Each new run gets one more lock to pass, which admits none (`inngest_temporal.routing.locks`). Every
+process knows of a pause within about a second. Once the function is resumed, that lock lets the
+runs go on a few at a time.
 
 Ours: Inngest's server records the runs of a paused function as skipped (semantics §8).
 """
@@ -18,9 +18,9 @@ from .registry import RegisteredFunction
 
 
 async def pause(client: Client, function: RegisteredFunction) -> None:
-    """Pause a function; one that is paused stays so.
+    """Pause a function; a no-op if it is paused.
 
-    Raises `FunctionNotFoundError` if its app has it no more, `TimeoutError` if no worker answers,
+    Raises `FunctionNotFoundError` if its app no longer has it, `TimeoutError` if no worker answers,
     `WorkerMissingError` if only workers of an older version do, `RPCError` if Temporal can't be
     reached.
     """
@@ -28,7 +28,7 @@ async def pause(client: Client, function: RegisteredFunction) -> None:
 
 
 async def resume(client: Client, function: RegisteredFunction) -> None:
-    """Let a function's runs start again, those that waited first. Raises as `pause` does."""
+    """Let a function's runs start again, first those that waited. Raises the same as `pause`."""
     await _set(client, function, False)
 
 

@@ -1,8 +1,8 @@
-"""How the functions of an app become known, and unknown: by its workers, or by the ingress when an
-app that is served over HTTP registers.
+"""Publishing and removing the functions of an app: by its workers, or by the ingress when an app
+that is served over HTTP registers.
 
-Both ask the app's entity, which is a workflow (`inngest_temporal_workers.entities.app`), and then
-the registry's to list the app's new version, so that readers look at it.
+Both tell the app's entity, which is a workflow (`inngest_temporal_workers.entities.app`), and then
+the registry's entity, which lists the app's new version so that readers read the app again.
 """
 
 import asyncio
@@ -26,10 +26,11 @@ from .registry import AppConfig, AppDocument
 
 PUBLISH_TIMEOUT = timedelta(seconds=30)
 SHARED_SECONDS = 10
-"""Replicas that start within such a time share one update: Temporal allows 10 in flight, and one
-too many makes it forget them all."""
+"""Replicas that start within this time share one update. Temporal allows 10 updates in flight, and
+forgets them all if there is one more."""
 MAX_APP_BYTES = 1_600_000
-"""Maximum size of an app's document: a memo is limited to 2 MiB, and so is what is carried over."""
+"""Maximum size of an app's document: a memo and the state that is carried over are limited to 2 MiB
+each."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,17 @@ class Publication:
     """What the app's entity is asked to publish."""
 
     key: str
-    """The release's."""
+    """Key of the release."""
     app: dict[str, Any]
     """`AppConfig` JSON."""
     after: int = 0
     """The last version that the registry knows of."""
     renewal: bool = False
-    """Whether the worker that asks has published it before: an app that was removed stays so."""
+    """Whether the worker has published it before; then an app that was removed stays removed."""
 
 
 def release_key(app: AppConfig, app_version: str | None = None) -> str:
-    """What all who publish the same functions and version of an app have in common."""
+    """A key that is the same for all who publish the same functions and version of an app."""
     return names.digest(app.to_json(), app_version)
 
 
@@ -60,17 +61,17 @@ async def publish(
     mend: bool = True,
     renewal: bool = False,
 ) -> int:
-    """Make an app's functions known; returns the configuration's version once every reader can see
-    it and its cron triggers are scheduled.
+    """Publish an app's functions; returns the configuration's version once every reader can see it
+    and its cron triggers are scheduled.
 
-    If no worker has joined the release, it replaces what was published so; an app that is served
-    over HTTP has no workers that join. An unchanged release keeps its version and, without cron
+    A release that no worker has joined, as that of an app that is served over HTTP, replaces
+    earlier ones that nobody joined. An unchanged release keeps its version and, without cron
     triggers, writes nothing. A worker on `names.SYSTEM_TASK_QUEUE` must run.
 
     Args:
-        mend: Have the schedules of an unchanged release looked at: somebody may have deleted one.
-        renewal: Leave an app alone that was removed, however long ago it was found missing; then
-            the version is 0.
+        mend: Check the schedules of an unchanged release, too: somebody may have deleted one.
+        renewal: Do not publish an app again that was removed, however long ago; then the version
+            is 0.
 
     Raises:
         FunctionConfigInvalidError: The configuration is too large, Temporal refuses a cron trigger,
@@ -87,7 +88,7 @@ async def publish(
     version: int = known.get("version", 0)
     if not is_known or (mend and _has_crons(app)):
         publication = Publication(key, config, max(version, listed), renewal)
-        # Who registers again after a refusal is not to get the same refusal once more.
+        # An HTTP app that registers again after a refusal must not share the refused update.
         shared = None if app.http else names.digest(key, version, _share(), renewal)
         version = await _update(entity, "publish", publication, timeout, shared)
     if version:
@@ -96,10 +97,10 @@ async def publish(
 
 
 async def remove(client: Client, app_id: str, timeout: timedelta = PUBLISH_TIMEOUT) -> bool:
-    """Make an app unknown: none of its functions is triggered any more. False if it is not there.
+    """Remove an app: none of its functions is triggered any more. False if it was not there.
 
-    Also then its entity remembers it: a worker may be about to publish it again because the
-    registry was lost. Raises `TimeoutError` if no worker answered in time.
+    Its entity remembers the removal even then, because a worker may be about to publish the app
+    again after the registry was lost. Raises `TimeoutError` if no worker answered in time.
     """
     app = app_entity(client, app_id)
     known = await app.memo()
@@ -115,7 +116,7 @@ def app_entity(client: Client, app_id: str) -> EntityHandle:
 
 
 def document_of(memo: Mapping[str, Any]) -> AppDocument:
-    """What the memo of an app's entity says of its releases."""
+    """The releases in the memo of an app's entity."""
     app = memo.get("app")
     return AppDocument([], {}) if app is None else AppDocument.from_json(app)
 
@@ -123,7 +124,7 @@ def document_of(memo: Mapping[str, Any]) -> AppDocument:
 async def list_version(
     client: Client, app_id: str, version: int, timeout: timedelta = PUBLISH_TIMEOUT
 ) -> None:
-    """Make readers look at an app's version, unless they know it."""
+    """Have readers read this version of an app, unless they know it."""
     if await listed_version(client, app_id) < version:
         update_id = names.digest(app_id, version, _share())
         await _update(_registry(client), "put", [app_id, version], timeout, update_id)
@@ -155,10 +156,10 @@ def _registry(client: Client) -> EntityHandle:
 
 
 async def listed_version(client: Client, app_id: str) -> int:
-    """The version of an app that readers look for; 0 if it is not there.
+    """The version of an app that the registry lists; 0 if it lists none.
 
-    A registry that was terminated gets back what it listed: with the next app that it is told of,
-    all others would be gone.
+    A registry that was terminated gets back what it listed. Otherwise the next app that is listed
+    would be the only one.
     """
     registry = _registry(client)
     memo, is_there = await registry.read()
@@ -169,7 +170,7 @@ async def listed_version(client: Client, app_id: str) -> int:
 
 
 def _share() -> int:
-    """The same for all who ask at about the same time."""
+    """A number that is the same for all who ask at about the same time."""
     return int(time.time() // SHARED_SECONDS)
 
 
@@ -180,7 +181,7 @@ async def _update(
     timeout: timedelta,
     update_id: str | None = None,
 ) -> int:
-    """Those who update with one id share one update."""
+    """Update an entity. All who use the same `update_id` share one update."""
     try:
         return await entity.update_with_start(
             update, message, int, timeout=timeout, update_id=update_id

@@ -1,7 +1,7 @@
 """The latest events that one process accepted, with what became of each.
 
-Temporal keeps no log of events, so this one is in memory: it is that of one ingress replica, and
-gone when that ends. What must last is found through the runs that an event started.
+Temporal keeps no log of events, so this log is in memory: each ingress replica has its own, which
+is gone when the replica stops. What must last is found through the runs that an event started.
 """
 
 import json
@@ -17,7 +17,7 @@ from .reports import Outcome
 
 MAX_EVENTS = 1_000
 MAX_BYTES = 16 * 1024 * 1024
-"""Size of all events' JSON; the oldest are forgotten first."""
+"""Maximum size of all events' JSON; the oldest events are forgotten first."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class RecentEvent:
     internal_id: str
     name: str
     json: bytes
-    """The event as it was stamped, or the body of the request that had it alone."""
+    """The event as it was stamped, or the body of a request that had no other event."""
     ts: int
-    """Its time, which a body may lack."""
+    """The event's time, which a body may lack."""
     received_ms: int
     """Milliseconds since 1970."""
     outcomes: tuple[Outcome, ...]
@@ -37,12 +37,12 @@ class RecentEvent:
     @property
     def event(self) -> dict[str, Any]:
         """The event as it was stamped: `{id, name, data, ts, user, v?}`."""
-        given = events.parse(self.json)
-        given = given[0] if isinstance(given, list) else given
+        posted = events.parse(self.json)
+        posted = posted[0] if isinstance(posted, list) else posted
         if events.is_internal(self.name):
-            event: dict[str, Any] = given
+            event: dict[str, Any] = posted
         else:
-            event = events.stamp(given, self.internal_id).event
+            event = events.stamp(posted, self.internal_id).event
         return {**event, "ts": self.ts}
 
 
@@ -61,11 +61,11 @@ class RecentEvents:
         return len(self._events)
 
     def add(self, stamped: Stamped, outcomes: Sequence[Outcome], body: bytes | None = None) -> None:
-        """Remember an event. One that came before stays in its place, with what became of it now:
-        senders repeat requests. `body`: of the request, if it had this event alone."""
-        # As bytes, because decoded JSON takes many times as much memory, and each collection of
-        # garbage would go through it. To write a large event once more would cost as much as
-        # everything else.
+        """Remember an event. Senders repeat requests: an event that came before keeps its place,
+        and gets the new outcomes. `body` is that of a request that had no other event."""
+        # Bytes, because decoded JSON takes many times as much memory, and each garbage collection
+        # would walk it. The body is kept as it is because encoding a large event once more would
+        # cost as much as everything else.
         text = body or json.dumps(stamped.event, separators=(",", ":")).encode()
         id, event = stamped.internal_id, stamped.event
         known = self._events.get(id)
@@ -83,14 +83,14 @@ class RecentEvents:
         return self._events.get(internal_id)
 
     def latest(self, after: str | None = None) -> Iterator[RecentEvent]:
-        """All of them, the latest first; with the internal id of one, those that came before it,
-        which are none if it is forgotten."""
-        known = reversed(self._events.values())
+        """All events, the latest first; `after` (an internal id) gives only those that came before
+        that event, or none if it is forgotten."""
+        latest = reversed(self._events.values())
         if after is not None:
-            for each in known:
-                if each.internal_id == after:
+            for event in latest:
+                if event.internal_id == after:
                     break
-        return known
+        return latest
 
 
 def _now_ms() -> int:

@@ -1,12 +1,12 @@
 """The registry: which functions there are, and which of them an event triggers.
 
-Workers publish the configuration of their app (`inngest_temporal_workers.publishing`); it lives in
-the memos of entity workflows, one per app, and one more that lists the apps with their versions. A
-memo is read with a strongly consistent `describe` that needs no worker, so a `Follower` reads the
+Workers publish the configuration of their app (`inngest_temporal_workers.publishing`). It is kept
+in the memos of entity workflows: one for each app, and one that lists the apps with their versions.
+A memo is read by a strongly consistent `describe`, which needs no worker. A `Follower` reads the
 list about twice a second, and an app when its version has changed.
 
-Workers of several releases of an app may be up at once, as during a rolling deploy: then an app's
-memo holds them all, and events trigger the functions of all (`AppDocument`).
+Workers of several releases of an app may be up at once, for example during a rolling deploy. Then
+the app's memo holds all these releases, and events trigger the functions of all (`AppDocument`).
 """
 
 import asyncio
@@ -35,14 +35,14 @@ from inngest_temporal.temporal.connection import RPC_TIMEOUT
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.5
-"""Seconds between two looks at the list of apps: what is published is seen by every follower within
-this time and that of one look, unless it can't reach Temporal."""
+"""Seconds between two reads of the list of apps. Every follower that can reach Temporal sees what
+is published within this time and that of one read."""
 MAX_BACKOFF = 2.0
-"""Seconds between two attempts while Temporal can't be reached."""
+"""Maximum number of seconds between two attempts while Temporal can't be reached."""
 
 
 class HttpApp(pydantic.BaseModel):
-    """Where an app that is served over HTTP is, and what serves it there."""
+    """Address of an app that is served over HTTP, and the software that serves it."""
 
     model_config = pydantic.ConfigDict(frozen=True)
 
@@ -72,11 +72,11 @@ class AppConfig(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class Release:
-    """One set of functions that workers of an app publish: the same code has the same release."""
+    """One set of functions that workers of an app publish. The same code is the same release."""
 
     key: str
     order: int
-    """A release that was first published later has a greater one."""
+    """Greater for a release that was first published later."""
     app: dict[str, Any]
     """`AppConfig` JSON without the functions."""
     functions: dict[str, str] = field(default_factory=dict)
@@ -87,15 +87,15 @@ class Release:
 
 @dataclass(frozen=True)
 class AppDocument:
-    """The releases of an app that are up, as its memo holds them; fields of later versions of ours
-    are ignored."""
+    """The releases of an app that are up, as its memo holds them. Unknown fields, from a later
+    version of this package, are ignored."""
 
     releases: list[Release]
     """The oldest first."""
     functions: dict[str, dict[str, Any]]
     """Digest -> configuration of a function, as `FunctionConfig.to_wire` writes it."""
     paused: list[str] = field(default_factory=list)
-    """Ids of the functions that are paused, whatever release they are of."""
+    """Ids of the functions that are paused, in whatever release."""
 
     @classmethod
     def from_json(cls, value: object) -> "AppDocument":
@@ -109,7 +109,7 @@ class AppDocument:
     def with_release(
         self, app: Mapping[str, Any], key: str, order: int, since_ms: int
     ) -> "AppDocument":
-        """This and one more release, made of `AppConfig` JSON."""
+        """This document with one more release, made from `AppConfig` JSON."""
         digests = {each["id"]: names.digest(each)[:16] for each in app["functions"]}
         rest = {name: value for name, value in app.items() if name != "functions"}
         known = self.release(key)
@@ -121,7 +121,7 @@ class AppDocument:
         )
 
     def with_paused(self, function_id: str, paused: bool) -> "AppDocument":
-        """This with a function paused, or not."""
+        """This document with a function paused or resumed."""
         others = [each for each in self.paused if each != function_id]
         return dataclasses.replace(self, paused=[*others, function_id] if paused else others)
 
@@ -130,15 +130,15 @@ class AppDocument:
         return any(function_id in each.functions for each in self.releases)
 
     def only(self, keys: Container[str]) -> "AppDocument":
-        """Without the releases of other keys."""
+        """This document with only the releases of these keys."""
         releases = [each for each in self.releases if each.key in keys]
         used = {digest for each in releases for digest in each.functions.values()}
         functions = {digest: each for digest, each in self.functions.items() if digest in used}
         return AppDocument(releases, functions, self.paused)
 
     def merged(self) -> list[dict[str, Any]]:
-        """`AppConfig` JSON of each release, the newest first, without functions that a newer one
-        has: of a function that several have, the newest configuration counts."""
+        """`AppConfig` JSON of each release, the newest first. A function that several releases have
+        is only in the newest of them, whose configuration counts."""
         seen: set[str] = set()
         apps = []
         for release in reversed(self.releases):
@@ -165,7 +165,7 @@ class RegisteredFunction:
     task_queue: str
     config: FunctionConfig
     version: int = 0
-    """Version of the app's configuration, 0 if unknown; a later one has a greater."""
+    """Version of the app's configuration, which increases with each change; 0 if unknown."""
 
     @property
     def id(self) -> str:
@@ -175,15 +175,15 @@ class RegisteredFunction:
 
 @dataclass(frozen=True)
 class LookAlikes:
-    """Functions whose ids don't tell whether they are an app's: an id is that of the app, a hyphen
-    and the function's own, and each of these may have hyphens."""
+    """Apps and functions that can't be told apart by a prefix of the function's id. That id is the
+    app's id, a hyphen, and the function's own id, and both parts may have hyphens."""
 
     apps: tuple[str, ...] = ()
-    """Other apps whose ids begin as the ids of the app's functions do."""
+    """Other apps whose ids begin like the ids of this app's functions (`app-`)."""
     ours: tuple[str, ...] = ()
-    """Functions of the app whose ids begin as theirs do."""
+    """Functions of this app whose ids begin like those of such another app."""
     theirs: tuple[str, ...] = ()
-    """Functions of still other apps whose ids begin as the app's do."""
+    """Functions of further apps whose ids begin like those of this app."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ class _Bucket:
     always: list[_Trigger] = field(default_factory=list)
     by_value: dict[tuple[str, ...], dict[str, list[_Trigger]]] = field(default_factory=dict)
     """Path in the event -> the text it must have there -> triggers. Every `on_failure` has the same
-    event name and tells its own failures by `event.data.function_id == '...'`: only those of one
-    function are looked at."""
+    event name and an expression `event.data.function_id == '...'`; so only the triggers for one
+    function's failures are evaluated."""
 
     def add(self, trigger: _Trigger) -> None:
         equality = _equality(trigger.expression.node) if trigger.expression else None
@@ -223,8 +223,8 @@ class _Bucket:
 
 
 class Snapshot:
-    """All functions at one moment. Immutable; matching costs as much as there are triggers for the
-    event's name."""
+    """All functions at one moment. Immutable; matching an event takes time for the triggers of its
+    name only."""
 
     def __init__(
         self, apps: Iterable[AppConfig] = (), versions: Mapping[str, int] | None = None
@@ -256,12 +256,12 @@ class Snapshot:
 
     @property
     def queues(self) -> tuple[str, ...]:
-        """The task queues of apps that have not the one that we name."""
+        """The task queues of apps that chose their own instead of the one that we name."""
         queues = {app.task_queue for app in self.apps}
         return tuple(sorted(q for q in queues if not q.startswith(names.TASK_QUEUE_PREFIX)))
 
     def look_alikes(self, app_id: str) -> LookAlikes:
-        """What is to be told apart from the functions of an app, as far as it is known."""
+        """What must be told apart from the functions of an app, as far as it is known."""
         prefix = f"{app_id}-"
         apps = sorted({app.app_id for app in self.apps if app.app_id.startswith(prefix)})
         theirs = tuple(f"{each}-" for each in apps)
@@ -273,8 +273,8 @@ class Snapshot:
         )
 
     def match(self, event: Mapping[str, Any]) -> list[RegisteredFunction]:
-        """The functions that an event triggers, each once: name or prefix match and the expression
-        is true (§1.8)."""
+        """The functions that an event triggers, each once: those with a trigger whose name or
+        prefix matches and whose expression is true (§1.8)."""
         found: dict[int, RegisteredFunction] = {}
         for bucket in self._buckets(event["name"]):
             for trigger in bucket.candidates(event):
@@ -332,10 +332,9 @@ class Snapshot:
 
 
 def _equality(node: Node) -> tuple[tuple[str, ...], str] | None:
-    """Path and text of an `event.... == '...'` that must be true for the whole expression to be.
+    """Path and text of an `event.... == '...'` without which the whole expression can't be true.
 
-    Texts only, and not the empty one: what equals them is just that text, by any of the null and
-    number rules.
+    Only non-empty texts: by the rules for null and numbers, such a text equals nothing but itself.
     """
     match node:
         case Call(function="_&&_", args=args):
@@ -350,7 +349,7 @@ def _equality(node: Node) -> tuple[tuple[str, ...], str] | None:
 
 
 class Follower:
-    """Keeps a `Snapshot` of the registry current, in the background, also through times without
+    """Keeps a `Snapshot` of the registry current in the background, and survives outages of
     Temporal.
 
     Use it as a context manager, or call `start` and `stop`.
@@ -358,7 +357,7 @@ class Follower:
 
     def __init__(self, client: Client, interval: float = POLL_INTERVAL) -> None:
         self.snapshot: Snapshot | None = None
-        """None until the registry was read once; afterwards the last that could be read."""
+        """None until the registry was read once; afterwards the last one that could be read."""
         self._client = client
         self._interval = interval
         self._apps: dict[str, tuple[int, list[AppConfig]]] = {}
@@ -398,7 +397,7 @@ class Follower:
             ) from None
 
     async def change(self, snapshot: Snapshot | None) -> Snapshot:
-        """Wait until the registry is read and is not that snapshot any more."""
+        """Wait until there is a snapshot other than this one."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.snapshot is not snapshot)
         assert self.snapshot is not None
@@ -413,8 +412,8 @@ class Follower:
             return await self._read()
 
     async def knowing(self, function_id: str) -> Snapshot:
-        """The snapshot; the registry is read once more if it lacks a function, which may have been
-        published a moment ago. Raises as `refresh` does."""
+        """The snapshot. If it lacks this function, which may have been published a moment ago, the
+        registry is read once more. Raises the same as `refresh`."""
         snapshot = self.snapshot
         if snapshot is None or snapshot.function(function_id) is None:
             return await self.refresh()
@@ -466,8 +465,8 @@ class Follower:
         return self.snapshot
 
     async def _read_app(self, app: str) -> list[AppConfig]:
-        """An app's releases, without functions that they share; none if it was removed, or was
-        written by a version of ours that we can't read."""
+        """An app's releases, each function in the newest of them; none if the app was removed, or
+        was published by a version of this package that we can't read."""
         entity = await self._describe(names.app_id(app))
         value = None if entity is None else await entity.memo_value("app", None)
         try:
@@ -486,15 +485,14 @@ class Follower:
                 rpc_timeout=RPC_TIMEOUT
             )
         except RPCError as error:
-            # The same status is given to a namespace that does not exist, which is no empty
-            # registry.
+            # A namespace that does not exist has the same status, but is not an empty registry.
             if error.status != RPCStatusCode.NOT_FOUND or _no_namespace(error):
                 raise
             return None
 
 
 def _read(app: Mapping[str, Any]) -> AppConfig:
-    """An app with those of its functions that we can read."""
+    """An app without the functions that we can't read."""
     functions = []
     for function in app["functions"]:
         try:

@@ -1,9 +1,9 @@
-"""Replays, from the outside: all runs of a function that ended in some way, run again.
+"""Replays, from the outside: reruns of all runs of a function that ended with a given status.
 
-A replay is one durable workflow (`inngest_temporal_workers.entities.replay`): it pages through
-visibility and starts one rerun after another, so many a second. The key of each rerun derives from
-the replay and the run, so whatever is repeated, a replay runs no run again twice. Its memo is its
-progress, which needs no worker to be read, and stays for as long as Temporal keeps the workflow.
+A replay is one durable workflow (`inngest_temporal_workers.entities.replay`). It pages through
+visibility and starts one rerun after another, at a fixed rate. The key of each rerun derives from
+the replay and the run, so a replay reruns each run once, whatever is repeated. Its memo holds its
+progress, which can be read without a worker for as long as Temporal keeps the workflow.
 """
 
 import math
@@ -29,20 +29,20 @@ from inngest_temporal.wire import from_wire, to_wire
 from .registry import Snapshot
 
 ENDED = ("Failed", "Cancelled", "Completed", "Skipped")
-"""Statuses of runs that may be replayed: one that has not ended could be met twice."""
+"""Statuses of runs that may be replayed. A replay could meet a run twice that has not ended."""
 DEFAULT_RATE = 10.0
 """Runs a second."""
 MIN_RATE, MAX_RATE = 0.01, 100.0
 MAX_SHOWN = 10
-"""Runs whose refusal a replay tells; of others only the number."""
+"""Maximum number of refused runs that a replay names; the others are only counted."""
 MAX_LISTED = 100
-"""Replays that are listed."""
+"""Maximum number of replays that are listed."""
 PROGRESS_MEMO = "inngestReplay"
-"""Memo of a replay: a `ReplayProgress`, as JSON."""
+"""Name of a replay's memo, a `ReplayProgress` as JSON."""
 CANCEL_SIGNAL = "cancel"
 
 ReplayStatus = Literal["Running", "Completed", "Cancelled", "Failed"]
-"""Failed: it was ended in Temporal."""
+"""`Failed` means that somebody ended it in Temporal."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class ReplayRequest:
     since_ms: int | None = None
     """Runs that were started then or later."""
     until_ms: int = 0
-    """Runs that were started before. 0: when the replay is started, which it is at the latest: a
-    replay does not run its own runs again."""
+    """Runs that were started before then. It is at most the time when the replay is started, so
+    that it does not rerun its own runs; 0 means that time."""
     rate: float = DEFAULT_RATE
-    """Runs started a second; `MIN_RATE` to `MAX_RATE`."""
+    """How many runs are started a second; `MIN_RATE` to `MAX_RATE`."""
 
     def filter(self) -> RunFilter:
         """Finds the runs."""
@@ -78,27 +78,27 @@ class ReplayProgress:
     request: ReplayRequest
     status: ReplayStatus = "Running"
     total: int = 0
-    """Runs that there were when it began, as visibility counts them."""
+    """How many runs visibility counted when it began."""
     found: int = 0
-    """Runs that it has come to. Each of them is started, or refused."""
+    """Runs that it has handled so far. Each of them was started or refused."""
     started: int = 0
     """Runs that were run again."""
     refused: int = 0
     """Runs that can't be run again."""
     refusals: dict[str, str] = field(default_factory=dict)
-    """Run id -> why, of the first ones."""
+    """Run id -> reason, for the first of the refused runs."""
     problem: str | None = None
-    """Why it does not go on for now."""
+    """Why it is stuck for now."""
 
     @property
     def remaining(self) -> int:
-        """Runs still to come, if no others have ended that way meanwhile."""
+        """How many runs are left, if no others have ended with that status meanwhile."""
         return 0 if self.status != "Running" else max(0, self.total - self.found)
 
 
 @dataclass(frozen=True)
 class ReplayRecord:
-    """A replay as it is shown."""
+    """A replay, as it is shown to people."""
 
     id: str
     progress: ReplayProgress
@@ -114,16 +114,16 @@ def key_of(replay_id: str, run_id: str) -> str:
 async def start(
     client: Client, snapshot: Snapshot, request: ReplayRequest, *, key: str | None = None
 ) -> str:
-    """Start a replay; its id. With the same `key` one is started once.
+    """Start a replay; returns its id. Calls with the same `key` start one replay.
 
     Raises `FunctionNotFoundError`, `RerunRefusedError`, `RPCError`.
     """
     now_ms = time.time_ns() // 1_000_000
     _check(request, snapshot)
     id = str(ULID()) if key is None else names.digest("replay", request.function_id, key)
-    given = replace(request, until_ms=min(request.until_ms or now_ms, now_ms))
-    given.filter()  # refuses what is no time
-    progress: dict[str, Any] = to_wire(ReplayProgress(given))
+    request = replace(request, until_ms=min(request.until_ms or now_ms, now_ms))
+    request.filter()  # refuses times that don't exist
+    progress: dict[str, Any] = to_wire(ReplayProgress(request))
     try:
         await client.start_workflow(
             names.REPLAY_TYPE,
@@ -157,11 +157,11 @@ def _check(request: ReplayRequest, snapshot: Snapshot) -> None:
         )
     until_ms = request.until_ms or time.time_ns() // 1_000_000
     if request.since_ms is not None and request.since_ms >= until_ms:
-        raise RerunRefusedError("No run is started after since and before until.")
+        raise RerunRefusedError("No run can match: since must be earlier than until.")
 
 
 async def load(client: Client, id: str) -> ReplayRecord | None:
-    """A replay; None if there is none of that id. Raises `RPCError`."""
+    """The replay with this id, or None. Raises `RPCError`."""
     handle = client.get_workflow_handle(names.replay_id(id))
     try:
         found = await handle.describe(rpc_timeout=RPC_TIMEOUT)
@@ -173,7 +173,7 @@ async def load(client: Client, id: str) -> ReplayRecord | None:
 
 
 async def latest(client: Client) -> list[ReplayRecord]:
-    """The latest replays, as visibility knows them: first those that run. Raises
+    """The latest replays, as visibility knows them; running ones come first. Raises
     `VisibilityBusyError`, `RPCError`."""
     query = f"WorkflowType = '{names.REPLAY_TYPE}' AND ExecutionStatus != 'ContinuedAsNew'"
     listed = await Visibility.of(client).list(query, MAX_LISTED)
@@ -182,8 +182,8 @@ async def latest(client: Client) -> list[ReplayRecord]:
 
 
 async def cancel(client: Client, id: str) -> bool:
-    """Have a replay start no further run; those that it has started go on. One that has ended stays
-    as it is. False if there is none of that id. Raises `RPCError`."""
+    """Have a replay start no further runs; those that it has started continue. A no-op if it has
+    ended; False if there is no such replay. Raises `RPCError`."""
     try:
         await client.get_workflow_handle(names.replay_id(id)).signal(
             CANCEL_SIGNAL, rpc_timeout=RPC_TIMEOUT
@@ -208,7 +208,8 @@ async def _shown(found: WorkflowExecution) -> ReplayRecord | None:
 
 
 def _created_ms(id: str, found: WorkflowExecution) -> int:
-    """It may have continued as new; the id of most says when it began."""
+    """The time in its id, because its execution may have continued as new. The id of a replay with
+    a key has no time; then the start of the execution must do."""
     try:
         return ULID.from_str(id).milliseconds
     except ValueError:
@@ -220,8 +221,8 @@ def _ms(moment: datetime | None) -> int | None:
 
 
 def _moment(ms: int) -> datetime:
-    """Raises `RerunRefusedError` for what is no time."""
+    """Raises `RerunRefusedError` for a time that doesn't exist."""
     try:
         return datetime.fromtimestamp(ms / 1000, UTC)
     except (OverflowError, ValueError, OSError):
-        raise RerunRefusedError(f"{ms} is no time in milliseconds since 1970.") from None
+        raise RerunRefusedError(f"{ms} is not a time in milliseconds since 1970.") from None

@@ -1,5 +1,5 @@
-"""What became of an event, and the line about it at level INFO of the logger
-`inngest_temporal.events`: for people who develop functions. Other processes leave it off."""
+"""What became of an event, and a log line about it for people who develop functions: at level INFO
+of the logger `inngest_temporal.events`, which is off in other processes."""
 
 import logging
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from .registry import Snapshot
 logger = logging.getLogger("inngest_temporal.events")
 
 MAX_KNOWN = 10
-"""Event names that are listed when nothing listens for one."""
+"""Maximum number of known event names that are listed when nothing listens for a name."""
 
 Kind = Literal[
     "started",
@@ -36,19 +36,19 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Outcome:
-    """One thing that became of an event."""
+    """One effect of an event."""
 
     kind: Kind
     function: str | None = None
-    """Full id of the function, where it is one's."""
+    """Full id of the function that the event had an effect on, if there is one."""
     run: str | None = None
-    """The run that it started, now or when it came before; or that it resumed or cancelled."""
+    """The run that the event started, now or when it came before; or resumed or cancelled."""
     reason: str | None = None
-    """Why a function refused it, or why nobody could see to it."""
+    """Why a function refused the event, or why it was not accepted."""
 
     @property
     def text(self) -> str:
-        """What it did, as the end of a sentence that begins with the event."""
+        """The effect, as the end of a sentence that begins with the event."""
         return _TEXTS[self.kind].format(function=self.function, run=self.run, reason=self.reason)
 
 
@@ -56,7 +56,7 @@ _TEXTS: dict[Kind, str] = {
     "started": "starts {function} (run {run})",
     "existed": "has started {function} before (run {run})",
     "debounced": "is debounced for {function}",
-    "batched": "is in a batch for {function}",
+    "batched": "is batched for {function}",
     "rate_limited": "is rate limited by {function}",
     "refused": "starts no run of {function}: {reason}",
     "delivered": "is given to the runs that wait for it",
@@ -64,13 +64,13 @@ _TEXTS: dict[Kind, str] = {
     "cancelled": "cancels run {run}",
     "missing": "invokes {function}, which is not there",
     "unmatched": "starts nothing, since nothing listens for it",
-    "queued": "is handed over, with its whole request, to the workers, which route it",
+    "queued": "is handed over to the workers with its whole request",
     "failed": "was not accepted: {reason}",
 }
 
 
 def routed(stamped: Stamped, snapshot: Snapshot, outcomes: Sequence[Outcome]) -> None:
-    """What an event did."""
+    """Log what an event did."""
     if not logger.isEnabledFor(logging.INFO):
         return
     name = stamped.event["name"]
@@ -81,7 +81,7 @@ def routed(stamped: Stamped, snapshot: Snapshot, outcomes: Sequence[Outcome]) ->
 
 
 def resumed(event_name: str, run: str, *, cancelled: bool) -> None:
-    """A wait of a run matched."""
+    """Log that a wait of a run matched."""
     logger.info("%s %s run %s", event_name, "cancels" if cancelled else "resumes", run)
 
 

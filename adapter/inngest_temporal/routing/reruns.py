@@ -1,14 +1,12 @@
-"""Running a run again: a new run with the same events, from the beginning or from a step.
+"""Reruns: a new run with the events of an earlier one, from the beginning or from a step.
 
-A rerun is one more run of the function as it is configured now. It waits for locks as every run
-does; but rate limit, debounce, batch, and a singleton that skips say nothing of it, as they are
-about events, and this one was asked for. Nobody is answered twice: if the run was invoked, its
-invoker hears nothing of the rerun.
+A rerun is a new run of the function as it is configured now. It waits for locks like every run. But
+rate limits, debounces, batches, and singletons that skip don't apply to it: they are about events,
+and a rerun was asked for. If the earlier run was invoked, its invoker is not answered again.
 
-*From a step* the new run begins with the memos of the steps that had ended before that one did:
-what ended later may depend on it, and nothing that ended earlier does. They are taken from the
-run's history, so no worker is needed, and what they did is not done again, whatever has been
-deployed since.
+A rerun *from a step* begins with the memos of the steps that had ended before that step did: what
+ended later may depend on it, what ended earlier can't. The memos are taken from the run's history,
+so this needs no worker, and those steps are not executed again, whatever was deployed since.
 """
 
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ from . import events
 from .events import Stamped
 from .registry import RegisteredFunction, Snapshot
 from .router import start_run
-from .run_input import Again
+from .run_input import RerunInput
 
 MAX_KEY_BYTES = 200
 """Maximum size of a key."""
@@ -38,13 +36,12 @@ MAX_KEY_BYTES = 200
 
 @dataclass(frozen=True)
 class FromStep:
-    """The step from which a run is run again."""
+    """The step from which a rerun begins."""
 
     step: str
-    """Hashed id, or the user's id if no other step has it."""
+    """The step's hashed id, or the user's id if no other step has it."""
     input: list[Any] | None = None
-    """Arguments of the step's body in place of those that the handler gives: JSON values; None:
-    unchanged."""
+    """Arguments (JSON values) for the step's body instead of the handler's; None: unchanged."""
 
 
 async def rerun(
@@ -55,46 +52,48 @@ async def rerun(
     from_step: FromStep | None = None,
     key: str | None = None,
 ) -> str:
-    """Start a run with the events of another one; its id.
+    """Start a run with the events of an earlier one; returns its id.
 
-    With the same `key` (any text; None: a new one) the same run is started once, however often it
-    is asked for. Raises `RunNotFoundError`, `FunctionNotFoundError` if the function was removed,
+    Calls with the same `key` (any text; None: a new one) start one run, however often they are
+    repeated. Raises `RunNotFoundError`, `FunctionNotFoundError` if the function was removed,
     `RerunRefusedError`, and what Temporal's client raises.
     """
     if key is not None and not 0 < len(key.encode(errors="replace")) <= MAX_KEY_BYTES:
-        raise RerunRefusedError(f"A rerun's key is text of 1 to {MAX_KEY_BYTES} bytes.")
+        raise RerunRefusedError(f"A rerun's key must have 1 to {MAX_KEY_BYTES} bytes.")
     found = await runs.describe(client, run_id)
-    given = None if found is None else await runs.input_of(client, run_id)
-    if found is None or given is None or not given.events:
+    original = None if found is None else await runs.input_of(client, run_id)
+    if found is None or original is None or not original.events:
         raise RunNotFoundError(run_id)
     function = snapshot.function(found.workflow_type)
     if function is None:
         raise FunctionNotFoundError(
-            f"Function {found.workflow_type} of run {run_id} is not there any more: start a worker"
-            " that has it, or register its app."
+            f"Function {found.workflow_type} of run {run_id} does not exist any more: start a"
+            " worker that has it, or register its app."
         )
     singleton = function.config.singleton
-    again = Again(run_id, skips=singleton is None or singleton.mode != "skip")
+    changes = RerunInput(run_id, may_skip=singleton is None or singleton.mode != "skip")
     if from_step is not None:
         trace = await load_trace(client, run_id)
         if trace is None:
             raise RunNotFoundError(run_id)
-        again = _from_step(trace, from_step, again, _takes_input(snapshot, function))
-    first_id = given.event_ids[0]
+        changes = _from_step(trace, from_step, changes, _takes_input(snapshot, function))
+    first_id = original.event_ids[0]
     new_id = events.rerun_id(function.id, first_id, run_id, key or str(ULID()))
     await start_run(
         client,
         function,
-        [Stamped(event, id) for event, id in zip(given.events, given.event_ids, strict=True)],
+        [Stamped(event, id) for event, id in zip(original.events, original.event_ids, strict=True)],
         new_id,
-        batched=len(given.events) > 1 or run_id == events.batch_run_id(function.id, first_id),
-        again=again,
+        batched=len(original.events) > 1 or run_id == events.batch_run_id(function.id, first_id),
+        rerun=changes,
         rpc_timeout=RPC_TIMEOUT,
     )
     return new_id
 
 
-def _from_step(trace: Trace, wanted: FromStep, again: Again, takes_input: bool) -> Again:
+def _from_step(
+    trace: Trace, wanted: FromStep, changes: RerunInput, takes_input: bool
+) -> RerunInput:
     step = _found(trace, wanted.step)
     if wanted.input is not None:
         _check_input(step, takes_input)
@@ -110,16 +109,16 @@ def _from_step(trace: Trace, wanted: FromStep, again: Again, takes_input: bool) 
     size = json_size([to_wire(memos), inputs, trace.events])
     if size > MAX_OUTPUT_BYTES:
         raise RerunRefusedError(
-            f'The events, and what the {len(memos)} steps before "{step.name}" returned, are {size}'
+            f'The events and the results of the {len(memos)} steps before "{step.name}" are {size}'
             f" bytes, and a run can begin with {MAX_OUTPUT_BYTES} at most. Rerun from an earlier"
             " step, or from the beginning."
         )
-    return Again(again.original, tuple(memos), step.id, inputs, again.skips)
+    return RerunInput(changes.original, tuple(memos), step.id, inputs, changes.may_skip)
 
 
 def _order(step: TraceStep) -> tuple[int, int]:
-    """Steps that have ended come before those that have not. One may have ended as its run did,
-    after all others."""
+    """Steps that have ended come before those that have not. A step without a position may have
+    ended together with its run, after all others."""
     ended_ms = step.ended_ms if step.status == "Completed" else None
     unknown = 2**62
     return (
@@ -145,25 +144,25 @@ def _found(trace: Trace, wanted: str) -> TraceStep:
 def _check_input(step: TraceStep, takes_input: bool) -> None:
     if step.kind != protocol.RUN:
         raise RerunRefusedError(
-            f'Step "{step.name}" is no step.run ({step.kind}): its input can\'t be replaced. Rerun'
-            " from it without an input."
+            f'Step "{step.name}" is not a step.run ({step.kind}), so its input can\'t be replaced.'
+            " Rerun from it without an input."
         )
     if not takes_input:
         raise RerunRefusedError(
-            f'The input of step "{step.name}" can\'t be replaced: the SDK of its app does not take'
-            " one. That of JavaScript does, and functions of our own workers."
+            f'The input of step "{step.name}" can\'t be replaced: the SDK of its app does not'
+            " support that. The JavaScript SDK does, and so do functions of our own workers."
         )
 
 
 def _takes_input(snapshot: Snapshot, function: RegisteredFunction) -> bool:
-    """Whether what executes the function can be given the input of a step: the official SDK of
-    Python would take that for the step's result."""
+    """Whether the app's SDK supports a new input for a step: the official Python SDK would take it
+    for the step's result."""
     [app] = [each for each in snapshot.apps if each.app_id == function.app_id][:1]
     return app.http is None or app.http.sdk.startswith("js:")
 
 
 def _done(step: TraceStep) -> Done:
-    """A finished step as the new run is given it."""
+    """A finished step, as the memo with which the new run begins."""
     if step.kind == "fetch" or step.kind == "ai":
         op = Op(protocol.RUN, step.id, step.name, {"gateway": step.kind})
     else:

@@ -1,9 +1,8 @@
 """Routing: from an accepted event to the runs that it starts and the waits that it resumes.
 
-Everything that Temporal is asked here may be asked again without a second effect: the id of a run
-derives from function and event, and Temporal refuses to start an id twice for as long as it keeps
-the first one (the namespace's retention). So an error is left to the sender, who repeats the whole
-request.
+Every call to Temporal may be repeated here without a second effect: the id of a run derives from
+function and event, and Temporal refuses to start an id twice for as long as it keeps the first run
+(the namespace's retention). So there are no retries here: the sender repeats the whole request.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import RegistryNotReadyError
 from inngest_temporal.models import milliseconds
-from inngest_temporal.routing.run_input import Again, Invoker, RunInput
+from inngest_temporal.routing.run_input import Invoker, RerunInput, RunInput
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
 
@@ -34,16 +33,16 @@ from .reports import Outcome
 from .waits import Waits
 
 MAX_CONCURRENT = 200
-"""Maximum number of runs to start and events to deliver that one router works on at once, and of
-events that it asks gates about; the rest wait."""
+"""Maximum number of runs and deliveries that one router starts at once, and of events about which
+it asks gates at once; the rest wait."""
 MAX_EVENTS = 100
-"""Events of one request that are in hand at once."""
+"""Maximum number of events of one request that are routed at once."""
 
 T = TypeVar("T")
 
 Deliver = Callable[[dict[str, Any], str], Awaitable[bool]]
-"""Gives an event, with its internal id, to the waits that are registered for it; False if there can
-be none (`Waits.deliver`)."""
+"""Delivers an event, with its internal id, to the waits that are registered for it; False if there
+can't be any (`Waits.deliver`)."""
 
 
 class SnapshotSource(Protocol):
@@ -61,15 +60,15 @@ class Routed:
     runs: tuple[str, ...]
     """Ids of the runs that it starts; they may have been started before."""
     missing: str | None = None
-    """For an invocation: id of the function that is not there."""
+    """For an invocation: id of the function, if that does not exist."""
     refused: str | None = None
     """For an invocation: why the function does not run."""
     invoked: str | None = None
     """For an invocation: the run of that function; None if a gate may start one later."""
     unmatched: bool = False
-    """No function is triggered by it, and no run waits for it."""
+    """Whether no function is triggered by it, and no run waits for it."""
     outcomes: tuple[Outcome, ...] = field(default=(), compare=False)
-    """The same for people, one by one."""
+    """The same, as a list for people."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,9 @@ class _Started:
     """What became of one event for one function."""
 
     run: str | None
-    """None: none was started; a gate may start one later."""
+    """None: no run was started; a gate may start one later."""
     outcome: Outcome | None = None
-    """None: there are no waits for it."""
+    """None: no run waits for the event."""
 
 
 class Router:
@@ -94,14 +93,14 @@ class Router:
         concurrency: int = MAX_CONCURRENT,
         rpc_timeout: timedelta = RPC_TIMEOUT,
     ) -> None:
-        """`deliver`: None routes to functions only. `rpc_timeout`: for one start of a run, and for
-        one delivery."""
+        """`deliver`: None routes events to functions only. `rpc_timeout`: limit for each start of a
+        run and for each delivery."""
         self._client = client
         self._source = source
         self._deliver = deliver
         self._rpc_timeout = rpc_timeout
         self._slots = asyncio.Semaphore(concurrency)
-        # A gate may take seconds to answer, for which no other function's events shall wait.
+        # A gate may take seconds to answer; events of other functions must not wait for that.
         self._gate_slots = asyncio.Semaphore(concurrency)
         self._gates = Gates(client, rpc_timeout)
 
@@ -112,15 +111,15 @@ class Router:
 
     @property
     def functions(self) -> Snapshot:
-        """All functions. Raises `RegistryNotReadyError` as long as nobody knows them."""
+        """All functions. Raises `RegistryNotReadyError` until the registry was read."""
         snapshot = self._source.snapshot
         if snapshot is None:
             raise RegistryNotReadyError
         return snapshot
 
     async def route(self, stamped: Sequence[Stamped]) -> list[Routed]:
-        """Start what the events trigger and resume what waits for them; one result for each, in
-        order.
+        """Start the runs that the events trigger and resume those that wait for them; one result
+        for each event, in order.
 
         Events are independent of each other. Returns when Temporal has accepted everything; if
         anything failed, raises the error of the first event that failed: `RegistryNotReadyError`,
@@ -132,16 +131,16 @@ class Router:
         errors: dict[int, Exception] = {}
         remaining = iter(enumerate(stamped))
 
-        async def go_on() -> None:
+        async def route_remaining() -> None:
             for index, one in remaining:
                 try:
                     routed[index] = await self._route(one)
                 except Exception as error:
                     errors[index] = error
-                if errors:  # a Temporal that is down is not asked once more for each of thousands
+                if errors:  # if Temporal is down, thousands of further calls would fail as well
                     return
 
-        await asyncio.gather(*(go_on() for _ in range(min(len(stamped), MAX_EVENTS))))
+        await asyncio.gather(*(route_remaining() for _ in range(min(len(stamped), MAX_EVENTS))))
         if errors:
             raise errors[min(errors)]
         return [routed[index] for index in range(len(stamped))]
@@ -185,17 +184,17 @@ class Router:
             tuple(outcomes),
         )
 
-    async def is_heard(self, name: str) -> bool:
-        """Whether a function or a wait listens for an event of that name, or may. Raises
-        `RPCError`."""
+    async def has_listeners(self, name: str) -> bool:
+        """Whether a function or a wait listens for events of that name; True if that is not known.
+        Raises `RPCError`."""
         snapshot = self._source.snapshot
         if snapshot is None or snapshot.listens(name):
             return True
         return await Waits.of(self._client).listens(name)
 
     async def start(self, function: RegisteredFunction, stamped: Stamped) -> str | None:
-        """Start one function for an event that is for no other; the run's id, None if a gate starts
-        none or a later one. Raises what Temporal's client raises."""
+        """Start one function for an event that no other function gets; returns the run's id, or
+        None if a gate starts it later or never. Raises what Temporal's client raises."""
         return (await self._start(function, stamped)).run
 
     async def _start(
@@ -225,8 +224,8 @@ class Router:
 
     async def _pass_on(self, deliver: Deliver, stamped: Stamped) -> _Started:
         async with self._slots, asyncio.timeout(self._rpc_timeout.total_seconds()):
-            there = await deliver(stamped.event, stamped.internal_id)
-            return _Started(None, Outcome("delivered") if there else None)
+            is_delivered = await deliver(stamped.event, stamped.internal_id)
+            return _Started(None, Outcome("delivered") if is_delivered else None)
 
 
 async def start_run(
@@ -237,13 +236,13 @@ async def start_run(
     *,
     invokers: Sequence[Invoker] = (),
     batched: bool = False,
-    again: Again | None = None,
+    rerun: RerunInput | None = None,
     rpc_timeout: timedelta | None = None,
 ) -> bool:
-    """Start one run of a function; False if there was one of that id already, ended or not.
+    """Start one run of a function; False if a run with that id exists already, running or ended.
 
-    It waits until the event's time, if that is in the future; not if it was batched, even alone
-    (§1.8), nor if it has the events of an earlier run (`again`).
+    If the event's time is in the future, the run begins then; but not a run with a batch, even of
+    one event (§1.8), nor a `rerun`.
     """
     event_ids = [one.internal_id for one in stamped]
     first = stamped[0].event
@@ -252,18 +251,18 @@ async def start_run(
     if function.config.cancel:
         async with asyncio.timeout(None if rpc_timeout is None else rpc_timeout.total_seconds()):
             cancels = await waits.register_cancels(function.config.cancel, run_id, first, event_ids)
-    # The time of our own events is now, by another clock.
-    is_now = batched or again is not None or events.is_internal(first["name"])
+    # Our own events always mean now: another clock may have set a time that seems to come.
+    is_now = batched or rerun is not None or events.is_internal(first["name"])
     delay_ms = 0 if is_now else first["ts"] - time.time() * 1000
-    given = _run_input(function, stamped, invokers, cancels, batched, is_delayed=delay_ms > 0)
+    input = _run_input(function, stamped, invokers, cancels, batched, is_delayed=delay_ms > 0)
     summary = _summary(stamped)
     memo: dict[str, Any] = {names.EVENTS_MEMO: event_ids, names.TRIGGER_MEMO: summary}
-    if again is not None:
-        given, memo[names.ORIGINAL_MEMO] = again.applied_to(given), again.original
+    if rerun is not None:
+        input, memo[names.ORIGINAL_MEMO] = rerun.applied_to(input), rerun.original
     try:
         await client.start_workflow(
             function.id,
-            given.to_json(),
+            input.to_json(),
             id=run_id,
             task_queue=function.task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
@@ -271,7 +270,7 @@ async def start_run(
             memo=memo,
             start_delay=timedelta(milliseconds=delay_ms) if delay_ms > 0 else None,
             rpc_timeout=rpc_timeout,
-            priority=priority_of(given.factor),
+            priority=priority_of(input.factor),
             static_summary=summary,
         )
     except WorkflowAlreadyStartedError:
@@ -307,7 +306,7 @@ def _run_input(
 
 
 def _summary(stamped: Sequence[Stamped]) -> str:
-    """What lists show of a run: the event that started it."""
+    """The event that started a run, as lists of runs show it."""
     name: str = stamped[0].event["name"][:150]
     return name if len(stamped) == 1 else f"{name} and {len(stamped) - 1} more"
 
@@ -319,7 +318,7 @@ async def _take_back(
     cancels: dict[str, str],
     rpc_timeout: timedelta | None,
 ) -> None:
-    """Take back the `cancel` entries of a run that has ended, and would not do it any more."""
+    """Deregister the `cancel` entries of a run, if it has ended and can't do so itself."""
     run = await client.get_workflow_handle(run_id).describe(rpc_timeout=rpc_timeout)
     if run.status != WorkflowExecutionStatus.RUNNING:
         await asyncio.gather(
@@ -328,20 +327,20 @@ async def _take_back(
 
 
 def refuses(error: RPCError) -> bool:
-    """Whether Temporal would refuse the same request again. One of a workflow that has had 10,000
-    signals it takes once that has continued as new."""
-    passes = "limit for signal events" in error.message
-    return error.status == RPCStatusCode.INVALID_ARGUMENT and not passes
+    """Whether Temporal would refuse the same request again. A workflow that has had 10,000 signals
+    is another case: it takes more of them once it has continued as new."""
+    is_temporary = "limit for signal events" in error.message
+    return error.status == RPCStatusCode.INVALID_ARGUMENT and not is_temporary
 
 
 async def _all_or_error(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all; if any fails, an error, once none of them is still at work. One that may
-    pass goes before one that will not: what it stands for is to be tried again."""
+    """The results of all; waits for all of them, and then raises an error if there was one. An
+    error that a retry may cure goes first, so that the caller tries again."""
     results = await asyncio.gather(*work, return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     if errors:
-        passing = [each for each in errors if not (isinstance(each, RPCError) and refuses(each))]
-        raise [*passing, *errors][0]
+        temporary = [each for each in errors if not (isinstance(each, RPCError) and refuses(each))]
+        raise [*temporary, *errors][0]
     return [result for result in results if not isinstance(result, BaseException)]
 
 
@@ -354,11 +353,9 @@ def _invoker(stamped: Stamped) -> Invoker | None:
 
 def _timeouts(config: FunctionConfig, batched: bool) -> dict[str, int]:
     """A batch has no `start`, as in Inngest (§4.2)."""
-    given = (
-        {}
-        if config.timeouts is None
-        else {"start": config.timeouts.start, "finish": config.timeouts.finish}
-    )
-    if batched:
-        given.pop("start", None)
-    return {name: milliseconds(limit) for name, limit in given.items() if limit is not None}
+    if config.timeouts is None:
+        return {}
+    limits = {"finish": config.timeouts.finish}
+    if not batched:
+        limits["start"] = config.timeouts.start
+    return {name: milliseconds(limit) for name, limit in limits.items() if limit is not None}

@@ -24,12 +24,12 @@ class LockNeed:
     """A lock that a run must pass before it may execute."""
 
     kind: str
-    """`pause` (the function was paused), `singleton`, `throttle`, `run` (a permit for all of the
+    """`pause` (the function was paused), `singleton`, `throttle`, `run` (one permit for the whole
     run) or `step` (permits while something executes)."""
     lock: str
     """Workflow id of the lock."""
     key: str | None = None
-    """The key expression; with `scope` it tells which limit of the configuration this is."""
+    """The key expression; together with `scope` it identifies the limit in the configuration."""
     scope: str = "fn"
     value: str = ""
     """The key's value, for people."""
@@ -46,68 +46,67 @@ class RunInput:
     """Internal id (ULID) of each of `events`."""
     invoker: Invoker | None = None
     timeouts: dict[str, int] = field(default_factory=dict)
-    """Inngest's `timeouts`, milliseconds: `{start?, finish?}`. With the run, because a deploy may
-    change them."""
+    """Inngest's `timeouts`, milliseconds: `{start?, finish?}`. They are part of the input because a
+    deploy may change them."""
     retries: int = 0
     """Attempts after the first, of each step and of the handler between steps."""
     not_before_ms: int = 0
-    """When the run was to begin, if its event was to take effect later than it was sent."""
+    """When the run may begin, if its event's time was in the future; otherwise 0."""
     cancels: dict[str, str] = field(default_factory=dict)
     """Wait id -> mailbox of the function's `cancel` entries, registered before the run was started.
     """
     more_invokers: list[Invoker] = field(default_factory=list)
-    """The invokers besides `invoker`, of a batch in which several events are invocations."""
+    """Further invokers, if a batch has several events that are invocations."""
     needs: list[LockNeed] = field(default_factory=list)
-    """In the order in which they are passed."""
+    """The locks to pass, in this order."""
     factor: int = 0
-    """The run's priority in queues: seconds by which it goes before others."""
+    """The run's priority in queues: by how many seconds it goes before others."""
     url: str | None = None
     """Where the function was served over HTTP when the run was created; None: it is native."""
     memos: list[Done] = field(default_factory=list)
-    """The steps that a rerun from a step does not execute again, in the order in which they
-    ended."""
+    """The steps that a rerun does not execute again, in the order in which they ended."""
     from_step: str | None = None
-    """Hashed id of the step from which a rerun begins."""
+    """Hashed id of the step at which a rerun begins."""
     inputs: dict[str, list[Any]] = field(default_factory=dict)
     """Hashed id of a step -> the arguments that its body gets in place of the handler's."""
 
     @staticmethod
-    def from_json(given: Mapping[str, Any]) -> "RunInput":
-        """The inverse of `to_json`: temporalio's own conversion takes forty times as long. Raises
+    def from_json(json: Mapping[str, Any]) -> "RunInput":
+        """The inverse of `to_json`; temporalio's own conversion takes forty times as long. Raises
         `ValidationError`."""
-        return _RUN_INPUT.validate_python(given)
+        return _RUN_INPUT.validate_python(json)
 
     def to_json(self) -> dict[str, Any]:
-        """Without what is as usual: people read it in Temporal's Web UI. The events are not copied,
-        as `asdict` would: that takes ten times as long as writing them."""
-        given: dict[str, Any] = {}
+        """The fields that differ from their defaults, because people read this in Temporal's Web
+        UI. The events are not copied: `asdict` would take ten times as long as writing them."""
+        json: dict[str, Any] = {}
         for each in fields(self):
             value = getattr(self, each.name)
             if value != (
                 each.default_factory() if callable(each.default_factory) else each.default
             ):
-                given[each.name] = _plain(value)
-        return given
+                json[each.name] = _plain(value)
+        return json
 
 
 @dataclass(frozen=True)
-class Again:
-    """What is another in a run that has the events of an earlier one."""
+class RerunInput:
+    """What the input of a rerun has in addition."""
 
     original: str
-    """Id of that run."""
+    """Id of the earlier run, whose events the rerun has."""
     memos: tuple[Done, ...] = ()
-    """As in `RunInput`, and so are the next two."""
+    """`memos`, `from_step` and `inputs` are those of `RunInput`."""
     from_step: str | None = None
     inputs: Mapping[str, list[Any]] = field(default_factory=dict)
-    skips: bool = True
+    may_skip: bool = True
     """Whether a singleton may skip it."""
 
-    def applied_to(self, given: RunInput) -> RunInput:
-        """What such a run is started with, where a first one would be with `given`."""
+    def applied_to(self, input: RunInput) -> RunInput:
+        """The input of a rerun, made from that of a usual run."""
         return replace(
-            given,
-            needs=[need for need in given.needs if self.skips or need.kind != "singleton"],
+            input,
+            needs=[need for need in input.needs if self.may_skip or need.kind != "singleton"],
             memos=[*self.memos],
             from_step=self.from_step,
             inputs=dict(self.inputs),

@@ -1,8 +1,8 @@
-"""Signals, from the outside: a run waits for one by name, anybody sends one by name.
+"""Signals, from the outside: a run waits for a signal by its name, and anybody can send it.
 
-A signal's name is unique in the namespace: one run waits for it at a time. Each name that is waited
-for has an entity workflow (`inngest_temporal_workers.entities.signal`) that knows who waits. A
-signal that nobody waits for is not kept. Source: Inngest's `waitForSignal` (semantics §5.6), which
+A signal's name is unique in the namespace: one run waits for it at a time. Each name that a run
+waits for has an entity workflow (`inngest_temporal_workers.entities.signal`) that knows the run. A
+signal that no run waits for is not kept. Source: Inngest's `waitForSignal` (semantics §5.6), which
 its Python SDK lacks.
 """
 
@@ -19,13 +19,11 @@ from inngest_temporal.temporal.entity import EntityHandle
 from inngest_temporal.temporal.runs import executes
 
 MAX_DATA_BYTES = 1_800_000
-"""Maximum size of what a signal carries, as Temporal's default converter writes it: a payload is
-limited to 2 MiB, and the entity of a signal can neither refuse nor pass on an update that is
-larger."""
-
+"""Maximum size of a signal's data, as Temporal's default converter writes it: a payload is limited
+to 2 MiB, and the signal's entity can neither refuse nor pass on a larger update."""
 
 ANSWER = timedelta(seconds=10)
-"""How long whoever sends a signal waits to be told who waited for it."""
+"""How long a sender waits to be told which run waited for the signal."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Claim:
     """Hashed step id."""
     expires_ms: int
     replace: bool = False
-    """Whether it takes the place of another run's wait, which then times out."""
+    """Whether it replaces another run's wait, which then times out."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ async def claim(client: Client, signal: str, wait: Claim) -> bool:
     entity = _entity(client, signal)
     holder = await entity.update_with_start("claim", wait, Claim)
     if not _is(holder, wait) and not await executes(client, holder.run):
-        # It was terminated: a run that ends otherwise takes its waits back.
+        # It was terminated; a run that ends in another way releases its claim itself.
         await release(client, signal, holder.run, holder.step)
         holder = await entity.update_with_start("claim", wait, Claim)
     return _is(holder, wait)
@@ -69,15 +67,15 @@ def _is(holder: Claim, wait: Claim) -> bool:
 
 
 async def release(client: Client, signal: str, run: str, step: str) -> None:
-    """Take a wait back; fine if it is not there. Raises `RPCError`."""
+    """Take a claim back; a no-op if it is not there. Raises `RPCError`."""
     await _entity(client, signal).signal("release", ReleaseClaim(run, step))
 
 
 async def send(client: Client, signal: str, data: Any, *, send_id: str | None = None) -> str | None:
-    """Send a signal; the id of the run that waited for it, or None if nobody did.
+    """Send a signal; returns the id of the run that waited for it, or None if no run did.
 
-    The same `send_id` has the same effect and answer, for as long as the signal's entity remembers
-    it.
+    Sending again with the same `send_id` has no second effect and gets the same answer, for as long
+    as the signal's entity remembers it.
 
     Raises `RPCError`, `TimeoutError` if no worker answers for the entity, and `BodyInvalidError`
     for data that is too large.

@@ -1,16 +1,16 @@
-"""Waits for events, from the outside: registering one, taking it back, and delivering an event to
+"""Waits for events, from the outside: registering one, deregistering it, and delivering an event to
 all that match.
 
-A wait's condition is split into one equality and the rest. The equality gives a *path* of the
-incoming event and the value it must have there; event name, path and value name the *mailbox* where
-the wait is kept. The *hub* of an event name lists the paths in use. Both are entity workflows
+A wait's condition is split into one equality and the rest. The equality gives a *path* in the
+incoming event and the value it must have there; event name, path and value name the *mailbox* that
+keeps the wait. The *hub* of an event name lists the paths in use. Both are entity workflows
 (`inngest_temporal_workers.entities.mailbox`, `inngest_temporal_workers.entities.hub`).
 
-Registration: path into the hub, then the wait into the mailbox, and only then does the wait count
-as begun. Delivery reads the hub and signals the mailbox of each path, without waiting for the hub
-if that had the path before. Every one of these is strongly consistent, so no event that is sent
-after a registration returned can miss it. What a process has read of a hub it believes for a
-moment; so the first wait by a path is not registered before that moment is over.
+Registration puts the path into the hub and then the wait into the mailbox; only then has the wait
+begun. Delivery reads the hub and signals the mailbox of each path; it does not wait for the hub to
+signal those of paths that the hub had before. Every one of these calls is strongly consistent, so
+an event that is sent after a registration returned can't miss it. But a process believes for a
+moment what it has read of a hub. So the first wait by a path is registered only after that moment.
 """
 
 import asyncio
@@ -38,25 +38,25 @@ from inngest_temporal.temporal.entity import EntityHandle
 from . import events
 
 CANCEL: Final = "cancel:"
-"""Begins the id of a wait that cancels its run."""
+"""Prefix of the id of a wait that cancels its run."""
 NO_CONDITION = WaitCondition("", None, None, {})
 KNOWN_SECONDS = 60.0
-"""How long a process believes that a path is in its hub: an operator may terminate a hub, and the
-next registration after that must put the path back."""
+"""How long a process believes that a path is in its hub. An operator may terminate a hub, and a
+later registration must put the path back."""
 BELIEF_SECONDS = 0.25
-"""How long a process believes what it has read of a hub, so that not each event reads it."""
+"""How long a process believes what it has read of a hub, so that not every event reads it."""
 SETTLING_SECONDS = 0.35
-"""How long the first wait by a path waits after adding that to the hub, until nobody believes what
-was there before."""
+"""How long the first wait by a path is held back after the path is in the hub, until no process
+believes what it read before."""
 UNHEARD_SECONDS = 1.0
-"""How long a run believes that nobody listens for its end; the first wait for the ends of runs by a
-path waits longer by as much."""
+"""How long a run believes that nobody listens for its end. The first wait by a path for the ends of
+runs is held back for as much longer."""
 MAX_READ = 10_000
-"""Hubs that a process remembers."""
+"""Maximum number of hubs that a process remembers."""
 NAMING_SECONDS = 2.0
-"""How long somebody who looks waits to be told which runs an event resumed."""
+"""How long a reader waits to be told which runs an event resumed."""
 CANCEL_LIFETIME_MS = 365 * 86_400_000
-"""How long a `cancel` entry without a timeout counts, as in Inngest."""
+"""How long a `cancel` entry without a timeout is in force, as in Inngest."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Wait:
     """Hashed step id; or `cancel:<index>`, for an entry of the function's `cancel`."""
     expires_ms: int
     rest: str | None = None
-    """The condition, if it says more than the equality; None: nothing is left to check."""
+    """What the condition says besides the equality; None: nothing is left to check."""
     event: dict[str, Any] = field(default_factory=dict)
-    """What `rest` needs of the run's own event."""
+    """The parts of the run's own event that `rest` needs."""
     own: list[str] = field(default_factory=list)
     """Internal ids of the run's own events, which it does not wait for."""
 
@@ -84,12 +84,12 @@ class Delivery:
     """Internal id (ULID)."""
     event: dict[str, Any]
     waits: list[str] = field(default_factory=list)
-    """For the run: which of its waits the event matches."""
+    """In a signal to a run: the ids of its waits that the event matches."""
 
 
 @dataclass(frozen=True)
 class Deregistration:
-    """Takes a wait back."""
+    """Removes a wait from its mailbox."""
 
     run: str
     wait: str
@@ -102,11 +102,11 @@ class Resumed:
 
     run: str
     cancelled: bool
-    """By an entry of its function's `cancel`."""
+    """Whether an entry of its function's `cancel` matched, so that the run was cancelled."""
 
 
 def cancels(waits: Iterable[str]) -> bool:
-    """Whether one of these waits, by their ids, cancels its run."""
+    """Whether one of these waits (ids) cancels its run."""
     return any(wait.startswith(CANCEL) for wait in waits)
 
 
@@ -122,7 +122,7 @@ class Waits:
     @staticmethod
     @functools.lru_cache(maxsize=16)
     def of(client: Client) -> "Waits":
-        """The one of a client: what is known of hubs is worth sharing."""
+        """The one that all users of a client share, so that they share what is known about hubs."""
         return Waits(client)
 
     async def register(
@@ -136,7 +136,7 @@ class Waits:
         own: Sequence[str],
         expires_ms: int,
     ) -> str:
-        """Begin a wait of `run` (whose own event is `event`); the id of its mailbox.
+        """Begin a wait of `run` (whose own event is `event`); returns the id of its mailbox.
 
         Raises `ExpressionError` if the condition does not compile, `RPCError` if Temporal can't be
         reached.
@@ -147,8 +147,8 @@ class Waits:
         except WorkflowUpdateFailedError:
             if condition is None or not split.path:
                 raise
-            # The hub is full of other paths. One mailbox for all costs more with each event, and
-            # loses none.
+            # The hub is full of other paths. One mailbox for all values costs more with each event,
+            # but no event is lost.
             split = whole_condition(condition, event)
             await self._add_path(event_name, split.path)
         mailbox = names.mailbox_id(event_name, split.path, split.value)
@@ -160,7 +160,7 @@ class Waits:
     async def register_cancels(
         self, cancels: Sequence[Cancel], run: str, event: dict[str, Any], own: Sequence[str]
     ) -> dict[str, str]:
-        """Begin what may cancel a run, before the run itself is started: wait id -> mailbox."""
+        """Register a run's `cancel` entries, before the run is started: wait id -> mailbox."""
         now_ms = round(time.time() * 1000)
 
         async def register(index: int, cancel: Cancel) -> tuple[str, str]:
@@ -184,17 +184,18 @@ class Waits:
         return dict(await asyncio.gather(*(register(*each) for each in lasting)))
 
     async def deregister(self, mailbox: str, run: str, wait: str) -> None:
-        """Take a wait back; fine if it is not there."""
+        """Deregister a wait; a no-op if it is not there."""
         await self._mailbox(mailbox).signal("deregister", Deregistration(run, wait))
 
     async def deliver(self, event: Mapping[str, Any], internal_id: str) -> bool:
-        """Give an event to every wait that is registered for it; whether there is a mailbox for it.
+        """Deliver an event to every wait that is registered for it; whether a mailbox took it.
         Raises `RPCError` if Temporal can't be reached."""
         name, delivery = event["name"], Delivery(internal_id, dict(event))
         hub = self._hubs.believed(name)
         if hub is not None:
             return await self._deliver(delivery, hub.paths)
-        # A hub only grows: what it said before holds, and only what is new has to wait for it.
+        # A hub only grows, so the paths that it had before are still there. Only new paths have to
+        # wait until it is read again.
         known = self._hubs.known(name)
 
         async def deliver_to_new() -> bool:
@@ -204,7 +205,7 @@ class Waits:
         return any(await asyncio.gather(self._deliver(delivery, known), deliver_to_new()))
 
     async def _deliver(self, delivery: Delivery, paths: Iterable[str]) -> bool:
-        """Give an event to those that wait by these paths; whether there is a mailbox for it."""
+        """Deliver an event to the mailboxes of these paths; whether one of them took it."""
         signals = [
             self._mailbox(mailbox).signal("deliver", delivery)
             for mailbox in _mailboxes(delivery.event, paths)
@@ -212,8 +213,9 @@ class Waits:
         return bool(signals) and any(await asyncio.gather(*signals))
 
     async def resumed(self, event: Mapping[str, Any], internal_id: str) -> list[Resumed]:
-        """Which runs an event resumed or cancelled, as far as its mailboxes still know: they name
-        20 runs of each of the last 100 events. Empty, too, if Temporal or a worker does not answer.
+        """The runs that an event resumed or cancelled, as far as its mailboxes still know: they
+        remember 20 runs for each of the last 100 events. Empty if Temporal or a worker does not
+        answer.
         """
         try:
             async with asyncio.timeout(NAMING_SECONDS):
@@ -230,7 +232,7 @@ class Waits:
         return [one for answer in answers if isinstance(answer, list) for one in answer]
 
     async def listens(self, event_name: str) -> bool:
-        """Whether anybody has ever waited for an event of that name. Raises `RPCError` if Temporal
+        """Whether a run has ever waited for an event of that name. Raises `RPCError` if Temporal
         can't be reached."""
         return bool((await self._hubs.read(event_name)).paths)
 
@@ -241,15 +243,16 @@ class Waits:
         return EntityHandle(self._client, names.HUB_TYPE, names.hub_id(event_name))
 
     async def _add_path(self, event_name: str, path: str) -> None:
-        """Paths are never removed from a hub, so one that was there a moment ago needs no look.
+        """Make sure that a path is in the hub. Hubs never lose paths, so one that was there a
+        moment ago needs no look.
 
-        The first waits on an event often come many at once, and Temporal takes 10 updates of a
-        workflow at a time: they share one.
+        Many first waits for an event often come at once, and Temporal takes only 10 updates of a
+        workflow at a time; so these waits share one update.
         """
         key = (event_name, path)
         if time.monotonic() < self._known.get(key, -math.inf) + KNOWN_SECONDS:
             return
-        # Which needs no worker, as an update does.
+        # Unlike an update, reading the hub needs no worker.
         if path in (await self._hubs.read(event_name, believed=0)).settled:
             self._known[key] = time.monotonic()
             return
@@ -262,14 +265,14 @@ class Waits:
     async def _update_hub(self, event_name: str, path: str) -> None:
         hub = self._hub(event_name)
         await hub.update_with_start("add_path", path, type(None))
-        is_believed = event_name == events.FINISHED
-        await asyncio.sleep(SETTLING_SECONDS + (UNHEARD_SECONDS if is_believed else 0))
+        is_for_ends = event_name == events.FINISHED
+        await asyncio.sleep(SETTLING_SECONDS + (UNHEARD_SECONDS if is_for_ends else 0))
         await hub.update_with_start("settle_path", path, type(None))
         self._known[event_name, path] = time.monotonic()
 
 
 def _mailboxes(event: Mapping[str, Any], paths: Iterable[str]) -> set[str]:
-    """Where runs wait for an event by these paths."""
+    """Ids of the mailboxes where runs may wait for an event by these paths."""
     found = set()
     for path in paths:
         usable, value = value_at(dict(event), path) if path else (True, None)
@@ -279,7 +282,7 @@ def _mailboxes(event: Mapping[str, Any], paths: Iterable[str]) -> set[str]:
 
 
 def _cancel_expires_ms(cancel: Cancel, started_ms: int) -> int:
-    """Until when an event cancels a run that was started then."""
+    """Until when an event cancels a run that was started at `started_ms`."""
     if cancel.until is not None:
         return round(cancel.until.timestamp() * 1000)
     if cancel.timeout is not None:
@@ -289,11 +292,11 @@ def _cancel_expires_ms(cancel: Cancel, started_ms: int) -> int:
 
 @dataclass(frozen=True)
 class _Hub:
-    """What a hub said."""
+    """What a hub said when it was read."""
 
     paths: frozenset[str] = frozenset()
     settled: frozenset[str] = frozenset()
-    """Those of them that everybody who reads the hub knows."""
+    """The paths that every reader of the hub knows."""
 
 
 @dataclass(frozen=True)
@@ -302,26 +305,26 @@ class _Reading:
     """By `time.monotonic`."""
     hub: "asyncio.Task[_Hub]"
     before: frozenset[str]
-    """Paths that the hub had before."""
+    """Paths that the hub had when it was read before."""
 
 
 class _HubReader:
-    """Reads hubs. An answer counts for all who ask within a moment of when Temporal was asked: no
-    wait relies on a path before it has been in its hub for longer."""
+    """Reads hubs. An answer serves all who ask within a moment after Temporal was asked. That
+    is safe, because no wait relies on a path before it has been in its hub for longer."""
 
     def __init__(self, hub: Callable[[str], EntityHandle]) -> None:
         self._hub = hub
         self._readings: OrderedDict[str, _Reading] = OrderedDict()
 
     def known(self, event_name: str) -> frozenset[str]:
-        """Paths that a hub had when it was read last, whenever that was; it has them still."""
+        """The paths that a hub had when it was last read, however long ago; it still has them."""
         reading = self._readings.get(event_name)
         if reading is None:
             return frozenset()
         return reading.hub.result().paths if _has_answered(reading.hub) else reading.before
 
     def believed(self, event_name: str) -> _Hub | None:
-        """What a hub said so short a time ago that it need not be asked."""
+        """What a hub said so recently that it need not be asked again, or None."""
         reading = self._readings.get(event_name)
         if reading is None or not _has_answered(reading.hub):
             return None
@@ -329,7 +332,7 @@ class _HubReader:
         return reading.hub.result() if is_new else None
 
     async def read(self, event_name: str, believed: float = BELIEF_SECONDS) -> _Hub:
-        """What a hub says, as of so many seconds ago at most. Raises `RPCError`."""
+        """What a hub says; `believed` is the maximum age in seconds. Raises `RPCError`."""
         oldest = time.monotonic() - believed
         while True:
             reading = self._readings.get(event_name)
@@ -337,7 +340,8 @@ class _HubReader:
                 return await asyncio.shield(self._ask(event_name).hub)
             if reading.asked_at > oldest:
                 return await asyncio.shield(reading.hub)
-            await asyncio.wait([reading.hub])  # it began too early; one at a time
+            # This reading began too early. Hubs are read one reading at a time: wait for its end.
+            await asyncio.wait([reading.hub])
 
     def _ask(self, event_name: str) -> _Reading:
         before, answer = self.known(event_name), asyncio.create_task(self._answer(event_name))
@@ -354,7 +358,7 @@ class _HubReader:
         return _Hub(frozenset(memo.get("paths", ())), frozenset(memo.get("settled", ())))
 
     def _forget_failed(self, event_name: str, task: "asyncio.Task[_Hub]") -> None:
-        # Those who asked may have given up by the time that it fails.
+        # All who asked may have given up before it fails, so nobody else would remove it.
         if not _has_answered(task):
             reading = self._readings.get(event_name)
             if reading is not None and reading.hub is task:

@@ -287,7 +287,7 @@ async def test_an_input_that_does_not_fit(client: Client) -> None:
     async with running(client, fn) as app:
         run = app.run_of(fn, await app.send("test/event"))
         await run.result()
-        with pytest.raises(RerunRefusedError, match=r"no step\.run"):
+        with pytest.raises(RerunRefusedError, match=r"not a step\.run"):
             await again(app, run.id, "nap", input=[1])
         for step in ("send", "run"):
             new = client.get_workflow_handle(await again(app, run.id, step, input=[1, 2]))

@@ -202,14 +202,14 @@ async def test_a_step_is_not_executed_again_because_its_process_or_temporal_is_b
     async def fn(ctx: inngest.Context) -> None:
         await ctx.step.run("step", lambda: executed.append(1))
 
-    async def is_heard(_: Router, name: str) -> bool:
+    async def has_listeners(_: Router, name: str) -> bool:
         if where == "the workflow task":
             await asyncio.sleep(0.9)
         raise RPCError("busy", RPCStatusCode.UNAVAILABLE, b"")
 
     async with running(client, fn) as app:
         await app.run(fn)
-        monkeypatch.setattr(Router, "is_heard", is_heard)
+        monkeypatch.setattr(Router, "has_listeners", has_listeners)
         if where == "the workflow task":
             monkeypatch.setattr(calls, "LOCAL_TIMEOUT", timedelta(seconds=0.6))
         await app.run(fn)

@@ -87,14 +87,14 @@ async def test_a_wait_for_the_end_of_a_run_hears_of_one_that_ends_in_an_activity
 async def test_an_answer_is_not_lost_when_its_worker_stops_while_it_looks_for_listeners() -> None:
     environment, looking = ActivityEnvironment(), asyncio.Event()
 
-    async def is_heard(_: str) -> bool:
+    async def has_listeners(_: str) -> bool:
         looking.set()
         await asyncio.sleep(60)
         return False
 
     progress = Progress(0, returned=Returned("value"))
     begun = time.monotonic()
-    answer = asyncio.create_task(environment.run(with_listeners, progress, is_heard, begun))
+    answer = asyncio.create_task(environment.run(with_listeners, progress, has_listeners, begun))
     await looking.wait()
     environment.cancel()
     assert await asyncio.wait_for(answer, 30) == progress

@@ -769,7 +769,7 @@ async def test_a_run_ends_although_temporal_refuses_what_its_end_starts(
             raise refused
         return await route(self, stamped)
 
-    async def is_heard(self: Router, name: str) -> bool:
+    async def has_listeners(self: Router, name: str) -> bool:
         return True
 
     async def refuse_signal(self: Any, *args: Any, **options: Any) -> None:
@@ -785,7 +785,7 @@ async def test_a_run_ends_although_temporal_refuses_what_its_end_starts(
     async with running(client, fn) as app:
         if where == "lifecycle":
             monkeypatch.setattr(Router, "route", refuse)
-            monkeypatch.setattr(Router, "is_heard", is_heard)
+            monkeypatch.setattr(Router, "has_listeners", has_listeners)
             assert await asyncio.wait_for(app.run(fn), 60) == "ended"
         else:
             activities = RunActivities(

@@ -75,7 +75,7 @@ class HttpExecutions:
         begun = time.monotonic()
         progress = await self._progress(from_wire(ExecutionRequest, wire))
         answer: dict[str, Any] = to_wire(
-            await with_listeners(progress, self.router.is_heard, begun)
+            await with_listeners(progress, self.router.has_listeners, begun)
         )
         return answer
 

@@ -106,7 +106,7 @@ class ExecutionActivities:
         if info.is_local:
             return _as_dict(await self._execute_locally(part, request, memory))
         progress = await self._execute(part, request, memory)
-        return _as_dict(await with_listeners(progress, self.router.is_heard, begun))
+        return _as_dict(await with_listeners(progress, self.router.has_listeners, begun))
 
     def _missing(self, function_id: str) -> Progress:
         snapshot = self.router.snapshot
@@ -137,7 +137,7 @@ class ExecutionActivities:
         progress = self._progress(part, request, memory, execution, outcome)
         if progress.done:
             self._keep(key, progress)
-        if progress.returned is None or await are_ends_heard(self.router.is_heard):
+        if progress.returned is None or await are_ends_heard(self.router.has_listeners):
             return progress
         return replace(progress, unheard=True)
 

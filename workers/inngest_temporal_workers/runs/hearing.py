@@ -14,27 +14,27 @@ from inngest_temporal.routing import events
 
 HEARD_SECONDS = 1.0
 """Time in which it is found out."""
-IsHeard = Callable[[str], Awaitable[bool]]
-"""`Router.is_heard`."""
+HasListeners = Callable[[str], Awaitable[bool]]
+"""`Router.has_listeners`."""
 
 
-async def are_ends_heard(is_heard: IsHeard) -> bool:
+async def are_ends_heard(has_listeners: HasListeners) -> bool:
     """Whether somebody listens for the ends of runs, or may."""
     try:
         async with asyncio.timeout(HEARD_SECONDS):
-            return await is_heard(events.FINISHED)
+            return await has_listeners(events.FINISHED)
     except (RPCError, TimeoutError):
         return True  # what was executed must not be lost for that
 
 
-async def with_listeners(progress: Progress, is_heard: IsHeard, begun: float) -> Progress:
+async def with_listeners(progress: Progress, has_listeners: HasListeners, begun: float) -> Progress:
     """The answer of a regular activity, which began at `begun` by `time.monotonic`. It is as it was
     if the activity is cancelled meanwhile, as by the end of its worker."""
     if progress.returned is None:
         return progress
     unheard_ms = _temporals_ms(begun)
     with contextlib.suppress(asyncio.CancelledError):
-        if not await are_ends_heard(is_heard):
+        if not await are_ends_heard(has_listeners):
             return replace(progress, unheard_ms=unheard_ms)
     return progress
 
