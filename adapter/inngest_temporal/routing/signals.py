@@ -16,7 +16,7 @@ from temporalio.client import Client
 from inngest_temporal.errors import BodyInvalidError
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.entity import EntityHandle
-from inngest_temporal.temporal.runs import executes
+from inngest_temporal.temporal.runs import is_running
 
 MAX_DATA_BYTES = 1_800_000
 """Maximum size of a signal's data, as Temporal's default converter writes it: a payload is limited
@@ -55,7 +55,7 @@ async def claim(client: Client, signal: str, wait: Claim) -> bool:
     """Begin a wait; False if another run waits for that signal already. Raises `RPCError`."""
     entity = _entity(client, signal)
     holder = await entity.update_with_start("claim", wait, Claim)
-    if not _is(holder, wait) and not await executes(client, holder.run):
+    if not _is(holder, wait) and not await is_running(client, holder.run):
         # It was terminated; a run that ends in another way releases its claim itself.
         await release(client, signal, holder.run, holder.step)
         holder = await entity.update_with_start("claim", wait, Claim)

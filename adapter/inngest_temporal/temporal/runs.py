@@ -408,7 +408,7 @@ async def cancel(client: Client, run_id: str) -> bool:
     return True
 
 
-async def executes(client: Client, run: str) -> bool:
+async def is_running(client: Client, run: str) -> bool:
     """Whether a run is there and has not ended. Raises `RPCError`."""
     try:
         return (await client.get_workflow_handle(run).describe()).close_time is None

@@ -1,4 +1,4 @@
-"""What entities need of Temporal: activities that are harmless to repeat."""
+"""Activities of gates, mailboxes and signals. All of them are harmless to repeat."""
 
 import functools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from .fan_out import CONCURRENCY, fails_as_gone, map_concurrently
 
 @dataclass(frozen=True)
 class SystemActivities:
-    """What entity workflows need."""
+    """Activities of gates, mailboxes and signals."""
 
     client: Client
     registry: Follower
@@ -32,8 +32,8 @@ class SystemActivities:
 
     @activity.defn(name="inngest.resume")
     async def resume(self, matching: dict[str, list[str]], delivery: Delivery) -> list[str]:
-        """Tell runs which of their waits an event matches, and cancel those that it cancels; which
-        ones are gone."""
+        """Tell runs which of their waits an event matches, and cancel those whose `cancel` entries
+        it matches. Returns the runs that are gone."""
 
         async def resume(run: str) -> bool:
             handle, waits = self.client.get_workflow_handle(run), matching[run]
@@ -50,17 +50,17 @@ class SystemActivities:
         return [run for run, is_lost in zip(matching, gone, strict=True) if is_lost]
 
     @activity.defn(name="inngest.gone")
-    async def gone(self, given: list[str]) -> list[str]:
-        """Which of these runs have ended, or are not there."""
-        there = await map_concurrently(
-            given, functools.partial(runs.executes, self.client), CONCURRENCY
+    async def gone(self, ids: list[str]) -> list[str]:
+        """The runs among these that have ended or do not exist."""
+        running = await map_concurrently(
+            ids, functools.partial(runs.is_running, self.client), CONCURRENCY
         )
-        return [run for run, executes in zip(given, there, strict=True) if not executes]
+        return [run for run, is_running in zip(ids, running, strict=True) if not is_running]
 
     @activity.defn(name="inngest.start")
     async def start(self, request: StartRequest) -> list[str]:
-        """Start a run for the events of a gate. If there is one of that id already, the internal
-        ids of its events."""
+        """Start a run for the events of a gate. If a run with that id exists already, returns the
+        internal ids of its events."""
         entries = request.entries
         stamped = [Stamped(entry.event, entry.id) for entry in entries]
         function = self._as_paused(request.target.function())
@@ -79,16 +79,16 @@ class SystemActivities:
         except RPCError as error:
             if not refuses(error):
                 raise
-            # Repeated, it would hold up all that come after it.
+            # Repeating it would hold up all runs that come after it.
             activity.logger.error(
                 "Temporal refuses run %s of %s: %s", request.run_id, function.id, error.message
             )
             return []
-        given = await runs.input_of(self.client, request.run_id)
-        return [] if given is None else given.event_ids
+        existing = await runs.input_of(self.client, request.run_id)
+        return [] if existing is None else existing.event_ids
 
     def _as_paused(self, function: RegisteredFunction) -> RegisteredFunction:
-        """A function as a gate knows it, but paused if it is now."""
+        """The function as a gate knows it, but paused if it is paused now."""
         snapshot = self.registry.snapshot
         published = None if snapshot is None else snapshot.function(function.id)
         paused = None if published is None else published.config.paused
@@ -96,10 +96,10 @@ class SystemActivities:
 
     @activity.defn(name="inngest.pause")
     async def pause(self) -> None:
-        """Nothing; a workflow task ends before it."""
+        """Do nothing. Calling a regular activity ends the workflow task."""
 
     @activity.defn(name="inngest.send_signal")
     async def send_signal(self, holder: signals.Claim, signal: str, data: Any) -> bool:
-        """Give a signal to the run that waits for it; False if that run is gone."""
+        """Send a signal to the run that waits for it; False if that run is gone."""
         handle = self.client.get_workflow_handle(holder.run)
         return not await fails_as_gone(handle.signal("signal", args=[holder.step, signal, data]))

@@ -1,19 +1,19 @@
 """The entity of an app: the functions that its workers have, which of its releases are up, and its
 schedules.
 
-Its memo is what events are routed by: `{"app": AppDocument JSON or null once removed, "version":
-n}`, read with `describe`, which needs no worker. It never ends: it continues as new. Only one that
-was told of a removal and never of functions ends, after a day.
+Events are routed by its memo, `{"app": AppDocument JSON or null once removed, "version": n}`, which
+is read by `describe` without a worker. The entity never ends: it continues as new. Only an entity
+that was told of a removal and never of functions ends, after a day.
 
 A *release* is one set of functions. Workers join the release that they publish and leave it when
-they stop; one that was killed is noticed because it no longer renews. While workers of several
-releases are up, as during a rolling deploy, the functions of all are there; the newest release is
-the one that was published first last. So a replica of an old release that restarts changes nothing.
-A release without workers is dropped as soon as another one has some; the last one stays, so that
-events are accepted while no worker is up.
+they stop; a worker that was killed is noticed because it no longer renews. While workers of several
+releases are up, for example during a rolling deploy, the functions of all of them are triggered.
+The newest release is the one whose first publication was last, so a replica of an old release that
+restarts changes nothing. A release without workers is dropped as soon as another one has some. The
+last release stays, so that events are accepted while no worker is up.
 
 An app that is served over HTTP has no workers that join: what it registers replaces what it had
-registered before. It can't take the place of one that has workers; these can take its place.
+registered before. It can't replace an app that has workers, but workers can replace it.
 """
 
 import asyncio
@@ -42,13 +42,15 @@ RENEW_SECONDS = 60
 """How often a worker renews while workers of several releases are up. While there is one release,
 nothing depends on who is up, and nobody renews."""
 MAX_MISSED = 3
-"""How often a worker may miss to renew before it counts as gone."""
+"""How many renewals a worker may miss before it counts as gone."""
 MAX_WORKERS = 100
-"""Workers of one release that are remembered: it is up as long as one of them is."""
+"""Maximum number of workers that are remembered of a release, which is up as long as one of them
+is."""
 REMOVED_MS = 86_400_000
-"""How long the removal of an app that nobody knew is remembered."""
+"""How long the removal of an unknown app is remembered."""
 MAX_ORDERS = 200
-"""Releases that are remembered, so that one that was up before does not count as new."""
+"""Maximum number of releases that are remembered, so that one that was up before is not taken for a
+new one."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ class Member:
     """Argument of `App.join` and `App.leave`."""
 
     key: str
-    """The release's."""
+    """Key of the release."""
     worker: str
-    """Differs for each worker that is started."""
+    """Id of the worker, another one each time that a worker is started."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,12 @@ class AppState:
     app: AppDocument | None = None
     version: int = 0
     schedules: list[str] = field(default_factory=list)
-    """Ids of those that the entity made for cron triggers: `Schedules.remembered`."""
+    """Ids of the schedules that the entity made for cron triggers: `Schedules.remembered`."""
     workers: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Release key -> worker -> the number of the round in which it last renewed. The worker "" is
-    up until something else is published."""
+    """Release key -> worker -> the number of the round in which it last renewed. The worker ""
+    stands for a release that nobody joined; it is up until something else is published."""
     orders: dict[str, int] = field(default_factory=dict)
-    """Release key -> its order."""
+    """Release key -> order of the release."""
     round: int = 0
 
 
@@ -122,7 +124,8 @@ class AppWorkflow(Entity):
             self._forget([(message.key, message.worker)])
 
     async def act(self) -> None:
-        """Count the rounds in which workers renew, and drop what nobody has any more."""
+        """Count the rounds in which workers renew, and drop releases that no worker has any
+        more."""
         if self._round_ends_ms is not None and self.now_ms >= self._round_ends_ms:
             self._next_round()
             self._round_ends_ms = None
@@ -146,11 +149,11 @@ class AppWorkflow(Entity):
 
     @workflow.update
     async def publish(self, publication: Publication, at_ms: int) -> int:
-        """Add a release, or make it known again; the configuration's version, which is the old one
+        """Add a release, or make it known again. Returns the configuration's version: the old one
         if nothing changed, and 0 if this is a renewal and the app was removed.
 
-        Returns when the app's schedules are exactly those of its cron triggers. If Temporal refuses
-        one, the update fails and all is as before.
+        Returns once the app's schedules are exactly those of its cron triggers. If Temporal refuses
+        one of them, the update fails and everything is as before.
         """
         self.asked(at_ms)
         async with self._turn:
@@ -163,7 +166,7 @@ class AppWorkflow(Entity):
             app = (self._state.app or AppDocument([], {})).with_release(
                 publication.app, publication.key, self._order(publication.key), at_ms
             )
-            self._let_go(publication.key)
+            self._mark_published(publication.key)
             least = max(publication.after + 1, at_ms)
             refusal = await self._replace(self._living(app), least)
             if refusal is not None:
@@ -181,8 +184,8 @@ class AppWorkflow(Entity):
 
     @workflow.update
     async def remove(self, after: int, at_ms: int) -> int:
-        """Forget the configuration; the version of its absence. `after`: the last one that the
-        registry knows of."""
+        """Forget the configuration; returns the version of its absence. `after` is the last version
+        that the registry knows of."""
         self.asked(at_ms)
         async with self._turn:
             await self._replace(None, max(after + 1, at_ms))
@@ -190,8 +193,8 @@ class AppWorkflow(Entity):
 
     @workflow.update
     async def set_paused(self, pausing: Pausing, at_ms: int) -> int:
-        """Pause or resume a function; the configuration's version, which is the old one if nothing
-        changed. Deploys leave it as it is. Fails if no release has the function."""
+        """Pause or resume a function; deploys leave that as it is. Returns the configuration's
+        version, the old one if nothing changed. Fails if no release has the function."""
         self.asked(at_ms)
         async with self._turn:
             app = self._state.app
@@ -217,7 +220,7 @@ class AppWorkflow(Entity):
         )
 
     def _is_free(self, key: str) -> bool:
-        """Whether no worker has joined a release and not left it."""
+        """Whether a release has no workers: none has joined, or all have left."""
         return not any(self._state.workers.get(key, {}))
 
     def _join(self, member: Member) -> None:
@@ -236,19 +239,20 @@ class AppWorkflow(Entity):
             del orders[min(orders, key=orders.__getitem__)]
         return orders.get(key, 0)
 
-    def _let_go(self, key: str) -> None:
-        """Something is published: what nobody renews ends, and what is published is up."""
+    def _mark_published(self, key: str) -> None:
+        """A release is published: it is up, and other releases that nobody joined are not."""
         workers = self._state.workers
         self._forget([(each, "") for each in workers if each != key])
         if key not in workers:
             workers[key] = {"": self._state.round}
-        if not self._is_contested():  # nobody has renewed so far
+        # With one release, nobody has renewed so far: workers must not be missed for that.
+        if not self._is_contested():
             for each in workers.values():
                 each.update(dict.fromkeys(each, self._state.round))
 
     def _living(self, app: AppDocument) -> AppDocument:
-        """The releases that have workers; if none has, the newest alone. The oldest ones give way
-        if all of them are too large."""
+        """The releases that have workers; if none has, only the newest. If they are too large
+        together, the oldest ones are dropped."""
         keys = [each.key for each in app.releases if self._state.workers.get(each.key)]
         keys = keys or [each.key for each in app.releases[-1:]]
         while size(app.only(keys)) > MAX_APP_BYTES and len(keys) > 1:
@@ -260,8 +264,8 @@ class AppWorkflow(Entity):
         return app.only(keys)
 
     async def _replace(self, app: AppDocument | None, least: int) -> str | None:
-        """Make a configuration the app's, with a version of at least `least`; why not, if Temporal
-        refuses a schedule of it."""
+        """Replace the app's configuration, with a version of at least `least`. If Temporal refuses
+        one of its schedules, returns why, and nothing has changed."""
         before = [] if self._state.app is None else self._state.app.merged()
         after = [] if app is None else app.merged()
         refusal = await self._schedules.sync(cron_triggers(after))
@@ -277,7 +281,8 @@ class AppWorkflow(Entity):
         return None
 
     async def _tell_registry(self) -> None:
-        """Let it know the version. Who publishes does so too: this is for what happens later."""
+        """Tell the registry the version. A publisher does that itself; this is for later changes,
+        such as the end of a release."""
         registry = workflow.get_external_workflow_handle(names.REGISTRY_ID)
         try:
             await registry.signal("changed", args=[[_app_id(), self._state.version], self.now_ms])
@@ -285,7 +290,7 @@ class AppWorkflow(Entity):
             workflow.logger.debug("there is no registry yet")
 
     def _is_contested(self) -> bool:
-        """Whether it matters who is up."""
+        """Whether several releases are up, so that it matters whose workers are there."""
         return self._state.app is not None and len(self._state.app.releases) > 1
 
     def _next_round(self) -> None:
@@ -304,9 +309,9 @@ class AppWorkflow(Entity):
             if not workers:
                 self._state.workers.pop(key, None)
 
-    def _announce(self, made: list[Change]) -> None:
-        if made:
-            task = asyncio.create_task(announce(made))
+    def _announce(self, limits: list[Change]) -> None:
+        if limits:
+            task = asyncio.create_task(announce(limits))
             self._announcing.add(task)
             task.add_done_callback(self._announcing.discard)
 
@@ -322,8 +327,8 @@ def _app_id() -> str:
 def _changes(
     before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]], version: int
 ) -> Iterator[Change]:
-    """The limits of functions that are in both configurations of an app and have other terms in the
-    later one."""
+    """The limits that have other settings in the later configuration, of functions that are in
+    both."""
     known = {function["id"]: function for app in before for function in app["functions"]}
     for function in itertools.chain.from_iterable(app["functions"] for app in after):
         old = known.get(function["id"])
@@ -336,4 +341,4 @@ def _changes(
                 FunctionConfig.from_wire(old), FunctionConfig.from_wire(function), version
             )
         except FunctionConfigInvalidError:
-            continue  # unreadable to this version: locks learn of it with the next request
+            continue  # this version can't read it; locks learn of it with the next request

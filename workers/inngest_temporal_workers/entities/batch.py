@@ -1,9 +1,9 @@
 """A batch: collects events and starts a run with them when there are enough, or when they have
 waited long enough (`inngest_temporal.routing.gates` is the other side).
 
-What makes a batch depends on the events and their order alone, and the id of its run on its first
-event. So if a batch is started again, after a crash or in the next execution, that is noticed: the
-entity learns which events the first start took, and each event is in one run.
+Which events make a batch depends only on the events and their order, and the id of its run on its
+first event. So if a batch is started again, after a crash or by the next execution, the entity
+learns which events the first start took, and each event is in one run.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ MAX_BATCH_BYTES = 1_500_000
 """Maximum size of a batch: Inngest allows 10 MiB, but a run's events are one Temporal payload,
 which is limited to 2 MiB."""
 STARTS = 20
-"""Runs that are started at once."""
+"""Maximum number of runs that are started at once."""
 MAX_TASK_ENTRIES = 10_000
-"""Events that are read in one workflow task, which may compute for 2 s, and would fail for ever if
-it took longer: 150,000 may have come while no worker was there."""
+"""Maximum number of events that are read in one workflow task. A task may compute for 2 s and would
+fail for ever if it took longer, and 150,000 events may have come while no worker was there."""
 
 
 @dataclass(frozen=True)
 class Open:
-    """The events that are no batch yet, and what was said last of how they become one."""
+    """The events that are not in a batch yet, with the latest configuration."""
 
     entries: list[Entry] = field(default_factory=list)
     target: Target | None = None
@@ -58,7 +58,7 @@ class BatchWorkflow(Entity):
         self._seen = SeenToday(state.get("seen", ()))
         self._read = 0
         self._probing = True
-        """Whether it is not known that runs of the next batches were never started."""
+        """Whether the runs of the next batches may have been started before."""
         if self._ready:
             self.stir()
 
@@ -71,8 +71,8 @@ class BatchWorkflow(Entity):
 
     @workflow.query
     def state(self, count: int) -> dict[str, Any]:
-        """For people: how many events are in no run yet, and when they start one at the latest (ms
-        since 1970)."""
+        """For people: how many events are in no run yet, and when at the latest a run starts with
+        them (ms since 1970)."""
         waiting = len(self._open.entries) + sum(map(len, self._ready))
         return {"waiting": waiting, "next_ms": self._deadline_ms if self._open.entries else None}
 
@@ -86,7 +86,7 @@ class BatchWorkflow(Entity):
         return self._open.opened_ms + self._open.timeout_ms
 
     async def take(self, name: str, message: BatchOffer) -> None:
-        """Put what has come into batches: each offer by its own configuration."""
+        """Put the events of an offer into batches, by the configuration that came with it."""
         new = [entry for entry in message.entries if self._seen.add(entry.key, self.now_ms)]
         self._open = Open(
             [*self._open.entries, *new],
@@ -114,7 +114,7 @@ class BatchWorkflow(Entity):
         self._seen.forget(self.now_ms)
 
     def _cut(self, *, flush: bool = False) -> None:
-        """Make batches of the entries that fill one; with `flush`, of the others too."""
+        """Make batches of entries that fill one; with `flush`, of the remaining entries too."""
         entries = self._open.entries
         while entries and (
             count := full_batch(entries, self._open.max_size) or (len(entries) if flush else 0)
@@ -127,9 +127,9 @@ class BatchWorkflow(Entity):
     async def _start(self) -> None:
         """Start runs with the first batches.
 
-        Runs that were started before, in a workflow task or a history that was lost, may have
-        begun their batches elsewhere. So the first batch of an execution is started alone; and
-        while one is found to be there already, all that come after it are cut anew.
+        A run may have been started before, in a workflow task or a history that was lost, and its
+        batch may have been cut in another place. So the first batch of an execution is started
+        alone; and as long as its run exists already, all entries after it are cut again.
         """
         target = self._open.target
         assert target is not None
@@ -138,7 +138,7 @@ class BatchWorkflow(Entity):
         taken = await asyncio.gather(*(self._start_run(target, batch) for batch in batches))
         left = []
         for batch, known in zip(batches, map(set, taken), strict=True):
-            # None: there was no such run before.
+            # Without known events, the run was started now, with the whole batch.
             left += [entry for entry in batch if entry.id not in known] if known else []
         self._probing = any(taken)
         if left:
@@ -150,7 +150,7 @@ class BatchWorkflow(Entity):
             self._cut()
 
     async def _start_run(self, target: Target, batch: Sequence[Entry]) -> list[str]:
-        """Start a run; the internal ids of the events that it has, if it was started before."""
+        """Start a run. If it was started before, returns the internal ids of its events."""
         run_id = events.batch_run_id(target.config["id"], batch[0].id)
         invokers = [entry.invoker for entry in batch if entry.invoker is not None]
         request = StartRequest(target, run_id, list(batch), invokers)
@@ -158,8 +158,7 @@ class BatchWorkflow(Entity):
 
 
 def full_batch(entries: Sequence[Entry], max_size: int) -> int:
-    """How many of the entries, from the first, make a batch that can take no more; 0 if there is
-    room (§4.8)."""
+    """How many of the first entries make a full batch; 0 if there is room for more (§4.8)."""
     size = 0
     for count, entry in enumerate(entries):
         if count and size + entry.size > MAX_BATCH_BYTES:

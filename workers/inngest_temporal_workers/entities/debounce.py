@@ -1,8 +1,7 @@
-"""A debounce: keeps the newest event and starts a run with it when none came for a period
+"""A debounce: keeps the newest event and starts a run with it when no event came for a period
 (`inngest_temporal.routing.gates` is the other side).
 
-Whoever invoked the function is answered by the run that stands for the invocation, whichever event
-it runs with.
+All invokers of the function are answered by that run, even if it has the event of another one.
 """
 
 from collections.abc import Sequence
@@ -30,13 +29,13 @@ class Held:
     """What a debounce holds."""
 
     last: Entry
-    """What it will start."""
+    """The event with which it will start a run."""
     target: Target
     first_ms: int
-    """When the first of the events came that `last` stands for."""
+    """When the first of the debounced events came."""
     deadline_ms: int
     invokers: list[Invoker] = field(default_factory=list)
-    """Those of all events that `last` stands for."""
+    """The invokers of all debounced events."""
 
 
 _HELD = pydantic.TypeAdapter(Held | None)
@@ -78,11 +77,9 @@ class DebounceWorkflow(Entity):
 
 
 def debounced(held: Held | None, offer: DebounceOffer, new: Sequence[Entry], now_ms: int) -> Held:
-    """A debounce after an offer's new events (at least one): the newest by `ts`, the later one of
-    two, is kept and moves the deadline (§4.6).
-
-    `timeout_ms` counts from the first event.
-    """
+    """What a debounce holds after the new events (at least one) of an offer. The newest by `ts`,
+    and the later one of equals, is kept and moves the deadline (§4.6). `timeout_ms` counts from the
+    first event."""
     newest = max(reversed(new), key=lambda entry: int(entry.event["ts"]))
     invokers = [entry.invoker for entry in new if entry.invoker is not None]
     if held is not None:

@@ -1,18 +1,18 @@
 """The base of the entity workflows. Workflow code.
 
-An entity is a long-lived workflow with a name of its own that anybody may start by telling it
-something (`inngest_temporal.temporal.entity` is the other side). It is started with nothing; what
-it carries over when it continues as new is its own business. A subclass is its rule:
+An entity is a long-lived workflow with a fixed id. The first message to that id starts it
+(`inngest_temporal.temporal.entity` is the other side), without any state; the entity alone decides
+what it carries over when it continues as new. A subclass is the entity's rule:
 
-- `messages`: what it may be told, and the type of each;
+- `messages`: the names of its messages, and the type of each;
 - `take`: what a message does;
-- `act`: what is due by itself;
-- `due_ms`: when that is; None: it holds nothing, and ends once it has lingered;
+- `act`: what is due without a message;
+- `due_ms`: when that is; None: the entity holds nothing, and ends once it has lingered;
 - `dump` and `load`: what it carries over.
 
-Three things keep an entity replayable however slow its worker is. Time is the entity's own clock,
-never the clock of the workflow task. Activities are called in the bounded way of `Calls`. And when
-to continue as new, or to end a long workflow task, goes by what the entity itself has counted.
+Three things keep an entity replayable, however slow its worker is. Time is the entity's own clock,
+never that of the workflow task. Activities are bounded in time, see `Calls`. And the entity decides
+by its own counts when to continue as new, or to end a long workflow task.
 """
 
 import asyncio
@@ -31,21 +31,21 @@ from inngest_temporal_workers.calls import Calls
 LINGER_MS = 10_000
 """How long an idle entity stays: Temporal Cloud starts the same id only about once a second."""
 MAX_STATE = 1_800_000
-"""Maximum size in bytes of what an entity carries over. With more, Temporal would end it, and what
-it knows would be lost: it stays as it is, which it can until its history has 50,000 events.
-"""
+"""Maximum size in bytes of what an entity carries over. With more, Temporal would end it, and its
+state would be lost. So it does not continue as new, which is possible until its history has 50,000
+events."""
 MAX_COST = 4_000
-"""Events of history, as the entity estimates them, before it continues as new."""
+"""Estimated events of history after which an entity continues as new."""
 MAX_BYTES = 4_000_000
-"""Bytes of messages before it continues as new."""
+"""Bytes of messages after which an entity continues as new."""
 RETRY_COST = 500
-"""Further cost before one that had too much to carry over tries again."""
+"""Further events before an entity that had too much to carry over tries again."""
 SIGNAL_COST, UPDATE_COST, TIMER_COST, LOCAL_COST, REGULAR_COST = 2, 4, 4, 2, 6
-"""Estimated events of history of each thing that happens. Temporal allows 2,000 updates in one
-execution, so there are at most half as many."""
+"""Estimated number of history events for each kind of thing that happens. Temporal allows 2,000
+updates in one execution; with these costs there are at most half as many."""
 
 NEVER_MS = 2**62
-"""For `due_ms`: nothing is due, but the entity holds something and does not end."""
+"""Result of `due_ms` if nothing is due, but the entity holds something and does not end."""
 
 T = TypeVar("T")
 E = TypeVar("E", bound="Entity")
@@ -53,23 +53,23 @@ Carried = dict[str, Any] | None
 
 
 class Clock:
-    """An entity's own clock, in ms since 1970: the latest time that history has told of.
+    """An entity's own clock, in ms since 1970: the latest time that is in history.
 
-    It stands still between messages and timers. Senders stamp their messages, so it is as right as
-    their clocks are.
+    It stands still between messages and timers. Senders stamp their messages, so it is as accurate
+    as their clocks.
     """
 
     def __init__(self) -> None:
         self.now_ms = round(workflow.info().workflow_start_time.timestamp() * 1000)
 
     def see(self, at_ms: int) -> None:
-        """It is this late at least."""
+        """Move the clock forward to this time, unless it is later already."""
         self.now_ms = max(self.now_ms, at_ms)
 
 
 class Alarm:
-    """One timer at a time, not one for each message: it may ring before the time that was asked for
-    last."""
+    """A single timer instead of one for each message. So it may ring before the time that was last
+    asked for."""
 
     def __init__(self) -> None:
         self.at_ms = 0
@@ -81,13 +81,13 @@ class Alarm:
         return self._timer is not None and self._timer.done()
 
     def set(self, at_ms: int, in_ms: int) -> None:
-        """Ring at this time at the latest, which is so many ms from now."""
+        """Ring at `at_ms` at the latest, which is `in_ms` from now."""
         if self._timer is not None and not self._timer.done():
             if at_ms >= self.at_ms:
                 return
             self._timer.cancel()
         self.at_ms = at_ms
-        # A length of zero would start no timer.
+        # A sleep of zero would start no timer.
         self._timer = asyncio.create_task(asyncio.sleep(max(1, in_ms) / 1000))
 
 
@@ -95,10 +95,10 @@ class Entity:
     """Inbox, clock, alarm, calls, renewal and lingering of an entity."""
 
     messages: ClassVar[Mapping[str, "pydantic.TypeAdapter[Any]"]] = {}
-    """Type of the argument of each signal. Unknown fields are ignored, so that two versions of us
-    work side by side."""
+    """Type of the argument of each signal. Unknown fields are ignored, so that two versions of this
+    package work side by side."""
     believes_stamps: ClassVar[bool] = True
-    """Whether the stamps of messages move the clock; otherwise timers alone do."""
+    """Whether the stamps of messages move the clock; if not, only timers do."""
 
     @workflow.init
     def __init__(self, carried: Carried = None) -> None:
@@ -110,20 +110,20 @@ class Entity:
         self._cost = self._bytes = self._renew_at = 0
         self._used = False
         self.sent_ms = self.clock.now_ms
-        """When the message that is being taken was sent."""
+        """When the current message was sent."""
         self.load(carried or {})
 
     # The rule.
 
     def load(self, state: dict[str, Any]) -> None:
-        """Begin with what `dump` gave; empty at the very beginning."""
+        """Begin with the result of `dump`; `{}` in the first execution."""
 
     def dump(self) -> dict[str, Any]:
-        """What the next execution begins with."""
+        """The state with which the next execution begins."""
         return {}
 
     def memo(self) -> dict[str, Any]:
-        """What anybody may read without a worker."""
+        """What can be read without a worker."""
         return {}
 
     async def take(self, name: str, message: Any) -> None:
@@ -131,10 +131,10 @@ class Entity:
         raise NotImplementedError
 
     async def act(self) -> None:
-        """Do what is due. Called after messages and when `due_ms` has come."""
+        """Do what is due. Called after messages, and at the time of `due_ms`."""
 
     def due_ms(self) -> int | None:
-        """When there is something to do, even if no message comes; None: nothing is held."""
+        """When there is something to do even without a message; None: the entity holds nothing."""
         return None
 
     # What the rule may use.
@@ -144,7 +144,7 @@ class Entity:
         return self.clock.now_ms
 
     def asked(self, sent_ms: int) -> None:
-        """Begin the handler of an update: what it does may change when something is due."""
+        """Called first in the handler of each update, which may change when something is due."""
         self._calls.new_task()
         self._cost += UPDATE_COST
         self._note(sent_ms)
@@ -161,16 +161,16 @@ class Entity:
         return await self._calls.call(activity, args, result_type)
 
     async def call_regularly(self, activity: str, args: Sequence[Any], result_type: type[T]) -> T:
-        """The same, but history knows of all that was done before the activity begins."""
+        """The same, but all that was done so far is in history before the activity begins."""
         self._cost += REGULAR_COST
         self._used = True
         return await self._calls.call_regularly(activity, args, result_type)
 
     async def end_task(self) -> None:
-        """End the workflow task, so that history knows what was done.
+        """End the workflow task, so that what was done is in history.
 
-        In one that goes on for long, signals pile up until Temporal gives it up (at 2 MB), and all
-        that it has started is started again. A timer would take a second.
+        During a long task signals pile up until Temporal gives it up (at 2 MB), and then all that
+        it has started is started again. A timer would end the task as well, but takes a second.
         """
         self._cost += REGULAR_COST
         await workflow.execute_activity(
@@ -179,7 +179,7 @@ class Entity:
         self._calls.new_task()
 
     async def take_all(self) -> None:
-        """Take all messages that are there."""
+        """Take all messages that have arrived."""
         while self._inbox:
             name, raw, sent_ms = self._inbox.popleft()
             self._note(sent_ms)
@@ -187,7 +187,7 @@ class Entity:
             try:
                 message = self.messages[name].validate_python(payload)
             except pydantic.ValidationError as error:
-                # Left where it is, it would fail this task for ever.
+                # If it stayed in the inbox, this task would fail for ever.
                 workflow.logger.error("A message %r can't be read, and is dropped: %s", name, error)
                 continue
             await self.take(name, message)
@@ -231,14 +231,14 @@ class Entity:
         if due is None:
             self._alarm.set(self.now_ms + LINGER_MS, LINGER_MS)
         else:
-            # Replay compares timers by their number alone, so their length may come from the clock
-            # of the task. The own clock is ahead if that of one sender was.
+            # Replay compares only the numbers of timers, so their length may depend on the task's
+            # clock. The entity's own clock is ahead if the clock of one sender was.
             task_ms = workflow.time_ns() // 1_000_000
             self._alarm.set(due, min(due - self.now_ms, due - task_ms))
 
     @property
     def is_long(self) -> bool:
-        """Whether it should continue as new."""
+        """Whether history is so long that the entity should continue as new."""
         return self._cost >= max(MAX_COST, self._renew_at) or (
             self._bytes >= MAX_BYTES and self._cost >= self._renew_at
         )
@@ -260,7 +260,7 @@ class Entity:
 
     @workflow.signal(dynamic=True)
     def _receive(self, name: str, args: Sequence[RawValue]) -> None:
-        """A message and when it was sent; it is read in its turn."""
+        """Put a message, and the time when it was sent, into the inbox."""
         if name not in self.messages or not args:
             workflow.logger.error("Message %r is unknown here, and is dropped", name)
             return
@@ -278,8 +278,8 @@ def entity(name: str) -> Callable[[type[E]], type[E]]:
         async def run(self: E, carried: Carried = None) -> None:
             await self.live()
 
-        # Temporal wants `run` to stand in the class itself, with the parameters of `__init__`, and
-        # goes by what these say.
+        # Temporal wants `run` to be defined in the class itself, with the parameters of `__init__`:
+        # it checks the function's module, name and annotations.
         del run.__annotations__["self"]
         run.__module__, run.__qualname__ = cls.__module__, f"{cls.__qualname__}.run"
         cls.run = workflow.run(run)  # type: ignore[attr-defined]

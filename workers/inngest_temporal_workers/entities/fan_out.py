@@ -1,4 +1,4 @@
-"""Activities that make many calls of one kind."""
+"""For activities that make many calls of one kind."""
 
 import asyncio
 import contextlib
@@ -10,9 +10,9 @@ from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
 CONCURRENCY = 50
-"""Calls that one activity has in hand at once."""
+"""Maximum number of calls that one activity makes at once."""
 CHUNK = 200
-"""Maximum number of runs that one activity of an entity calls: a local one has 3 seconds for them.
+"""Maximum number of runs that one activity of an entity calls: a local one has 3 seconds for that.
 """
 HEARTBEAT_INTERVAL = 2.0
 HEARTBEAT_TIMEOUT = timedelta(seconds=10)
@@ -25,7 +25,7 @@ R = TypeVar("R")
 async def map_concurrently(
     items: Iterable[T], call: Callable[[T], Awaitable[R]], concurrency: int
 ) -> list[R]:
-    """Make a call for each item, so many of them at once."""
+    """Make a call for each item, at most `concurrency` of them at once."""
     limit = asyncio.Semaphore(concurrency)
 
     async def one(item: T) -> R:
@@ -36,8 +36,7 @@ async def map_concurrently(
 
 
 async def fails_as_gone(call: Awaitable[None]) -> bool:
-    """Make a call to a run; whether the run is gone, or can't be reached any more (it has had too
-    many signals)."""
+    """Make a call to a run. True if the run is gone, or can take no more signals."""
     try:
         await call
     except RPCError as error:
@@ -49,7 +48,7 @@ async def fails_as_gone(call: Awaitable[None]) -> bool:
 
 @contextlib.asynccontextmanager
 async def heartbeats() -> AsyncIterator[None]:
-    """Beat while the block runs."""
+    """Send the activity's heartbeats while the block runs."""
 
     async def beat() -> None:
         while True:

@@ -1,5 +1,5 @@
-"""The hub of one event name: the paths by which waits for it are kept, and those of them that every
-process knows by now. Its memo is the answer; it only ever grows."""
+"""The hub of one event name: the paths by which waits for such events are kept, and which of these
+paths every process knows by now. Both lists are in its memo, and only grow."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class HubWorkflow(Entity):
         return {"paths": self._paths, "settled": self._settled}
 
     def due_ms(self) -> int:
-        """It never ends: whoever reads it must not find that a path is gone."""
+        """Never: a hub does not end, because its readers rely on paths staying in it."""
         return NEVER_MS
 
     @workflow.update
@@ -38,7 +38,8 @@ class HubWorkflow(Entity):
 
     @workflow.update
     def settle_path(self, path: str, sent_ms: int) -> None:
-        """All who read the hub before the path was added have forgotten that."""
+        """Mark a path as settled: no process believes any more what it read before the path
+        came."""
         self.asked(sent_ms)
         if path not in self._settled:
             self._settled.append(path)

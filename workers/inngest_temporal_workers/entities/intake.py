@@ -1,8 +1,7 @@
-"""The events of a large request, until they are routed (`inngest_temporal.routing.intake`).
+"""Holds the events of a large request until they are routed (`inngest_temporal.routing.intake`).
 
-They are routed in parts, one after the other: however many requests there are, a worker routes few
-events at a time. A part that fails halfway is routed once more, which changes nothing for what was
-routed.
+They are routed in parts, one after the other, so each request has only a few events in progress. A
+part that fails halfway is routed again, which has no second effect for events that were routed.
 """
 
 from collections.abc import Callable
@@ -24,10 +23,10 @@ from inngest_temporal.temporal import names
 from .fan_out import CONCURRENCY, HEARTBEAT_TIMEOUT, heartbeats, map_concurrently
 
 PART = 100
-"""Events that one activity routes."""
+"""Maximum number of events that one activity routes."""
 PART_TIMEOUT = timedelta(minutes=2)
 LONGEST_PAUSE = timedelta(seconds=10)
-"""Between two attempts: Temporal may be busy, or the registry not there yet."""
+"""Maximum time between two attempts: Temporal may be busy, or the registry not there yet."""
 
 
 @workflow.defn(name=names.INTAKE_TYPE, sandboxed=False)
@@ -49,11 +48,11 @@ class IntakeWorkflow:
 
 @dataclass(frozen=True)
 class IntakeActivities:
-    """What an intake needs of Temporal."""
+    """The activity of intakes."""
 
     client: Client
     follower: Follower
-    """Follows the registry; need not be started."""
+    """Reads the registry; need not be started."""
 
     def all(self) -> list[Callable[..., Any]]:
         return [self.route]
@@ -61,7 +60,7 @@ class IntakeActivities:
     @activity.defn(name="inngest.route")
     async def route(self, stamped: list[list[Any]]) -> None:
         """Route events, `[[internal id, event], ...]`. May be repeated."""
-        # Whoever took them over may know functions that this process has not read of yet.
+        # The ingress that took them over may know functions that this process has not read yet.
         await self.follower.refresh()
         router = Router(self.client, self.follower, Waits.of(self.client).deliver)
 

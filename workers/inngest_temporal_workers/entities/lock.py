@@ -1,17 +1,15 @@
-"""Locks: entity workflows around a machine (`.permits`, `.throttle`, `.singleton`), one for each
-key, that decide when created runs may execute.
+"""Locks: entity workflows that decide when created runs may execute. There is one for each key, and
+each wraps a machine (`.permits`, `.throttle`, `.singleton`).
 
-Messages bring requests; what follows is told to runs by one activity for each workflow task,
-however many runs are concerned. A decision is a function of the requests before it, in the order of
-history (see `.queue`), and everything that a lock learns by itself (a run is gone) comes as a
-message too. So when a workflow task is lost after runs were told, its repetition decides the same
-again.
+Messages bring requests. One activity for each workflow task tells runs what was decided, however
+many runs there are. A decision depends only on the requests before it, in the order of history (see
+`.queue`); what a lock finds out by itself, such as that a run is gone, comes as a message too. So a
+workflow task that is lost after runs were told decides the same when it is repeated.
 
-When an app is published with other limits, its entity announces them to the locks that are open.
+When an app is published with other limits, its entity announces them to the open locks.
 
-A run that was terminated can't give back what it holds. While others wait, a lock therefore looks
-at those that hold something every `CHECK_MS`; a run that is gone while it waits is noticed when it
-is told.
+A run that was terminated can't give back what it holds. So while others wait, a lock checks its
+holders every `CHECK_MS`. That a waiting run is gone is noticed when it is told that it may execute.
 """
 
 import functools
@@ -30,7 +28,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from inngest_temporal.routing.locks import GRANTED, Change, Limit, LockRequest, Ticket
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.entity import EntityHandle as EntityClient
-from inngest_temporal.temporal.runs import executes
+from inngest_temporal.temporal.runs import is_running, quoted
 
 from .entity import NEVER_MS, Entity, entity
 from .fan_out import (
@@ -47,20 +45,21 @@ from .singleton import SingletonMachine
 from .throttle import ThrottleMachine
 
 CHECK_MS = 12_000
-"""Interval between two looks at holders while others wait. A holder is looked for the second time
-that it is met, so twice this must stay below the 30 s in which a lost one must be found."""
+"""Interval between two checks of holders while others wait. Only the second check looks whether a
+holder is there, so twice this must be less than the 30 s in which a lost one must be found."""
 SLOW_CHECK_MS = 300_000
-"""The interval while nobody waits: only so that a lock of lost runs ends at last."""
+"""The interval while nobody waits, only so that a lock that lost runs hold ends at some time."""
 MIN_TIMER_MS = 50
-"""A throttle of many starts a second admits several at once rather than set a timer for each."""
+"""Shortest timer: a throttle of many starts a second admits several at once instead of setting a
+timer for each."""
 GATHER_MS, LONGEST_GATHER_MS = 1_000, 10_000
-"""When a run from a backlog asks, a free lock for which age matters so (`Machine.gathers`) waits
-until no further one has asked for so long, but at most the second time."""
+"""When a run from a backlog asks for a free lock that decides by age (`Machine.gathers`), the lock
+gathers requests until none has come for the first of these times, but no longer than the second."""
 LOCAL_SIZE = 50
-"""Maximum number of runs that a local activity calls: it must be done within few seconds."""
+"""Maximum number of runs that a local activity calls: it must end within a few seconds."""
 REQUESTS = pydantic.TypeAdapter(list[LockRequest])
-"""Takes 4 us for a request, where temporalio's own takes 65: a queue of 20,000 has to be replayed
-within the 2 s that a workflow task may compute."""
+"""Takes 4 us for a request; temporalio's own conversion takes 65. A queue of 20,000 has to be
+replayed within the 2 s that a workflow task may compute."""
 ANNOUNCED = 100
 """Maximum number of limits that one activity announces."""
 ANNOUNCING = timedelta(hours=1)
@@ -105,8 +104,8 @@ class LockWorkflow(Entity):
     async def act(self) -> None:
         if self._gathered and self.now_ms < self._gather_ends_ms:
             return
-        # In what order requests were gathered may differ when this task is repeated, with more of
-        # them. So history must have the decision before a run is told.
+        # If this task is lost, its repetition may have gathered more requests and sort them in
+        # another order. So the decision must be in history before a run is told.
         is_recorded_first = bool(self._gathered)
         gathered, self._gathered = _by_age(self._gathered), []
         for request in gathered:
@@ -142,8 +141,8 @@ class LockWorkflow(Entity):
 
     @workflow.query
     def state(self, count: int) -> dict[str, Any]:
-        """For people: who holds it and who waits (runs, at most so many of each, the first ones),
-        and when the next one may start if time alone decides (ms since 1970)."""
+        """For people: the runs that hold it and those that wait (the first `count` of each), and
+        when the next one may start if only time decides (ms since 1970)."""
         holders, waiters = self._machine.people(count)
         return {
             "holding": self._machine.holding,
@@ -183,8 +182,8 @@ class SingletonLock(LockWorkflow):
 @entity(names.LOCK_TYPES["pause"])
 class PauseLock(LockWorkflow):
     """Where runs wait that were started while their function was paused. It admits none until the
-    function is resumed, and then a few at a time: each gives back what it was granted once it has
-    seen that."""
+    function is resumed, and then a few at a time: each run gives its ticket back once it has been
+    granted."""
 
     machine = Permits
 
@@ -196,19 +195,19 @@ WORKFLOWS: list[type] = [ConcurrencyLock, ThrottleLock, SingletonLock, PauseLock
 
 
 def _by_age(requests: list[LockRequest]) -> list[LockRequest]:
-    """Those of the oldest run first; where the newest one wins, it is first. Requests of one run
-    stay in order."""
+    """Requests of the oldest run first; in the mode where the newest run wins, those of the newest.
+    Requests of one run stay in order."""
     modes = [request.settings.mode for request in requests if request.settings is not None]
     newest_first = modes[-1:] == ["cancel"]
     return sorted(requests, key=lambda each: (each.created_ms, each.run), reverse=newest_first)
 
 
-async def announce(made: Sequence[Change]) -> None:
-    """Tell the open locks of changed limits. Workflow code."""
-    for start in range(0, len(made), ANNOUNCED):
+async def announce(limits: Sequence[Change]) -> None:
+    """Tell the open locks about changed limits. Workflow code."""
+    for start in range(0, len(limits), ANNOUNCED):
         await workflow.execute_activity(
             "inngest.announce",
-            made[start : start + ANNOUNCED],
+            limits[start : start + ANNOUNCED],
             start_to_close_timeout=ANNOUNCING,
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             retry_policy=RETRIES,
@@ -217,7 +216,7 @@ async def announce(made: Sequence[Change]) -> None:
 
 @dataclass(frozen=True)
 class LockActivities:
-    """What locks need of Temporal."""
+    """The activities of locks."""
 
     client: Client
 
@@ -226,20 +225,20 @@ class LockActivities:
 
     @activity.defn(name="inngest.lock")
     async def carry_out(self, lock: str, decisions: Decisions) -> int:
-        """Carry out what a lock has decided; may be repeated. What is learned of runs goes back to
-        the lock. The time at the end, in ms since 1970."""
+        """Carry out what a lock has decided; may be repeated. What is found out about runs goes
+        back to the lock as requests. Returns the time at the end, in ms since 1970."""
         found: list[LockRequest] = []
 
-        async def told(run: str, verdicts: dict[str, list[int]]) -> None:
+        async def tell(run: str, verdicts: dict[str, list[int]]) -> None:
             if not await self._tell(run, lock, verdicts) and verdicts.get(GRANTED):
                 found.append(LockRequest(run, release=verdicts[GRANTED]))
 
-        async def cancelled(run: str, numbers: list[int]) -> None:
+        async def cancel(run: str, numbers: list[int]) -> None:
             if await fails_as_gone(self.client.get_workflow_handle(run).cancel()):
                 found.append(LockRequest(run, release=numbers))
 
-        async def checked(run: str, numbers: list[int]) -> None:
-            if not await executes(self.client, run):
+        async def check(run: str, numbers: list[int]) -> None:
+            if not await is_running(self.client, run):
                 found.append(LockRequest(run, release=numbers))
             elif decisions.reply:
                 found.append(LockRequest(run, alive=True))
@@ -248,15 +247,9 @@ class LockActivities:
         for run, number, verdict in decisions.verdicts:
             runs.setdefault(run, {}).setdefault(verdict, []).append(number)
         calls = [
-            *(functools.partial(told, run, verdicts) for run, verdicts in runs.items()),
-            *(
-                functools.partial(cancelled, run, numbers)
-                for run, numbers in _by_run(decisions.cancel).items()
-            ),
-            *(
-                functools.partial(checked, run, numbers)
-                for run, numbers in _by_run(decisions.check).items()
-            ),
+            *(functools.partial(tell, *each) for each in runs.items()),
+            *(functools.partial(cancel, *each) for each in _by_run(decisions.cancel).items()),
+            *(functools.partial(check, *each) for each in _by_run(decisions.check).items()),
         ]
         await map_concurrently(calls, lambda call: call(), CONCURRENCY)
         if found:
@@ -266,8 +259,8 @@ class LockActivities:
         return time.time_ns() // 1_000_000
 
     async def _tell(self, run: str, lock: str, verdicts: dict[str, list[int]]) -> bool:
-        """Whether the run is still there. One that can't take any more signals is: it may execute
-        by what it was told before."""
+        """Tell a run what was decided; False if it is gone. A run that can't take any more signals
+        is not gone: it may execute because of an earlier answer."""
         try:
             await self.client.get_workflow_handle(run).signal("admission", args=[lock, verdicts])
         except RPCError as error:
@@ -279,12 +272,12 @@ class LockActivities:
         return True
 
     @activity.defn(name="inngest.announce")
-    async def announce(self, made: list[Change]) -> None:
-        """Tell the open locks of changed limits; may be repeated. One that visibility does not list
-        yet learns of it from the runs that wait for it: they ask again after
+    async def announce(self, limits: list[Change]) -> None:
+        """Tell the open locks about changed limits; may be repeated. A lock that visibility does
+        not list yet learns of them from the runs that wait for it: they ask again after
         `inngest_temporal_workers.runs.admission.FIRST_RETRY`."""
         async with heartbeats():
-            for change in made:
+            for change in limits:
                 call = functools.partial(self._announce, change)
                 await map_concurrently(await self._open(change.limit), call, CONCURRENCY)
 
@@ -294,15 +287,11 @@ class LockActivities:
         await client.signal("ask", [request])
 
     async def _open(self, limit: Limit) -> list[str]:
-        """Ids of a limit's locks that are open or may be."""
+        """Ids of a limit's locks that are open, or may be."""
         if limit.key is None:
             return [names.lock_id(limit.kind, limit.owner)]
-        prefix = (
-            names.lock_prefix(limit.kind, limit.owner, limit.key)
-            .replace("\\", "\\\\")
-            .replace("'", "\\'")
-        )
-        query = f"WorkflowId STARTS_WITH '{prefix}' AND ExecutionStatus = 'Running'"
+        prefix = quoted(names.lock_prefix(limit.kind, limit.owner, limit.key))
+        query = f"WorkflowId STARTS_WITH {prefix} AND ExecutionStatus = 'Running'"
         return [lock.id async for lock in self.client.list_workflows(query)]
 
 

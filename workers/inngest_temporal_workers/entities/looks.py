@@ -1,8 +1,8 @@
 """When an entity looks whether the runs for which it keeps something are still there.
 
-A run takes back what others keep for it. One that was terminated in Temporal can't, and a worker
-that stood still may ask for a run that has ended meanwhile. So what is kept is looked after: soon,
-then ever less often. Workflow code.
+A run takes back what entities keep for it. But a run that was terminated in Temporal can't, and a
+worker that stood still may register something for a run that has ended meanwhile. So entities look
+whether the run is there: first soon, then less and less often. Workflow code.
 """
 
 import heapq
@@ -10,26 +10,26 @@ import zlib
 from typing import TypeAlias
 
 Key: TypeAlias = tuple[str, str]
-"""A run, and what is kept for it."""
+"""Id of a run, and id of what is kept for it."""
 
 INTERVALS_MS = (60_000, 600_000, 7_200_000, 86_400_000)
-"""Before the first look, the second, and so on; the last one stays."""
+"""Time before the first look, the second, and so on; the last one is used from then on."""
 
 
 class Looks:
-    """What is to be looked at, and when."""
+    """The keys that have to be looked at, and when."""
 
     def __init__(self) -> None:
         self._next: dict[Key, tuple[int, int]] = {}
-        """When, and how often it was looked at."""
+        """Key -> when it is looked at next, and how often it was."""
         self._heap: list[tuple[int, int, Key]] = []
 
     def add(self, key: Key, now_ms: int, looks: int = 0) -> None:
-        """Begin with one as if it had been looked at so many times."""
+        """Begin to look at a key, as if it had been looked at `looks` times."""
         self._put(key, now_ms + INTERVALS_MS[min(looks, len(INTERVALS_MS) - 1)], looks)
 
     def discard(self, key: Key) -> None:
-        """Look at one no longer."""
+        """Stop looking at a key."""
         self._next.pop(key, None)
 
     def due_ms(self) -> int | None:
@@ -42,8 +42,8 @@ class Looks:
         return None
 
     def take(self, now_ms: int) -> list[Key]:
-        """What is to be looked at now, with what would be in a moment if anything is. Their next
-        looks come later."""
+        """The keys that are due now and, if there are any, those that would be due within half a
+        minute. Sets the times of their next looks."""
         due_ms = self.due_ms()
         if due_ms is None or due_ms > now_ms:
             return []
@@ -58,8 +58,8 @@ class Looks:
         return [key for key, _ in found]
 
     def carry_over(self, key: Key, now_ms: int) -> None:
-        """Begin with one that an earlier execution of the entity looked after. It has its own time
-        of the day, so that an entity that often continues as new comes to all of them."""
+        """Begin to look at a key that an earlier execution of the entity had. Each key has its own
+        time of the day, so that an entity that often continues as new gets to all of them."""
         day_ms = INTERVALS_MS[-1]
         own_ms = zlib.crc32("/".join(key).encode()) % day_ms
         self._put(key, now_ms + (own_ms - now_ms) % day_ms, len(INTERVALS_MS))

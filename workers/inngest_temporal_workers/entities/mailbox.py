@@ -1,13 +1,13 @@
 """A mailbox: the runs that wait for events of one name with one value at one path (empty path: all
-of them).
+such events).
 
 It takes signals in the order of its history, so an event that arrives after a registration finds
-it. Matching runs are signalled from an activity: one marker in the history for an event, however
-many runs it resumes. A delivery is repeated rather than lost, and runs ignore the second one.
+the wait. An activity signals the runs that match, so an event adds one marker to the history,
+however many runs it resumes. A delivery is repeated rather than lost; runs ignore the second one.
 
 A run that ends takes its waits back. It can't if it was terminated; and a worker that stood still
-may register a wait when the run has ended by another one's help. So a mailbox looks now and then
-which runs are gone.
+may register a wait after another worker has ended the run. So a mailbox looks now and then which
+runs are gone.
 """
 
 import json
@@ -36,14 +36,15 @@ from .packing import pack, unpack
 from .seen import Seen
 
 SEEN = 1_000
-"""Events remembered, so that a sender's retry delivers none twice."""
+"""How many events are remembered, so that a sender's retry delivers none twice."""
 NAMED_EVENTS, NAMED_RUNS = 100, 20
-"""Latest events of which it tells which runs they resumed, and how many of those."""
+"""For how many of the latest events it remembers the runs that they resumed, and how many of those.
+"""
 MAX_TASK_WORK = 300_000
-"""Work of expressions after which it ends the workflow task, which Temporal lets compute for two
-seconds."""
+"""Work of expressions after which it ends the workflow task, because Temporal lets a task compute
+for two seconds only."""
 EXPIRY_GRACE_MS = 60_000
-"""A run whose wait times out takes the wait back itself; this is for runs that are gone."""
+"""How long an expired wait is kept: its run takes it back, unless the run is gone."""
 
 _WAITS = pydantic.TypeAdapter(list[Wait])
 
@@ -80,7 +81,6 @@ class MailboxWorkflow(Entity):
     async def act(self) -> None:
         """Forget waits that have expired, and those whose runs are gone."""
         if self._waits and self.now_ms >= self._first_expiry_ms + EXPIRY_GRACE_MS:
-            # Finds at least one, unless that was taken back.
             for key in [key for key, wait in self._waits.items() if wait.expires_ms <= self.now_ms]:
                 self._forget(key)
             self._first_expiry_ms = min(
@@ -103,14 +103,15 @@ class MailboxWorkflow(Entity):
         if isinstance(message, Delivery):
             await self._deliver(message)
         elif isinstance(message, Wait):
-            # Too early is harmless; a wait that ends otherwise leaves it as it is.
+            # The first expiry may turn out to be too early, because a wait that is taken back does
+            # not change it. That costs one more search and is harmless.
             if not self._waits or message.expires_ms < self._first_expiry_ms:
                 self._first_expiry_ms = message.expires_ms
             key = (message.run, message.id)
             self._waits[key] = message
             # The run of a `cancel` entry may not have been started yet.
             looks = 1 if message.id.startswith(CANCEL) else 0
-            # The own clock stands still between timers, which may be a day apart.
+            # This entity's clock moves by timers only, which may be a day apart.
             self._looks.add(key, max(self.now_ms, self.sent_ms), looks)
         else:
             self._forget((message.run, message.wait))
@@ -136,8 +137,8 @@ class MailboxWorkflow(Entity):
             part = {run: matching[run] for run in runs[start : start + CHUNK]}
             gone = set(await self.call("inngest.resume", [part, vars(delivery)], list[str]))
             for run, ids in part.items():
-                # A run that is to be cancelled may be on its way: its entry is registered before
-                # it is started.
+                # A `cancel` entry is registered before its run is started. So it stays even if
+                # the run is not there.
                 for wait_id in ids if run not in gone else _steps(ids):
                     self._forget((run, wait_id))
                 if run not in gone:
@@ -152,13 +153,13 @@ class MailboxWorkflow(Entity):
 
     @workflow.query(name="resumed")
     def _query_resumed(self, event_id: str) -> list[Resumed]:
-        """What an event did, for people who look."""
+        """For people: the runs that an event resumed or cancelled."""
         return self._resumed.get(event_id, [])
 
 
 def pack_waits(waits: Iterable[Wait]) -> str:
-    """They may be tens of thousands, which must fit one payload: about 40 bytes each if their
-    conditions are alike."""
+    """Waits in few bytes, about 40 each if their conditions are alike: tens of thousands of them
+    must fit one payload."""
     return pack(json.dumps(vars(wait), separators=(",", ":")) for wait in waits)
 
 
@@ -172,7 +173,7 @@ def _steps(ids: Sequence[str]) -> list[str]:
 
 
 def _matches(wait: Wait, delivery: Delivery, now: datetime) -> tuple[bool, int]:
-    """And the work it took."""
+    """Whether an event matches a wait, and the work that it took to find out."""
     if delivery.id in wait.own:
         return False, 1
     if wait.rest is None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 
 def pack(lines: Iterable[str]) -> str:
-    """Lines as one text. Ids repeat their beginning and use 5 bits of each character, so it saves
-    much."""
+    """Lines as one compressed text. It is much smaller, because ids begin alike and use only 5 bits
+    of each character."""
     return base64.b64encode(zlib.compress("\n".join(lines).encode(), 6)).decode()
 
 

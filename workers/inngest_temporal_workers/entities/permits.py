@@ -20,18 +20,18 @@ class _Group:
 
 
 class Permits:
-    """A concurrency limit: at most `limit` tickets are held, by function and the configuration it
-    has now.
+    """A concurrency limit: at most `limit` tickets are held at once. Functions that share the lock
+    have a limit each, from their current configuration.
 
-    A limit that was lowered takes no ticket away. Functions that share the lock wait in one order;
-    one whose own limit is reached lets those of others pass.
+    Lowering a limit takes no ticket away. All functions wait in one order; but tickets of a
+    function whose limit is reached let others pass.
     """
 
     gathers: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.holders: dict[Ticket, bool] = {}
-        """Ticket -> whether it was held already when holders were suspected last."""
+        """Ticket -> whether it was already held at the last call of `suspect`."""
         self._groups: dict[str, _Group] = {}
         self._decisions = Decisions()
 
@@ -61,6 +61,7 @@ class Permits:
         self._grant()
 
     def _grant(self) -> None:
+        # One ticket at a time: each one that is granted may reach the limit of another function.
         while True:
             held = len(self.holders)
             best: tuple[int, str, Queue] | None = None
@@ -83,7 +84,7 @@ class Permits:
         self.holders = dict.fromkeys(self.holders, True)
 
     def decisions(self) -> Decisions:
-        # One that was given back since need not be told.
+        # A run that has given its ticket back meanwhile need not be told.
         done, self._decisions = self._decisions, Decisions()
         done.verdicts = [each for each in done.verdicts if (each[0], each[1]) in self.holders]
         return done

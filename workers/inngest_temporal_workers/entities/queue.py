@@ -1,14 +1,14 @@
-"""What the machines of locks have in common: their queue, and how decisions leave them.
+"""What the machines of locks have in common: their queue, and the form of their decisions.
 
-Three machines say who may execute, who waits, and in what order: `.permits` (concurrency),
+Three machines decide who may execute, who waits, and in what order: `.permits` (concurrency),
 `.throttle` and `.singleton`. The entity workflows around them (`.lock`) give them requests in the
-order of their history and carry out the `Decisions`; nothing here reads a clock or calls anything.
+order of history and carry out the `Decisions`; nothing here reads a clock or calls anything.
 
-**Requests are taken one at a time, and whatever follows from one is decided before the next is
-looked at.** So what a lock has decided is a function of the requests before it, in the order of
-history. A workflow task that is lost after it told runs that they may execute is repeated with the
-same requests and perhaps some more, and decides the same again: a permit that was announced is
-never given to another.
+**Requests are taken one at a time, and all that follows from one is decided before the next one is
+taken.** So a decision depends only on the requests before it, in the order of history. A workflow
+task that is lost after it told runs that they may execute is repeated with the same requests, and
+perhaps further ones, and decides the same again: a permit that was announced is never given to
+another run.
 """
 
 import heapq
@@ -23,14 +23,14 @@ from .packing import pack, unpack
 
 @dataclass
 class Decisions:
-    """What a lock has decided and runs must be told, or Temporal asked."""
+    """What a lock has decided: what to tell runs, and which runs to check or cancel."""
 
     verdicts: list[tuple[str, int, str]] = field(default_factory=list)
     """Run, number of its ticket, verdict."""
     check: list[Ticket] = field(default_factory=list)
     """Tickets whose runs may be gone."""
     reply: bool = False
-    """Whether the lock must also know which of `check` are not gone."""
+    """Whether the lock must also be told which runs of `check` are not gone."""
     cancel: list[Ticket] = field(default_factory=list)
     """Tickets whose runs must be cancelled."""
 
@@ -39,11 +39,12 @@ class Decisions:
 
     @property
     def size(self) -> int:
-        """How many calls it takes to carry them out, at most."""
+        """How many calls it takes at most to carry them out."""
         return len(self.verdicts) + len(self.check) + len(self.cancel)
 
     def parts(self, size: int) -> Iterator["Decisions"]:
-        """The same, in parts of at most so many of each; none if there is nothing."""
+        """The same, in parts with at most `size` of each kind; no parts if there is nothing to
+        do."""
         for start in range(0, max(len(self.verdicts), len(self.check), len(self.cancel)), size):
             part = slice(start, start + size)
             yield Decisions(self.verdicts[part], self.check[part], self.reply, self.cancel[part])
@@ -55,7 +56,7 @@ class Queue:
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, Ticket]] = []
         self._waiting: dict[Ticket, int] = {}
-        """Ticket -> its arrival. An entry of the heap with another one is a leftover."""
+        """Ticket -> its number of arrival. An entry of the heap with another number is stale."""
         self._arrivals = 0
 
     def __len__(self) -> int:
@@ -71,7 +72,7 @@ class Queue:
             heapq.heappush(self._heap, (score, self._arrivals, ticket))
 
     def discard(self, ticket: Ticket) -> bool:
-        """Whether it was there."""
+        """Remove a ticket; whether it was there."""
         return self._waiting.pop(ticket, None) is not None
 
     def first(self) -> tuple[int, int] | None:
@@ -84,7 +85,7 @@ class Queue:
         return None
 
     def pop(self) -> Ticket:
-        """Take the first; there must be one."""
+        """Remove the first ticket; there must be one."""
         self.first()
         _, _, ticket = heapq.heappop(self._heap)
         del self._waiting[ticket]
@@ -97,8 +98,8 @@ class Queue:
                 yield ticket, score
 
     def pack(self) -> str:
-        """As compact text, about 20 bytes each: 20,000 waiting runs must travel when a lock
-        continues as new."""
+        """The queue as compact text, about 20 bytes for each ticket: a lock that continues as new
+        may have to carry over 20,000 waiting runs."""
         waiting = list(self)
         base = waiting[0][1] if waiting else 0
         return pack(
@@ -116,28 +117,29 @@ class Queue:
 
 
 class Machine(Protocol):
-    """What the three have in common. Times are milliseconds since 1970, by the lock's own clock."""
+    """Interface of the three machines. Times are milliseconds since 1970, by the lock's own
+    clock."""
 
     gathers: ClassVar[bool]
-    """Whether it matters much that requests of a backlog are taken in order of creation."""
+    """Whether the lock gathers requests from a backlog, to take them in the order of creation."""
 
     def take(self, request: LockRequest, now_ms: int) -> None:
-        """Take one request; what follows from it is in the next `decisions`."""
+        """Take one request; the next `decisions` have what follows from it."""
 
     def advance(self, now_ms: int) -> None:
-        """Let time pass."""
+        """Decide what follows from the time alone."""
 
     def suspect(self) -> None:
-        """Ask in the next `decisions` for those that held already when this was called last."""
+        """Have the next `decisions` check the holders that were there already at the last call."""
 
     def decisions(self) -> Decisions:
-        """What is to be done, once."""
+        """What was decided since the last call."""
 
     def due_ms(self) -> int | None:
         """When time alone changes something."""
 
     def idle(self, now_ms: int) -> bool:
-        """Whether nothing would be lost if it was forgotten."""
+        """Whether its state can be forgotten without a loss."""
 
     @property
     def holding(self) -> int:
@@ -148,12 +150,12 @@ class Machine(Protocol):
         """How many tickets wait."""
 
     def people(self, count: int) -> tuple[list[str], list[str]]:
-        """For people: the runs that hold, and those that wait, at most so many of each; those that
-        wait in their order."""
+        """For people: the runs that hold tickets, and those that wait, in their order; at most
+        `count` of each."""
 
     def dump(self) -> dict[str, Any]:
-        """The state, as JSON, once all that was decided is carried out."""
+        """The state as JSON, which does not include `decisions`."""
 
     @classmethod
     def load(cls, state: dict[str, Any]) -> Self:
-        """The inverse of `dump`; `{}` is a new one."""
+        """The inverse of `dump`; `{}` gives a new machine."""

@@ -1,5 +1,5 @@
-"""A rate limit: admits or refuses events (`inngest_temporal.routing.gates` asks it). It ends once
-all that was used up is free again."""
+"""A rate limit: admits or refuses events (`inngest_temporal.routing.gates` asks it). It ends when
+its rate is unused again."""
 
 from collections import OrderedDict
 from typing import Any
@@ -14,8 +14,8 @@ from .entity import Entity, entity
 from .gcra import Arrival, Rate, admit
 
 SEEN = 6_000
-"""Maximum number of answers remembered, so that a sender's retry counts none twice: more than a
-request has events."""
+"""Maximum number of answers that are remembered, so that a sender's retry counts no event twice:
+more than one request has events."""
 
 _REQUEST = pydantic.TypeAdapter(AdmitRequest)
 
@@ -35,22 +35,22 @@ class RateLimitWorkflow(Entity):
 
     @workflow.query
     def state(self, count: int) -> dict[str, Any]:
-        """For people: when all that was used up is free again (ms since 1970)."""
+        """For people: when the rate is unused again (ms since 1970)."""
         return {"next_ms": self._arrival.ms()}
 
     @workflow.update
     def admit(self, request: dict[str, Any], sent_ms: int) -> list[bool]:
-        """Whether each event of an `AdmitRequest` is admitted; one that was asked for before has
-        the same answer."""
+        """Whether each event of an `AdmitRequest` is admitted. An event that was asked about before
+        gets the same answer."""
         self.asked(sent_ms)
-        given = _REQUEST.validate_python(request)
-        rate = Rate.limiting(given.limit, given.period_ms)
-        for key in given.keys:
+        asked = _REQUEST.validate_python(request)
+        rate = Rate.limiting(asked.limit, asked.period_ms)
+        for key in asked.keys:
             if key not in self._seen:
                 decision = admit(self._arrival, self.now_ms, rate)
                 self._arrival = decision.arrival
                 self._seen[key] = decision.admitted
-        answers = [self._seen[key] for key in given.keys]
+        answers = [self._seen[key] for key in asked.keys]
         while len(self._seen) > SEEN:
             self._seen.popitem(last=False)
         return answers

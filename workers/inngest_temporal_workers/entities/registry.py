@@ -1,7 +1,7 @@
-"""The registry: the version of every app, so that readers see at a glance which ones have changed.
+"""The registry: the versions of all apps, so that readers see at a glance which apps have changed.
 
 Its memo is `{"apps": {app_id: version}}`. It never ends: it continues as new. Versions are times,
-so they rise even if an operator terminates an entity and it begins anew.
+so they increase even if an operator terminates an entity and it starts from nothing.
 """
 
 from typing import Any, ClassVar
@@ -33,14 +33,15 @@ class RegistryWorkflow(Entity):
         return NEVER_MS
 
     async def take(self, name: str, message: Any) -> None:
-        """An app that is listed has another version, says its entity."""
+        """Take the new version of a listed app from its entity."""
         app_id, version = message
         if app_id in self._apps:
             self._put(app_id, version)
 
     @workflow.update
     def put(self, app: tuple[str, int], at_ms: int) -> int:
-        """An app (its id) has this version now, unless a later one is known; the version."""
+        """List an app (id and version), unless a later version is listed; returns the version that
+        is listed."""
         self.asked(at_ms)
         self._put(*app)
         return self._apps[app[0]]
@@ -51,7 +52,7 @@ class RegistryWorkflow(Entity):
 
     @workflow.update
     def restore(self, apps: dict[str, int], at_ms: int) -> int:
-        """These were listed by one that was terminated; how many are listed now."""
+        """List the apps of a registry that was terminated; returns how many are listed now."""
         self.asked(at_ms)
         for app in apps.items():
             self._put(*app)
@@ -64,8 +65,8 @@ class RegistryWorkflow(Entity):
 
     @workflow.update
     def drop(self, app: tuple[str, int], at_ms: int) -> int:
-        """An app is gone since this version, unless it was published again meanwhile; the version
-        that is left, 0 for none."""
+        """Remove an app that has been gone since this version, unless it was published again later;
+        returns the version that is listed, 0 for none."""
         self.asked(at_ms)
         app_id, version = app
         if self._apps.get(app_id, version + 1) <= version:

@@ -1,9 +1,9 @@
-"""A replay: starts reruns of all runs that it finds, so many a second
+"""A replay: starts reruns of all runs that it finds, at a fixed rate
 (`inngest_temporal.routing.replays` is the other side).
 
-Its state is a page of run ids, where the next page begins, and the counts. A part of the page is
-started by one activity, which may be repeated: the key of a rerun derives from the replay and the
-run. Visibility lists runs that have ended by when they did, so its pages meet each of them once.
+Its state is a page of run ids, the beginning of the next page, and the counts. Each activity starts
+reruns for a part of the page and may be repeated, because the key of a rerun derives from the
+replay and the run. Visibility lists ended runs by the time of their end, so each is on one page.
 """
 
 import asyncio
@@ -35,18 +35,18 @@ from inngest_temporal.wire import from_wire, to_wire
 from .fan_out import HEARTBEAT_TIMEOUT, heartbeats
 
 PAGE = 500
-"""Runs that are found at once."""
+"""Maximum number of runs of one page."""
 PART_SECONDS = 2.0
-"""Time in which the runs of one part are started."""
+"""Time in which the reruns of one part are started."""
 MAX_PART = 100
 MAX_PARTS = 200
-"""Parts of one execution, before it continues as new: each is about 15 events of history."""
+"""Maximum number of parts before it continues as new: each is about 15 events of history."""
 VISIBILITY_PAUSE = timedelta(seconds=3)
 """How long visibility may take to list a run."""
 PART_TIMEOUT = timedelta(minutes=5)
 RETRIES = RetryPolicy(maximum_interval=timedelta(seconds=10))
 LONGEST_PAUSE = 60
-"""Seconds between two looks for a function that is not there."""
+"""Longest time in seconds between two looks for a function that is not there."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class FoundRuns:
     cursor: str | None = None
     """Where the next page begins; None at the end."""
     total: int | None = None
-    """Runs of all pages, if that was asked for."""
+    """Number of runs on all pages, if that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class StartedRuns:
 
     started: int = 0
     refusals: dict[str, str] = field(default_factory=dict)
-    """Run id -> why it can't be run again."""
+    """Run id -> why it can't be rerun."""
     problem: str | None = None
-    """Why none can be for now; then nothing was done."""
+    """Why no run can be rerun for now; then nothing was done."""
 
 
 @workflow.defn(name=names.REPLAY_TYPE, sandboxed=False)
@@ -76,19 +76,19 @@ class ReplayWorkflow:
     """One replay."""
 
     @workflow.init
-    def __init__(self, given: dict[str, Any]) -> None:
-        self._id: str = given["id"]
-        self._progress = from_wire(ReplayProgress, given["progress"])
-        self._runs: list[str] = given.get("runs", [])
-        """Found, and not started yet."""
-        self._cursor: str | None = given.get("cursor")
-        self._has_begun: bool = given.get("has_begun", False)
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._id: str = state["id"]
+        self._progress = from_wire(ReplayProgress, state["progress"])
+        self._runs: list[str] = state.get("runs", [])
+        """Runs that were found and not handled yet."""
+        self._cursor: str | None = state.get("cursor")
+        self._has_begun: bool = state.get("has_begun", False)
         self._parts = 0
         self._cancelled = False
 
     @workflow.run
-    async def run(self, given: dict[str, Any]) -> dict[str, Any]:
-        """`{id, progress: ReplayProgress, ...}`; the progress at its end."""
+    async def run(self, state: dict[str, Any]) -> dict[str, Any]:
+        """`state` is `{id, progress: ReplayProgress, ...}`. Returns the progress at the end."""
         if not self._has_begun:
             await self._pause(VISIBILITY_PAUSE)
         while not self._cancelled:
@@ -107,7 +107,7 @@ class ReplayWorkflow:
 
     @workflow.signal(name=CANCEL_SIGNAL)
     def cancel(self) -> None:
-        """Start no further run."""
+        """Start no further reruns."""
         self._cancelled = True
 
     def _dump(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class ReplayWorkflow:
             workflow.upsert_memo({PROGRESS_MEMO: self._shown()})
 
     async def _pause(self, length: timedelta) -> None:
-        """Until then, or until it is cancelled."""
+        """Wait for this long, or until the replay is cancelled."""
         try:
             await workflow.wait_condition(lambda: self._cancelled, timeout=length)
         except TimeoutError:
@@ -166,11 +166,11 @@ class ReplayWorkflow:
             retry_policy=RETRIES,
         )
         await self._pause(timedelta(seconds=len(part) / rate))
-        self._took(part, await starting)
+        self._count(part, await starting)
         if self._progress.problem is not None:
             await self._pause(timedelta(seconds=min(LONGEST_PAUSE, 2 ** min(self._parts, 6))))
 
-    def _took(self, part: Sequence[str], done: StartedRuns) -> None:
+    def _count(self, part: Sequence[str], done: StartedRuns) -> None:
         if done.problem is not None:
             self._show(replace(self._progress, problem=done.problem))
             return
@@ -191,11 +191,11 @@ class ReplayWorkflow:
 
 @dataclass(frozen=True)
 class ReplayActivities:
-    """What replays need of Temporal."""
+    """The activities of replays."""
 
     client: Client
     follower: Follower
-    """Follows the registry; need not be started."""
+    """Reads the registry; need not be started."""
 
     def all(self) -> list[Callable[..., Any]]:
         return [self.find, self.start]
@@ -204,7 +204,7 @@ class ReplayActivities:
     async def find(
         self, replay_id: str, request: ReplayRequest, cursor: str | None, counts: bool
     ) -> FoundRuns:
-        """A page of the runs that a replay is for, without those that it has started itself."""
+        """A page of the runs to rerun, without those that the replay has started itself."""
         async with heartbeats():
             total = None
             if counts:
@@ -215,24 +215,24 @@ class ReplayActivities:
 
     @activity.defn(name="inngest.replay_start")
     async def start(self, replay_id: str, request: ReplayRequest, runs: list[str]) -> StartedRuns:
-        """Run runs again, evenly over time. May be repeated."""
+        """Start reruns, evenly over time. May be repeated."""
         snapshot = await self.follower.refresh()
         if snapshot.function(request.function_id) is None:
-            return StartedRuns(problem=f"Function {request.function_id} is not there.")
+            return StartedRuns(problem=f"There is no function {request.function_id} now.")
 
         async def one(index: int, run_id: str) -> str | None:
             await asyncio.sleep(index / request.rate)
             return await self._refusal(snapshot, replay_id, run_id)
 
         async with heartbeats():
-            told = await asyncio.gather(*(one(*each) for each in enumerate(runs)))
+            answers = await asyncio.gather(*(one(*each) for each in enumerate(runs)))
         refusals = {
-            run: refusal for run, refusal in zip(runs, told, strict=True) if refusal is not None
+            run: refusal for run, refusal in zip(runs, answers, strict=True) if refusal is not None
         }
         return StartedRuns(len(runs) - len(refusals), refusals)
 
     async def _refusal(self, snapshot: Snapshot, replay_id: str, run_id: str) -> str | None:
-        """Run a run again; or why that can't be."""
+        """Rerun a run; if that is refused, returns why."""
         try:
             await rerun(self.client, snapshot, run_id, key=key_of(replay_id, run_id))
         except (FunctionNotFoundError, RerunRefusedError, RunNotFoundError) as error:
@@ -241,7 +241,8 @@ class ReplayActivities:
 
 
 def _is_own(replay_id: str, run: RunRecord) -> bool:
-    """Whether a replay has started a run: its clock may be ahead of Temporal's."""
+    """Whether the replay itself has started this run, which it finds if its clock was ahead of
+    Temporal's."""
     return run.original is not None and run.id == events.rerun_id(
         run.function_id, run.event_id, run.original, key_of(replay_id, run.original)
     )

@@ -1,10 +1,10 @@
 """Cron: one Temporal schedule for each cron trigger of an app, and what a tick does.
 
-An app's entity (`inngest_temporal_workers.entities.app`) makes its schedules exact while it
-takes a new configuration: it remembers every schedule that it may have made, and handles one
-configuration at a time. A tick starts a small workflow on the system queue, which starts the run of
-the one function that the schedule is for. Ticks that Temporal misses are not made up for, and a
-tick does not wait for the run before. Source: Inngest's semantics, §4.12.
+When an app's entity (`inngest_temporal_workers.entities.app`) takes a new configuration, it makes
+the schedules exactly those of the cron triggers. For that it remembers every schedule that it may
+have made, and handles one configuration at a time. A tick starts a small workflow on the system
+queue, which starts a run of the schedule's function. Ticks that Temporal misses are not made up
+for, and a tick does not wait for the run before. Source: Inngest's semantics, §4.12.
 """
 
 import asyncio
@@ -41,18 +41,19 @@ from inngest_temporal.temporal import names
 from inngest_temporal_workers.calls import Calls
 
 CATCHUP_WINDOW = timedelta(seconds=10)
-"""No back-fill: it is the smallest that Temporal allows."""
+"""How late Temporal may start a tick. The smallest value that it allows, because ticks that were
+missed are not made up for."""
 CHUNK = 100
-"""Schedules that one activity takes care of."""
+"""Maximum number of schedules that one activity changes."""
 CONCURRENCY = 10
-"""Calls that one activity makes at a time."""
+"""Maximum number of calls that one activity makes at once."""
 MISSING_DELAYS = (1, 4, 10, 45)
-"""Seconds between looks at the registry for a function that is not there: schedules are made just
-before."""
+"""Seconds between looks for a function that is not in the registry: its schedules are made just
+before it is published."""
 
 SCHEDULED_AT = SearchAttributeKey.for_datetime("TemporalScheduledStartTime")
-"""Set by the server on what a schedule starts: the time that the expression says, without jitter,
-in whole seconds."""
+"""Set by the server on workflows that a schedule starts: the time of the tick without jitter, in
+whole seconds."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,12 @@ class ScheduleChanges:
     """Argument of `inngest.sync_schedules`."""
 
     put: list[CronTrigger] = field(default_factory=list)
-    """Schedules to make or, if there is another one of the id, to replace."""
+    """Schedules to make. One with the same id is replaced if it differs."""
     delete: list[str] = field(default_factory=list)
 
 
 def cron_triggers(apps: Iterable[Mapping[str, Any]]) -> dict[str, CronTrigger]:
-    """The cron triggers of `AppConfig` JSONs, by schedule id; what can't be read has none."""
+    """The cron triggers of `AppConfig` JSONs, by schedule id; what can't be read is left out."""
     found = [
         CronTrigger(app["app_id"], function["id"], trigger["cron"], trigger.get("jitter"))
         for app in apps
@@ -102,9 +103,9 @@ class Schedules:
     """Part of an app's entity (workflow code): the schedules that it made."""
 
     def __init__(self, remembered: Iterable[str], call: Callable[..., Awaitable[Any]]) -> None:
-        """`call`: the entity's."""
+        """`call` calls an activity (`Entity.call`)."""
         self.remembered = [*remembered]
-        """Ids of all that it may have made."""
+        """Ids of all schedules that the entity may have made."""
         self._call = call
 
     async def adopt(self, app_id: str) -> None:
@@ -112,10 +113,11 @@ class Schedules:
         self._remember(await self._call("inngest.find_schedules", [app_id], list[str]))
 
     async def sync(self, wanted: Mapping[str, CronTrigger]) -> str | None:
-        """Make the schedules those that are wanted; why not, if Temporal refuses one."""
+        """Make, change and delete schedules until they are the wanted ones. If Temporal refuses
+        one, returns why."""
         delete = [id for id in self.remembered if id not in wanted]
         for ids in _chunks([*wanted]):
-            self._remember(ids)  # before they are made: whatever happens then, they are known
+            self._remember(ids)  # before they are made, so that none can be forgotten
             refusal = await self._change(ScheduleChanges(put=[wanted[id] for id in ids]))
             if refusal is not None:
                 return refusal
@@ -138,8 +140,8 @@ def _chunks(ids: list[str]) -> list[list[str]]:
 
 @workflow.defn(name=names.CRON_TYPE, sandboxed=False)
 class CronTick:
-    """One tick of a schedule. Its result is the run's id; None if a gate held it, or the trigger
-    was removed."""
+    """One tick of a schedule. Its result is the run's id; None if a gate held the event back, or if
+    the trigger was removed."""
 
     @workflow.run
     async def run(self, trigger: CronTrigger) -> str | None:
@@ -162,11 +164,11 @@ class CronTick:
 
 @dataclass(frozen=True)
 class ScheduleActivities:
-    """What app entities and ticks need of Temporal."""
+    """The activities of app entities and ticks."""
 
     client: Client
     follower: Follower
-    """Follows the registry; need not be started."""
+    """Reads the registry; need not be started."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_router", Router(self.client, self.follower))
@@ -178,7 +180,7 @@ class ScheduleActivities:
 
     @activity.defn(name="inngest.find_schedules")
     async def find_schedules(self, app_id: str) -> list[str]:
-        """Ids of the schedules of an app, as visibility knows them."""
+        """Ids of an app's schedules, as visibility knows them."""
         query = f"ScheduleId STARTS_WITH '{names.SCHEDULE_PREFIX}'"
         found = [schedule async for schedule in await self.client.list_schedules(query)]
         return [
@@ -187,15 +189,15 @@ class ScheduleActivities:
 
     @activity.defn(name="inngest.sync_schedules")
     async def sync_schedules(self, changes: ScheduleChanges) -> list[str]:
-        """Change schedules; what Temporal refuses, in words. May be repeated."""
+        """Change schedules; returns why Temporal refused some of them. May be repeated."""
         limit = asyncio.Semaphore(CONCURRENCY)
 
         async def limited(change: Coroutine[Any, Any, str | None]) -> str | None:
             async with limit:
                 return await change
 
-        # All of them come to an end before an error is reported: none may be at work while the next
-        # attempt is.
+        # All changes come to an end before an error is reported. Otherwise some might still be in
+        # progress during the next attempt.
         results = await asyncio.gather(
             *(limited(self._delete(schedule)) for schedule in changes.delete),
             *(limited(self._put(trigger)) for trigger in changes.put),
@@ -208,8 +210,8 @@ class ScheduleActivities:
         return refusals
 
     async def _put(self, trigger: CronTrigger) -> str | None:
-        """Make a schedule as it must be, which also depends on what is known of its time zone; why
-        not, if it is refused."""
+        """Make or change a schedule, which also depends on this machine's time zone data. If it is
+        refused, returns why."""
         try:
             made = schedule_of(trigger)
         except ValueError as error:
@@ -244,9 +246,9 @@ class ScheduleActivities:
     async def tick(
         self, trigger: CronTrigger, scheduled_at: float, fire_at: float
     ) -> dict[str, str | None]:
-        """Start the run of a tick (times: seconds since 1970): `{"run": id}`; with None for an id
-        if a gate decides, or the expression does not hold that time; `{}` if there is no such
-        trigger."""
+        """Start the run of a tick (times: seconds since 1970). Returns `{"run": id}`; the id is
+        None if a gate decides, or if the expression does not include that time. Returns `{}` if
+        there is no such trigger."""
         at, fired = (datetime.fromtimestamp(moment, UTC) for moment in (scheduled_at, fire_at))
         if not parse_cron(trigger.cron).is_due(at):
             return {"run": None}
@@ -265,7 +267,7 @@ def _refusal(trigger: CronTrigger, reason: str) -> str:
 
 
 def _function(snapshot: Snapshot, trigger: CronTrigger) -> RegisteredFunction | None:
-    """The function of a trigger, unless it has that cron no more."""
+    """The function of a trigger, if it still has that cron."""
     function = snapshot.function(trigger.function_id)
     if function is None or function.app_id != trigger.app_id:
         return None
@@ -274,7 +276,7 @@ def _function(snapshot: Snapshot, trigger: CronTrigger) -> RegisteredFunction | 
 
 
 def schedule_of(trigger: CronTrigger) -> Schedule:
-    """The schedule of a trigger. Raises `ValueError` for what is no cron expression."""
+    """The schedule of a trigger. Raises `ValueError` for an invalid cron expression."""
     action = ScheduleActionStartWorkflow(
         names.CRON_TYPE,
         trigger,
@@ -287,7 +289,8 @@ def schedule_of(trigger: CronTrigger) -> Schedule:
 
 
 def _spec(trigger: CronTrigger) -> ScheduleSpec:
-    """In the form in which Temporal answers it."""
+    """The times of a schedule, in the form that Temporal returns, so that the two can be
+    compared."""
     cron = parse_cron(trigger.cron)
     spec = ScheduleSpec(jitter=trigger.max_jitter)
     if cron.every is not None:
@@ -308,7 +311,7 @@ def _spec(trigger: CronTrigger) -> ScheduleSpec:
 
 
 def _ranges(values: frozenset[int]) -> tuple[ScheduleRange, ...]:
-    """Runs of consecutive numbers."""
+    """The values as ranges of consecutive numbers."""
     starts = sorted(value for value in values if value - 1 not in values)
     ends = sorted(value for value in values if value + 1 not in values)
     return tuple(ScheduleRange(start, end, 1) for start, end in zip(starts, ends, strict=True))

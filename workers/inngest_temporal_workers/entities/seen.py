@@ -1,5 +1,5 @@
-"""What entities remember of events, so that one that is sent again has no second effect. Workflow
-code."""
+"""The keys of events that entities remember, so that an event that is sent again has no second
+effect. Workflow code."""
 
 import base64
 import hashlib
@@ -9,11 +9,11 @@ from typing import Any
 
 DAY_MS = 86_400_000
 BLOCK_MS = 600_000
-"""Length of the time that is forgotten together."""
+"""Keys that were added within this time are forgotten together."""
 MAX_REMEMBERED = 50_000
-"""Maximum number of keys that one gate remembers: some 550 kB of what it carries over."""
+"""Maximum number of keys that one gate remembers: about 550 kB of what it carries over."""
 _BYTES = 8
-"""Length of a key's digest. Two of 50,000 have the same one in one of 10^10 days."""
+"""Length of a key's digest. Two of 50,000 keys have the same digest on one day in 10^10."""
 
 
 class Seen:
@@ -27,7 +27,7 @@ class Seen:
         return iter(self._keys)
 
     def add(self, key: str) -> bool:
-        """Whether it is new."""
+        """Remember a key; whether it is new."""
         if key in self._keys:
             return False
         self._keys[key] = None
@@ -40,14 +40,14 @@ class SeenToday:
     """The keys that were added in the last 24 hours; the last 50,000 if there were more."""
 
     def __init__(self, blocks: Iterable[Sequence[Any]] = ()) -> None:
-        """`blocks`: what `dump` gave."""
+        """`blocks` is the result of `dump`."""
         self._blocks = deque(
             (int(since_ms), deque(_split(base64.b64decode(text)))) for since_ms, text in blocks
         )
         self._known = {digest for _, block in self._blocks for digest in block}
 
     def dump(self) -> list[list[Any]]:
-        """As JSON: `[[ms, base64], ...]`."""
+        """The keys as JSON: `[[ms, base64], ...]`."""
         return [
             [since_ms, base64.b64encode(b"".join(block)).decode()]
             for since_ms, block in self._blocks
@@ -59,7 +59,7 @@ class SeenToday:
         return self._blocks[-1][0] + BLOCK_MS + DAY_MS if self._blocks else None
 
     def add(self, key: str, now_ms: int) -> bool:
-        """Whether it is new."""
+        """Remember a key; whether it is new."""
         digest = hashlib.blake2b(key.encode(), digest_size=_BYTES).digest()
         if digest in self._known:
             return False
@@ -74,7 +74,7 @@ class SeenToday:
         return True
 
     def forget(self, now_ms: int) -> None:
-        """Forget what was added more than 24 hours before."""
+        """Forget keys that were added more than 24 hours ago."""
         while self._blocks and now_ms >= self._blocks[0][0] + BLOCK_MS + DAY_MS:
             self._known.difference_update(self._blocks.popleft()[1])
 

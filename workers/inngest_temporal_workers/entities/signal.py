@@ -60,22 +60,22 @@ class SignalWorkflow(Entity):
 
     @workflow.update
     async def claim(self, wait: dict[str, Any], sent_ms: int) -> Claim:
-        """Who waits now: the one that asks, a `Claim`, unless another does and is not to be
-        replaced."""
+        """Claim the signal for a run (`wait` is a `Claim`). Returns the claim that holds now: this
+        one, unless another run waits and is not to be replaced."""
         self.asked(sent_ms)
-        given = _CLAIM.validate_python(wait)
-        await self.take_all()  # a release that came before
+        claim = _CLAIM.validate_python(wait)
+        await self.take_all()  # a release may have come before
         async with self._turn:
             holder = self._holder
-            if holder is None or holder.expires_ms <= sent_ms or given.replace:
-                holder = given
-                self._hold(given)
+            if holder is None or holder.expires_ms <= sent_ms or claim.replace:
+                holder = claim
+                self._hold(claim)
             self.stir()
             return holder
 
     @workflow.update
     async def send(self, data: Any, sent_ms: int) -> str | None:
-        """Pass the signal on to who waits; its run id."""
+        """Pass the signal on to the run that waits; returns its id, or None if no run waits."""
         self.asked(sent_ms)
         await self.take_all()
         async with self._turn:

@@ -8,12 +8,13 @@ from .queue import Decisions
 
 
 class SingletonMachine:
-    """At most one run at a time. Which one goes by when runs were created, whoever asks first.
+    """At most one run at a time. Which one depends on when runs were created, not on who asks
+    first.
 
-    `skip`: a run is skipped if another one is there; of several for which it is not known yet
-    whether it is there, the oldest takes its place. `cancel`: the newest cancels the holder and
-    takes over once that one has ended; a run that is older than one that has been here is
-    cancelled.
+    `skip`: a run is skipped if the holder is still there. That has to be checked first; if the
+    holder turns out to be gone, the oldest of the runs that wait for the answer takes its place.
+    `cancel`: the newest run cancels the holder and takes over once the holder has ended. A run that
+    is older than one that has held the lock, or was to take over, is cancelled.
     """
 
     gathers: ClassVar[bool] = True
@@ -21,13 +22,14 @@ class SingletonMachine:
     def __init__(self) -> None:
         self.holder: Ticket | None = None
         self._is_old = False
-        """Whether it held already when it was suspected last."""
+        """Whether `holder` was already the holder at the last call of `suspect`."""
         self._next: Ticket | None = None
-        """It takes over; `holder` has been cancelled."""
+        """The ticket that takes over; `holder` has been cancelled."""
         self._newest = (0, "")
-        """Creation and id of the newest run that was holder or next."""
+        """Time of creation and id of the newest run that was holder or next."""
         self._doubtful: dict[Ticket, int] = {}
-        """Ticket -> its run's creation. They are skipped if the holder turns out to be alive."""
+        """Ticket -> when its run was created. They are skipped if the holder turns out to be alive.
+        """
         self._decisions = Decisions()
 
     def take(self, request: LockRequest, now_ms: int) -> None:
@@ -52,8 +54,8 @@ class SingletonMachine:
             self._grant(ticket)
             self._newest = max(self._newest, age)
         elif settings.mode == "cancel":
-            # The holder again: it was cancelled for the one that is replaced now, but that may not
-            # have been told yet.
+            # The holder is cancelled again: it was cancelled when `_next` came, but that decision
+            # may not have been carried out yet.
             self._decisions.cancel += [each for each in (self._next, self.holder) if each]
             self._next, self._newest = ticket, age
         else:

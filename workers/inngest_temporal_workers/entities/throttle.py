@@ -11,15 +11,15 @@ from .packing import pack, unpack
 from .queue import Decisions, Queue
 
 REMEMBERED = 1_000
-"""Maximum number of tickets that a throttle remembers to have admitted, so that one that asks again
-is not counted again."""
+"""Maximum number of admitted tickets that a throttle remembers, so that one that asks again is not
+counted again."""
 
 
 class ThrottleMachine:
     """A limit of starts in a period, by GCRA: `limit + burst` at once, then one each period/limit.
 
-    A ticket that is granted is used up. If it is given back after all, its run was cancelled, or
-    gone, before it could start: then the start counts no longer.
+    A ticket that is granted is used up. A run that was cancelled or gone before it could start
+    gives its ticket back; then the start is not counted any more.
     """
 
     gathers: ClassVar[bool] = False
@@ -31,14 +31,14 @@ class ThrottleMachine:
         self._version = 0
         """Version of the rate."""
         self._due_ms = 0
-        """When the first of those that wait may start."""
+        """When the first of the waiting tickets may start."""
         self._admitted: OrderedDict[Ticket, None] = OrderedDict()
         self._returned: set[Ticket] = set()
-        """They need not be told any more."""
+        """Tickets that were given back before their runs were told."""
         self._decisions = Decisions()
 
     def take(self, request: LockRequest, now_ms: int) -> None:
-        # Who was due is admitted first: a task that is repeated may not prefer one that came later.
+        # Tickets that are due are admitted first: a repeated task must not prefer a later request.
         self.advance(now_ms)
         settings = request.settings
         if settings is not None and settings.version >= self._version:
@@ -80,14 +80,13 @@ class ThrottleMachine:
         done, self._decisions = self._decisions, Decisions()
         done.verdicts = [each for each in done.verdicts if (each[0], each[1]) not in self._returned]
         self._returned.clear()
-        while (
-            len(self._admitted) > REMEMBERED
-        ):  # not before they are told: thousands may be admitted at once
+        # Not before they are told, because thousands may be admitted at once.
+        while len(self._admitted) > REMEMBERED:
             self._admitted.popitem(last=False)
         return done
 
     def due_ms(self) -> int | None:
-        # Once it is free of the past, it is as if nothing had ever started.
+        # When the rate is unused again, the throttle has nothing to remember.
         return self._due_ms if self._queue else self._arrival.ms()
 
     def idle(self, now_ms: int) -> bool:

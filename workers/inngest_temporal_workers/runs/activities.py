@@ -41,7 +41,7 @@ class RunActivities:
             self.claim_signal,
             self.release_signal,
             self.invoke,
-            self.executes,
+            self.is_running,
             self.now,
             self.finish,
         ]
@@ -147,11 +147,11 @@ class RunActivities:
         return {} if routed.invoked is None else {"run": routed.invoked}
 
     @activity.defn(name="inngest.executes")
-    async def executes(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def is_running(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Whether another run has not ended: `{"executes"}`; with what it answers if it has:
         `{"answer"?}`, as `inngest.finish` tells its invoker."""
         run = arguments["run"]
-        if await runs.executes(self.client, run):
+        if await runs.is_running(self.client, run):
             return {"executes": True}
         found = await runs.load(self.client, run)
         if found is None or found.status not in ("Completed", "Failed", "Cancelled"):
