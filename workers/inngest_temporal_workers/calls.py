@@ -1,14 +1,15 @@
-"""How our workflows call activities, so that no workflow task of theirs is ever heartbeated.
+"""How our workflows call activities without ever having a workflow task heartbeated.
 
-While a local activity is under way its workflow task stays open, and after about 8 seconds the
+While a local activity is under way, its workflow task stays open, and after about 8 seconds the
 worker heartbeats that task. On replay Temporal's core merges a heartbeated task with the next one:
-`workflow.time()` and the length of history are then not what they were, and whatever was decided by
-them is decided differently, for ever. Hence:
+`workflow.time()` and the length of history then differ from what they were, and whatever was
+decided by them is decided differently, for ever. So:
 
 - a local activity has `LOCAL_TIMEOUT` and one attempt; if that fails, a regular activity takes its
   place, which Temporal repeats until it succeeds;
-- at most `MAX_ROUNDS` local activities follow each other within one workflow task. Those that begin
-  together are one round; what begins after one of them has ended is the next.
+- at most `MAX_ROUNDS` rounds of local activities follow each other within one workflow task.
+  Activities that begin together are one round; those that begin after one of them has ended are the
+  next round.
 """
 
 from collections.abc import Sequence
@@ -38,9 +39,9 @@ class Calls:
         """Whether a local activity of this round has ended, or none has begun."""
 
     def new_task(self) -> None:
-        """Say that a workflow task has begun: a signal, a timer or an activity's result has come.
+        """Note that a workflow task has begun, with a signal, a timer or an activity's result.
 
-        Forgetting to say so costs a regular activity instead of a local one, nothing else.
+        If this call is forgotten, a regular activity is used instead of a local one; nothing else.
         """
         if not self._under_way:
             self._rounds = 0
@@ -68,8 +69,8 @@ class Calls:
         return await self.call_regularly(activity, args, result_type)
 
     async def call_locally(self, activity: str, args: Sequence[Any], result_type: type[T]) -> T:
-        """One attempt by a local activity, if it `may_be_local`. Raises the activity's own error,
-        which replay does not wrap, or that it took too long."""
+        """One attempt by a local activity, if it `may_be_local`. Raises the activity's own error
+        (which replay does not wrap) or a timeout."""
         self._rounds += self._ended
         self._ended = False
         self._under_way += 1

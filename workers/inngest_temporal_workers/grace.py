@@ -1,6 +1,6 @@
-"""How long a worker goes on that was asked to stop."""
+"""How long a worker continues after it was asked to stop."""
 
 from datetime import timedelta
 
 GRACE = timedelta(seconds=20)
-"""How long running steps may go on; then another worker executes them again."""
+"""How long running steps may continue; then another worker executes them again."""

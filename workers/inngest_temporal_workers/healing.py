@@ -1,8 +1,8 @@
-"""Looks for entities that can't be replayed any more, and has them healed.
+"""Looks for entities that can't be replayed any more, and heals them.
 
-Whoever waits for an entity's answer heals it himself (`inngest_temporal.temporal.entity`). Others
-only tell it something, which Temporal accepts for an entity that is broken, too. So each worker
-looks now and then which ones Temporal itself has marked as failing: new servers do that.
+A caller that waits for an entity's answer heals it (`inngest_temporal.temporal.entity`). Other
+callers only send a signal, which Temporal accepts even for a broken entity. So each worker looks
+now and then for entities that Temporal itself has marked as failing, which newer servers do.
 """
 
 import asyncio
@@ -48,6 +48,6 @@ async def _look_for_ever(client: Client) -> None:
                 await heal(client, entity.id)
         except RPCError as error:
             if error.status == RPCStatusCode.INVALID_ARGUMENT:
-                logger.debug("This Temporal does not mark what fails: %s", error.message)
+                logger.debug("This Temporal does not mark failing workflows: %s", error.message)
                 return
             logger.debug("Could not look for entities that fail: %s", error)

@@ -81,8 +81,16 @@ GARBAGE: dict[str, tuple[Answered, int, str]] = {
         12,
         "nothing to do",
     ),
-    "asked-for-and-not-there": (ops(planned("a")), 12, "does not when that is to be executed"),
-    "twice-planned": (ops(planned("a"), planned("a")), 12, "does not when that is to be executed"),
+    "asked-for-and-not-there": (
+        ops(planned("a")),
+        12,
+        "does not reach it when it is to be executed",
+    ),
+    "twice-planned": (
+        ops(planned("a"), planned("a")),
+        12,
+        "does not reach it when it is to be executed",
+    ),
     "200-without-sdk": (raw(200, '"ok"'), 3, "not from an SDK"),
     "206-without-sdk": (raw(206, "[]"), 3, "not from an SDK"),
     "proxy-page": (raw(502, "<html>Bad gateway</html>", server="nginx"), 3, "HTTP 502"),

@@ -24,11 +24,11 @@ from inngest_temporal.temporal import runs
 
 @dataclass(frozen=True)
 class RunActivities:
-    """What runs ask of Temporal."""
+    """The calls that runs make to Temporal."""
 
     client: Client
     app_of: Callable[[str], str]
-    """The app of a function, by full ids."""
+    """The app id of a function (full id)."""
     router: Router
     waits: Waits
     follower: Follower
@@ -48,8 +48,8 @@ class RunActivities:
 
     @activity.defn(name="inngest.wait")
     async def wait(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Register a wait: `{"mailboxes": [...]}`, one for each event, or `{"error"}`: a bad
-        condition."""
+        """Register a wait. Returns `{"mailboxes": [...]}`, one for each event name, or `{"error"}`
+        if the condition does not compile."""
         run = activity.info().workflow_id
         assert run is not None
         try:
@@ -73,7 +73,7 @@ class RunActivities:
 
     @activity.defn(name="inngest.unwait")
     async def unwait(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Take a wait back."""
+        """Deregister a wait."""
         run = activity.info().workflow_id
         assert run is not None
         await self._unwait(run, {arguments["step"]: arguments["mailboxes"]})
@@ -90,7 +90,7 @@ class RunActivities:
 
     @activity.defn(name="inngest.cancel")
     async def cancel(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Cancel the run itself: a run can end as cancelled only if somebody asks for it."""
+        """Cancel the run itself: a workflow can end as cancelled only if somebody asks for it."""
         info = activity.info()
         assert info.workflow_id is not None
         await self.client.get_workflow_handle(
@@ -100,7 +100,8 @@ class RunActivities:
 
     @activity.defn(name="inngest.claim_signal")
     async def claim_signal(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Wait for a signal: `{}`, or `{"conflict": true}` if another run does."""
+        """Begin to wait for a signal. Returns `{}`, or `{"conflict": true}` if another run waits
+        for it."""
         run = activity.info().workflow_id
         assert run is not None
         wait = signals.Claim(run, arguments["step"], arguments["expires_ms"], arguments["replace"])
@@ -109,7 +110,7 @@ class RunActivities:
 
     @activity.defn(name="inngest.release_signal")
     async def release_signal(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Wait for a signal no longer."""
+        """Stop waiting for a signal."""
         run = activity.info().workflow_id
         assert run is not None
         await signals.release(self.client, arguments["signal"], run, arguments["step"])
@@ -117,8 +118,8 @@ class RunActivities:
 
     @activity.defn(name="inngest.invoke")
     async def invoke(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Start the run that a step invokes: `{"run"?}`, or `{"error"}`: no such function, or it
-        does not run."""
+        """Start the run that a step invokes. Returns `{"run"?}`, or `{"error"}` if there is no such
+        function or it refuses the event."""
         info = activity.info()
         assert info.workflow_id is not None
         assert info.workflow_type is not None
@@ -148,8 +149,8 @@ class RunActivities:
 
     @activity.defn(name="inngest.executes")
     async def is_running(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Whether another run has not ended: `{"executes"}`; with what it answers if it has:
-        `{"answer"?}`, as `inngest.finish` tells its invoker."""
+        """Returns `{"executes": bool, "answer"?}`: whether another run is still running and, if it
+        has ended, the answer that `inngest.finish` gives to its invoker."""
         run = arguments["run"]
         if await runs.is_running(self.client, run):
             return {"executes": True}
@@ -165,16 +166,17 @@ class RunActivities:
 
     @activity.defn(name="inngest.now")
     async def now(self, _: dict[str, Any]) -> dict[str, Any]:
-        """What time it is: `{"ms"}`."""
+        """The current time: `{"ms"}`."""
         return {"ms": time.time_ns() // 1_000_000}
 
     @activity.defn(name="inngest.finish")
     async def finish(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """After a run: waits taken back, the invoker answered, lifecycle events routed."""
+        """Clean up after a run: take its waits back, answer its invokers, route its lifecycle
+        events."""
         info = activity.info()
         assert info.workflow_id is not None
         assert info.workflow_type is not None
-        given = RunInput.from_json(arguments["input"])
+        input = RunInput.from_json(arguments["input"])
         result: dict[str, Any] = {
             key: arguments[key] for key in ("value", "error") if key in arguments
         }
@@ -183,14 +185,14 @@ class RunActivities:
             await signals.release(self.client, signal, info.workflow_id, step)
         if arguments["status"] == "Skipped":
             return {}  # as in Inngest, nobody is told
-        for invoker in [] if given.invoker is None else [given.invoker, *given.more_invokers]:
+        for invoker in [] if input.invoker is None else [input.invoker, *input.more_invokers]:
             answer = _answer(arguments["status"], result, info.workflow_type)
             await self._tell(invoker, answer)
         error = protocol.memo_from_json(result).error
         lifecycle = events.ended(
             info.workflow_type,
             info.workflow_id,
-            given.events,
+            input.events,
             arguments["status"],
             ts=arguments["ts"],
             result=result.get("value"),
@@ -201,7 +203,7 @@ class RunActivities:
         except RPCError as error:
             if not refuses(error):
                 raise
-            # Repeated, it would keep the run from ending.
+            # Repeating it would keep the run from ending.
             activity.logger.error(
                 "Temporal refuses what the end of run %s of %s starts: %s",
                 info.workflow_id,
@@ -220,8 +222,7 @@ class RunActivities:
                 return
             if error.status != RPCStatusCode.INVALID_ARGUMENT:
                 raise
-            # One that has had 10,000 signals will take no more either, and finds out by
-            # itself.
+            # A run that has had 10,000 signals takes no more of them, and finds out by itself.
             activity.logger.error(
                 "Temporal refuses the answer to step %s of run %s: %s",
                 invoker.step,
@@ -231,7 +232,7 @@ class RunActivities:
 
 
 def _answer(status: str, result: dict[str, Any], function_id: str) -> dict[str, Any]:
-    """What an invoker is told, as a memo."""
+    """The answer to an invoker, as a memo."""
     if status == "Cancelled":
         error = ErrorInfo("Error", f"The invoked function {function_id} was cancelled.")
         return protocol.memo_to_json(Memo(error=error))

@@ -1,14 +1,15 @@
-"""Admission of a run: the part of the run workflow that asks locks, waits for them, and gives back.
+"""Admission of a run: the part of the run workflow that asks locks, waits for them, and gives
+tickets back.
 
-A run asks by an activity and is answered by a signal. *Tickets* for its steps are numbered; each
-has to pass all of the steps' locks, one after the other in the order that is the same for all runs
+A run asks by an activity and is answered by a signal. *Tickets* for its steps are numbered. Each
+has to pass all locks of steps, one after the other in an order that is the same for all runs
 (`inngest_temporal.routing.locks.needs_of`), and is then used for one execution after the other.
-Those that are of no use, because the run is about to sleep or wait, are given back.
+Tickets that are not needed, because the run is about to sleep or wait, are given back.
 
-A ticket is given back only by what is in history. Otherwise a workflow task that was lost after the
-lock had been told, and repeated with an event that came meanwhile, could execute with a ticket that
-another run holds. Hence a signal command where the run may go on; at its end, where nothing is
-executed any more, a local activity, which is cheaper.
+Giving a ticket back must be in history before the lock knows of it. Otherwise a workflow task that
+is lost after the lock was told, and repeated with an event that came meanwhile, could execute with
+a ticket that another run holds. So a run that may go on sends a signal command; at its end, when
+nothing is executed any more, it uses a local activity, which is cheaper.
 """
 
 import asyncio
@@ -30,14 +31,15 @@ from inngest_temporal.routing.run_input import LockNeed
 from inngest_temporal_workers.calls import Calls
 
 FIRST_RETRY = 10.0
-"""Seconds after which a run that waits first makes sure that its lock still knows of it."""
+"""Seconds after which a waiting run first makes sure that its lock still knows of it."""
 LONGEST_RETRY = 1_800.0
-"""Longest interval in seconds between two such checks. Each is six events of a history, which ends
-at 50,000, and a run may wait for months."""
+"""Longest interval in seconds between two such checks. Each adds six events to a history that may
+have 50,000, and a run may wait for months."""
 LATE_MS = 2_000
-"""A run that enters so long after its creation comes from a backlog."""
+"""A run that enters this long after its creation comes from a backlog."""
 REMEMBERED = 10_000
-"""Maximum number of locks and functions of which a process remembers what it told."""
+"""Maximum number of pairs of lock and function for which a process remembers the settings that it
+sent."""
 WHOLE = 0
 """Number of the ticket for the run as a whole."""
 
@@ -52,16 +54,17 @@ _NOUNS = {
 
 @dataclass
 class AskedLock:
-    """What a run wants of one lock."""
+    """What a run asks of one lock."""
 
     need: LockNeed
     acquire: list[int] = field(default_factory=list)
     """Numbers of tickets that are asked for the first time."""
     again: list[int] = field(default_factory=list)
-    """Numbers of tickets that were asked for before: they matter only if the lock lost them."""
+    """Numbers of tickets that were asked for before. They are asked for again only if the lock has
+    lost them."""
     release: list[int] = field(default_factory=list)
     asked: str = ""
-    """Which execution of the lock was asked for `again`."""
+    """The execution of the lock that was asked for the tickets of `again`."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Asking:
 
 
 class _Waiter:
-    """Something that waits for a ticket."""
+    """An execution that waits for a ticket."""
 
     admitted = False
 
@@ -85,38 +88,39 @@ class Admission:
     """A run's side of its locks. Workflow code."""
 
     def __init__(self, calls: Calls) -> None:
-        """`calls`: the run's."""
+        """`calls` are those of the run."""
         self._calls = calls
         self._whole: list[LockNeed] = []
         self._steps: list[LockNeed] = []
         self._score = self._created_ms = 0
         self._is_entering = True
         self._verdicts: dict[str, str] = {}
-        """Lock of the run as a whole -> what it said; empty: it was asked."""
+        """Lock of the run as a whole -> its answer; "" if it was asked and has not answered."""
         self._tickets: dict[int, int] = {}
-        """Number -> how many of the steps' locks it has passed."""
+        """Number of a ticket -> how many of the locks of steps it has passed."""
         self._last = WHOLE
         self._wanted = 0
-        """Executions, under way or about to be."""
+        """Number of executions that are under way or about to begin."""
         self._free = 0
-        """Tickets that have passed all and are not in use."""
+        """Number of tickets that have passed all locks and are not in use."""
         self._waiters: deque[_Waiter] = deque()
         self._outbox: dict[str, AskedLock] = {}
         self._asked: dict[str, str] = {}
-        """Lock -> which execution of it was asked last."""
+        """Lock -> the execution of it that was asked last."""
         self._sending: asyncio.Task[None] | None = None
         self._returning: dict[asyncio.Task[None], list[tuple[LockNeed, list[int]]]] = {}
         self._left = False
 
     def begin(self, needs: list[LockNeed], factor: int, created_ms: int) -> None:
-        """What the run must pass, its priority, and since when it waits (ms since 1970)."""
+        """Set the locks that the run must pass, its priority, and when it was created (ms since
+        1970)."""
         self._whole = [need for need in needs if need.kind != "step"]
         self._steps = [need for need in needs if need.kind == "step"]
         self._created_ms = created_ms
         self._score = created_ms - factor * 1000
 
     async def enter(self) -> bool:
-        """Pass all that must be passed before the first execution. False: the run is to be
+        """Acquire every lock that is required before the first execution. False if the run is to be
         skipped."""
         for need in self._whole:
             if not self._verdicts.get(need.lock):
@@ -127,7 +131,7 @@ class Admission:
                 del self._verdicts[need.lock]
                 return False
             if need.kind == "pause":
-                # It holds nothing any more: the next of those that waited may go on.
+                # The run needs this ticket no more; giving it back lets the next runs go on.
                 del self._verdicts[need.lock]
                 self._return(need, [WHOLE])
         if self._steps:
@@ -141,11 +145,11 @@ class Admission:
 
     @property
     def counts(self) -> bool:
-        """Whether a lock counts what the run executes, or that it does."""
+        """Whether a lock counts the run or its executions."""
         return bool(self._whole or self._steps)
 
     def want(self) -> None:
-        """An execution is going to be: `permit` follows."""
+        """Announce an execution; `permit` must follow."""
         if self._steps:
             self._wanted += 1
 
@@ -167,20 +171,19 @@ class Admission:
         )
 
     def done(self) -> None:
-        """The execution is over. Its ticket stays for what follows, until `return_unused`."""
+        """End an execution. Its ticket stays for the next one, until `return_unused`."""
         if self._steps:
             self._wanted -= 1
             self._free += 1
             self._serve()
 
     def return_unused(self) -> None:
-        """Nothing more is going to be executed until something happens: give back what is of no
-        use."""
+        """Give back the tickets that are not needed, before the run waits for something."""
         surplus = len(self._tickets) - self._wanted
         if surplus <= 0:
             return
-        # First those that have got the least far; a ticket that has passed all is free, or a waiter
-        # would have it.
+        # First those that have passed the fewest locks. A surplus ticket that has passed all of
+        # them is free: if an execution waited for it, it would have it.
         order = sorted(self._tickets, key=lambda number: (self._tickets[number], -number))
         returned: dict[str, tuple[LockNeed, list[int]]] = {}
         for number in order[:surplus]:
@@ -200,10 +203,13 @@ class Admission:
     # The end.
 
     async def leave(self) -> None:
-        """The run is over: give back everything."""
+        """Give everything back at the end of the run."""
         self._left = True
+        # A request that is under way must not reach a lock after the release.
         if self._sending is not None:
             await self._sending
+        # A start that a throttle has granted is used up. If it has not answered yet, the run takes
+        # its request back.
         throttled = {need.lock for need in self._whole if need.kind == "throttle"}
         returned = [
             (need, [WHOLE])
@@ -218,14 +224,14 @@ class Admission:
         self._tickets.clear()
         self._verdicts.clear()
         self._waiters.clear()
-        # A signal that was not delivered yet won't be once the run has ended.
+        # A signal that was not delivered yet will never be, once the run has ended.
         returned += [item for items in self._returning.values() for item in items]
         if returned:
             await self._call([AskedLock(need, release=numbers) for need, numbers in returned])
         self._show("")
 
     def _return(self, need: LockNeed, numbers: list[int]) -> None:
-        # Without a caller the run would never know that it has been delivered.
+        # In a task of its own, which ends when the signal is delivered: `leave` has to know.
         task = asyncio.create_task(self._signal(need, numbers))
         self._returning[task] = [(need, numbers)]
         task.add_done_callback(self._returning.pop)
@@ -238,7 +244,7 @@ class Admission:
         try:
             await workflow.get_external_workflow_handle(need.lock).signal("ask", [request])
         except FailureError:
-            pass  # it is not there, so there is nothing to give back
+            pass  # the lock is not there, so there is nothing to give back
 
     # What locks say.
 
@@ -253,8 +259,8 @@ class Admission:
     def _take(self, lock: str, number: int, verdict: str) -> None:
         whole = {need.lock: need for need in self._whole}
         if number == WHOLE and lock in whole:
-            # Maybe before it is asked: a lost workflow task had asked. It will be, or given back at
-            # the end.
+            # This run may not have asked yet: a workflow task that was lost had asked. It will ask,
+            # or give the ticket back at the end.
             self._verdicts[lock] = self._verdicts.get(lock) or verdict
             return
         for index, need in enumerate(self._steps):
@@ -262,9 +268,9 @@ class Admission:
                 continue
             passed = self._tickets.get(number)
             if passed is None:
-                # The run has changed its mind; or a lost workflow task had asked, maybe for a
-                # number that is still to come. What is on its way back must not be asked for: the
-                # lock would hear of that first.
+                # The run has given this ticket back; or a workflow task that was lost had asked
+                # for it, maybe with a number that this one has not used yet. That number is not
+                # used any more: the lock might hear of the new request before the release.
                 self._last = max(self._last, number)
                 self._return(need, [number])
             elif passed == index:
@@ -278,7 +284,7 @@ class Admission:
     # Asking.
 
     def _ask(self, need: LockNeed, number: int) -> None:
-        """All that is asked in one go is sent together."""
+        """Ask for a ticket. All that is asked in one turn of the event loop is sent together."""
         self._outgoing(need).acquire.append(number)
         self._start_sending()
 
@@ -318,7 +324,8 @@ class Admission:
         admitted: Callable[[], Any],
         is_first: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Until it is admitted. The first one that waits asks again now and then, for all."""
+        """Wait until `admitted`. The first execution that waits asks again now and then, for
+        all."""
         interval = FIRST_RETRY * _jitter(workflow.info().workflow_id)
         self._show_waiting(need)
         while not admitted():
@@ -359,29 +366,28 @@ def _jitter(run: str) -> float:
 
 @dataclass(frozen=True)
 class AdmissionActivities:
-    """What runs need of Temporal to be admitted."""
+    """The activity by which runs ask locks."""
 
     locks: Locks
     parts: Mapping[str, FunctionPart]
     registry: Follower
     _told: dict[tuple[str, str], int] = field(default_factory=dict, init=False)
-    """Lock and function -> version of the settings that this process told the lock; the last ones.
-    """
+    """Lock and function -> version of the settings that this process sent to the lock last."""
 
     def all(self) -> list[Callable[..., Any]]:
         return [self.ask]
 
     @activity.defn(name="inngest.ask")
     async def ask(self, asking: Asking) -> dict[str, str]:
-        """Give locks a run's requests; which execution of each lock was asked, by lock."""
+        """Send a run's requests to locks. Returns lock -> the execution of it that was asked."""
         info = activity.info()
         assert info.workflow_id is not None
         assert info.workflow_type is not None
-        # What was published last, so that workers of two versions do not flip a limit back and
-        # forth. A lock that is not told of a limit has none.
+        # The settings that were published last, so that workers of two versions do not flip a limit
+        # back and forth. A lock that is not told its limit has none.
         own, snapshot = self.parts.get(info.workflow_type), self.registry.snapshot
         if any(each.need.kind == "pause" for each in asking.locks):
-            # Whoever started the run may have heard of the pause before this process did.
+            # The process that started the run may know of the pause before this one does.
             snapshot = await self.registry.refresh()
         elif own is None or snapshot is None:
             snapshot = await self.registry.knowing(info.workflow_type)
@@ -416,7 +422,7 @@ class AdmissionActivities:
         if request.acquire or request.release:
             return await self.locks.ask(asked.need, request)
         if is_news:
-            # An announcement does not find a lock that visibility does not list yet.
+            # Visibility may not list the lock yet, so that an announcement could not reach it.
             settings = LockRequest("", request.function, settings=request.settings)
             await self.locks.ask(asked.need, settings)
         return asked.asked

@@ -1,9 +1,9 @@
-"""The ledger of one execution: how far a chain of steps goes, and what of it is durable.
+"""The ledger of one execution: how far a chain of steps goes, and which of its results are durable.
 
 The results so far are the details of the activity's heartbeats. Temporal keeps the last details
 when an activity times out or fails, and hands them to the run. So a step whose heartbeat was
-answered is never executed again, and a killed worker loses at most the steps after it. The details
-are sent again with each heartbeat, hence the limit of their size.
+answered is never executed again, and a killed worker loses at most the steps after it. Each
+heartbeat sends all details again, so their size is limited.
 """
 
 import asyncio
@@ -33,17 +33,18 @@ from inngest_temporal.wire import to_wire
 MAX_CHAIN_BYTES = 128 * 1024
 """Size of results after which a chain ends."""
 MAX_CHAIN_STEPS = 250
-"""Steps after which a chain ends."""
+"""Number of steps after which a chain ends."""
 MAX_TOGETHER = 100
-"""Steps that are executed together at most; more of them follow."""
+"""Maximum number of steps that are executed together; further ones follow."""
 STALE_SECONDS = 20.0
-"""Age of an activity, by two clocks, from which Temporal is asked whether it still counts."""
+"""Age of an activity (start by Temporal's clock, now by ours) from which on Temporal is asked
+whether the activity is still valid."""
 SDK_EVERY = 3
-"""One in so many regular heartbeats is the SDK's own, which it needs to see within the activity's
+"""One of this many regular heartbeats is sent by the SDK, which must send one within the activity's
 heartbeat timeout."""
 ORDERING_PAUSE = 0.3
-"""Seconds that the SDK's own heartbeat has to arrive before the next one of ours, which is newer:
-nobody says when it has. Overtaken, it would take back what ours has made durable."""
+"""Seconds in which the SDK's heartbeat has to arrive before we send our next one; the SDK does not
+tell when it has arrived. If ours overtook it, its older details would replace durable results."""
 
 
 @dataclass
@@ -56,17 +57,17 @@ class Checkpoints:
     """None: a chain has one step."""
 
     is_quick: Callable[[Op], bool] = lambda _: False
-    """Whether a step may be executed together with others: elsewhere it would have a worker of its
-    own."""
+    """Whether a step is quick enough to be executed together with others, instead of in an
+    activity of its own."""
     stopping: bool = False
     """Whether the worker stops, so that no further step may begin."""
     done: list[Any] = field(default_factory=list)
-    """The steps that were executed, as they are sent."""
+    """The steps that were executed, as JSON values."""
     under_way: dict[str, Op] = field(default_factory=dict)
     """The steps whose bodies are under way, by hashed id."""
     _flushing: "asyncio.Task[None] | None" = None
     _texts: list[str] = field(default_factory=list)
-    """`done` as JSON."""
+    """`done` as JSON texts."""
     _beats: int = 0
     _bytes: int = 0
     _unsent: int = 0
@@ -81,11 +82,12 @@ class Checkpoints:
 
     @property
     def details(self) -> list[Any]:
-        """What Temporal is to keep: the steps, and the one under way."""
+        """The details that Temporal keeps: the steps that are done, and the one under way."""
         return [self.done, to_wire(self.begun)] if self.done or self.begun else []
 
     async def choose(self, ops: Sequence[Op]) -> Sequence[Op]:
-        """The steps with which the chain goes on: the only one, or some of several."""
+        """The steps with which the chain goes on: the only one, or several that are executed
+        together."""
         chosen = ops[:MAX_TOGETHER]
         return chosen if self._goes_on() and (len(ops) == 1 or self._may_share(ops)) else []
 
@@ -102,8 +104,8 @@ class Checkpoints:
         )
 
     def _may_share(self, ops: Sequence[Op]) -> bool:
-        """Whether steps are executed together. Not where each needs a permit, or where one that was
-        lost is to be known; nor if one may hold up the others' next steps."""
+        """Whether steps may be executed together: not if each needs a permit, not if it must be
+        known which step was lost, and not if one may hold up the next steps of the others."""
         request = self.request
         return (
             request.retries > 0
@@ -114,10 +116,11 @@ class Checkpoints:
         )
 
     async def begin(self, op: Op) -> None:
-        """Before a body begins, make the results before it durable, unless they may be buffered.
+        """Before a body begins, make the earlier results durable, unless they may be buffered.
 
-        What is sent also says which step begins, so that a loss counts as an attempt of that one.
-        Without retries a step that has begun is not executed again: then that must be durable, too.
+        The heartbeat also says which step begins, so that a loss counts as an attempt of that step.
+        Without retries a step that has begun is not executed again, so its beginning must be
+        durable, too.
         """
         self.under_way[op.id] = op
         is_first = not self.done and self.request.target is not None
@@ -126,11 +129,11 @@ class Checkpoints:
             await self._send(tells)
 
     async def record(self, done: Done) -> None:
-        """Keep a step's result. It is durable before the next body begins; or soon, while bodies of
-        other steps are under way."""
+        """Keep a step's result. It becomes durable before the next body begins, or soon if bodies
+        of other steps are under way."""
         self.under_way.pop(done.op.id, None)
         if done.error is not None:
-            return  # the execution ends with it, and reports it
+            return  # the execution ends with this step, and reports it
         self._keep(done)
         self._unsent += 1
         if not self.request.alone:
@@ -139,14 +142,15 @@ class Checkpoints:
             self._flushing = asyncio.create_task(self._flush())
 
     def _keep(self, done: Done) -> None:
-        """What the next heartbeat sends."""
+        """Add a step to what the next heartbeat sends."""
         wire = to_wire(done)
         self.done.append(wire)
         self._texts.append(_json(wire))
         self._bytes += len(self._texts[-1])
 
     async def _flush(self) -> None:
-        """As often as Temporal answers."""
+        """Send results as long as there are new ones and bodies are under way, one heartbeat at a
+        time."""
         try:
             while self.under_way and self._is_due():
                 await self._send()
@@ -164,7 +168,8 @@ class Checkpoints:
         return bool(self.policy.max_interval_ms) and waited_ms >= self.policy.max_interval_ms
 
     async def _send(self, tells: bool = False) -> None:
-        """`tells`: also if all results were sent meanwhile."""
+        """Make the results durable. `tells`: send the details even if all results were sent, to
+        tell which step begins."""
         async with self._turn:
             if not self._unsent and not tells:
                 return
@@ -179,12 +184,12 @@ class Checkpoints:
         self.stopping = True
 
     def close(self) -> None:
-        """The execution is over."""
+        """Stop sending results: the execution is over."""
         if self._flushing is not None:
             self._flushing.cancel()
 
     async def heartbeat(self) -> bool:
-        """Send the details; False if Temporal does not know the activity any more."""
+        """Send the details to Temporal; False if it does not know the activity any more."""
         payloads = await self.client.data_converter.encode(self._encoded_details())
         request = RecordActivityTaskHeartbeatRequest(
             namespace=self.client.namespace,
@@ -198,14 +203,16 @@ class Checkpoints:
         except RPCError as error:
             if error.status != RPCStatusCode.NOT_FOUND:
                 raise
-            activity.heartbeat(*self.details)  # the SDK learns of it, and cancels the activity
+            # The SDK's own heartbeat fails as well, and it cancels the activity.
+            activity.heartbeat(*self.details)
             return False
         if reply.cancel_requested:
             activity.heartbeat(*self.details)
         return True
 
     def _encoded_details(self) -> list[RawValue]:
-        """As the JSON converter would make them, each step once and not for each heartbeat."""
+        """The details as the JSON converter would encode them. Each step is encoded once, not for
+        every heartbeat."""
         if not self.details:
             return []
         texts = (f"[{','.join(self._texts)}]", _json(to_wire(self.begun)))
@@ -213,7 +220,7 @@ class Checkpoints:
         return [RawValue(Payload(metadata=metadata, data=text.encode())) for text in texts]
 
     async def keep_alive(self) -> None:
-        """A regular heartbeat, in order with the others. Raises `RPCError`."""
+        """Send a regular heartbeat, in order with the others. Raises `RPCError`."""
         self._beats += 1
         async with self._turn:
             if self._beats % SDK_EVERY:
@@ -228,8 +235,8 @@ def _json(value: Any) -> str:
 
 
 async def is_stale(client: Client) -> bool:
-    """Whether Temporal has given the current activity up already, as after a process stood still
-    between taking it and beginning it: another worker may execute it now."""
+    """Whether Temporal has given up the current activity, so that another worker may execute it
+    now. That happens if a process stands still between taking an activity and beginning it."""
     if time.time() - activity.info().started_time.timestamp() < STALE_SECONDS:
         return False
     return not await Checkpoints(client, ExecutionRequest(), None).heartbeat()

@@ -1,5 +1,5 @@
-"""The run's side of executions: how the handler is executed, and what becomes of an execution that
-does not answer."""
+"""The run's side of executions: how the handler is executed, and what happens if an execution does
+not answer."""
 
 import asyncio
 from dataclasses import replace
@@ -40,14 +40,14 @@ from .times import now_ms
 MAX_CARRIED_BYTES = 1_500_000
 """Maximum size of events and memos that travel in the input of an execution."""
 MISSING_SECONDS = 300
-"""Time for which a function that no worker has is waited for: a deploy may be taken back."""
+"""Seconds for which a run waits for a function that no worker has: a deploy may be taken back."""
 ASKED_AT_ONCE = 6
-"""How often an execution is asked for without a pause if another worker has the function."""
+"""How many times an execution is requested without a pause if another worker has the function."""
 FIRST_TASK_LENGTH = 3
 """Length of history in the first workflow task, unless an earlier try of that task was lost."""
 LONGEST_PAUSE = 60
-"""Seconds; the first pause is 1, and each further one as long as all before it (an eighth of that
-if another worker has the function)."""
+"""Longest pause in seconds. The first one is 1, and each further one is as long as all before it
+(an eighth of that if another worker has the function)."""
 
 
 class Executing:
@@ -57,12 +57,13 @@ class Executing:
         self._memory = memory
         self._calls = calls
         self._looked = False
-        """Whether the first execution, which may be local, has been."""
+        """Whether the first execution, which may be local, has taken place."""
         self.under_way: set[asyncio.Task[Any]] = set()
         """Activities with user code that a lock counts."""
 
     async def execute(self, request: ExecutionRequest, target: Op | None) -> Progress:
-        """One execution in which user code was reached; others are repeated, and count nothing.
+        """Execute the handler once. An execution that did not reach user code is repeated, and does
+        not count as an attempt.
 
         Raises `RunFailure` if no worker has the function.
         """
@@ -77,7 +78,7 @@ class Executing:
                 raise RunFailure(_function_not_found())
             if progress.elsewhere:
                 asked += 1
-                if asked % ASKED_AT_ONCE:  # another worker may take it the next time
+                if asked % ASKED_AT_ONCE:  # another worker may take the next request
                     continue
             is_carried = request.events is not None
             if progress.missing or progress.busy or (progress.forgotten and is_carried):
@@ -90,7 +91,7 @@ class Executing:
                 request = self._carrying(request)
 
     def _carrying(self, request: ExecutionRequest) -> ExecutionRequest:
-        """The request with all that a worker must know of the run, if that is not too large."""
+        """The request with the run's events and memos, unless these are too large."""
         memory = self._memory
         if memory.size + memory.event_bytes > MAX_CARRIED_BYTES:
             return request
@@ -106,7 +107,8 @@ class Executing:
             except FailureError as error:
                 if is_cancelled_exception(error):
                     raise
-                # The handler blocks its worker. In a regular activity it holds up nothing else.
+                # The handler blocks its worker. A regular activity does not hold up this workflow
+                # task.
         try:
             return from_wire(Progress, await self._execute_regularly(request, target))
         except ActivityError as error:
@@ -117,8 +119,9 @@ class Executing:
             self._calls.new_task()
 
     def _may_be_local(self, request: ExecutionRequest) -> bool:
-        """Only the very first one, and only at the first try: a handler that takes its worker down
-        would do so for ever, because nothing counts the tries of a workflow task."""
+        """Whether an execution may be local: only the first one of a run, and only in the first try
+        of its workflow task. Nothing counts the tries of a workflow task, so a handler that kills
+        its worker would do so for ever."""
         if self._looked or request.target is not None or request.until_over or request.url:
             return False
         self._looked = True
@@ -128,7 +131,8 @@ class Executing:
     async def _execute_regularly(
         self, request: ExecutionRequest, target: Op | None
     ) -> dict[str, Any]:
-        """If a lock counts what is executed, a cancelled run has to wait for its end."""
+        """Execute by a regular activity. If a lock counts executions, a cancelled run waits until
+        this one has ended."""
         counted = request.until_over
         kind = workflow.ActivityCancellationType
         work: asyncio.Task[dict[str, Any]] = workflow.start_activity(
@@ -153,7 +157,7 @@ class Executing:
 
 
 def _unanswered(error: ActivityError, request: ExecutionRequest, target: Op | None) -> Progress:
-    """What is known of an execution that did not answer: the details of its heartbeats."""
+    """The progress of an execution that did not answer, from the details of its heartbeats."""
     cause = error.cause
     if not isinstance(cause, TimeoutError):
         return Progress(request.base, lost=str(cause or error))
@@ -167,7 +171,7 @@ def _unanswered(error: ActivityError, request: ExecutionRequest, target: Op | No
 
 def _function_not_found() -> ErrorInfo:
     message = (
-        f"Function {workflow.info().workflow_type} is not in its app any more: no worker can go"
-        " on with its runs."
+        f"Function {workflow.info().workflow_type} is not in its app any more: no worker can"
+        " continue its runs."
     )
     return ErrorInfo("FunctionNotFoundError", message, retriable=False)

@@ -1,4 +1,4 @@
-"""The activity that executes user code: one execution of a run's function by the local driver."""
+"""The activity that executes user code: the local driver executes a run's function once."""
 
 import asyncio
 import concurrent.futures
@@ -47,22 +47,22 @@ from .memory import MemoCache, Memories, RunMemory
 from .retries import retry_ms
 
 MAX_KEPT = 1_000
-"""Answers from inside workflow tasks that are kept."""
+"""Maximum number of answers from inside workflow tasks that are kept."""
 LATE_MS = 5_000
-"""Age of a workflow task, by two clocks, from which no step is executed inside it: Temporal gives a
-task to another worker after 10 seconds."""
+"""Age of a workflow task (start by Temporal's clock, now by ours) from which on no step is executed
+inside it: after 10 seconds Temporal gives the task to another worker."""
 ADOPTION_SECONDS = 60.0
-"""Time for which a handler that outlived its workflow task is kept for the activity after it."""
+"""Seconds for which a handler that outlived its workflow task is kept for the next activity."""
 _Key = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What the runs of one worker share."""
+    """What all runs of one worker share."""
 
     cache: MemoCache
     retry_interval: timedelta | None = None
-    """Replaces Inngest's table of waits, for development and tests."""
+    """Replaces Inngest's table of delays, for development and tests."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ExecutionActivities:
 
     _adoptable: dict[_Key, tuple[Execution, FirstSteps]] = field(default_factory=dict, init=False)
     _executed: dict[_Key, Progress] = field(default_factory=dict, init=False)
-    """What was executed last inside workflow tasks, the oldest first."""
+    """The latest executions inside workflow tasks, the oldest first."""
     _paces: Paces = field(default_factory=Paces, init=False)
 
     @functools.cached_property
@@ -90,7 +90,8 @@ class ExecutionActivities:
 
     @activity.defn(name="inngest.execute")
     async def execute(self, wire: dict[str, Any]) -> dict[str, Any]:
-        """One execution: an `ExecutionRequest`, answered with `Progress`, both as JSON."""
+        """Execute the handler once, as an `ExecutionRequest` says, and answer with `Progress`; both
+        are JSON."""
         begun = time.monotonic()
         request = from_wire(ExecutionRequest, wire)
         info = activity.info()
@@ -111,17 +112,17 @@ class ExecutionActivities:
     def _missing(self, function_id: str) -> Progress:
         snapshot = self.router.snapshot
         elsewhere = snapshot is not None and snapshot.function(function_id) is not None
-        text = f"function {function_id} is not here"
+        text = f"this worker does not have function {function_id}"
         return Progress(unstarted=text, missing=True, elsewhere=elsewhere)
 
     async def _execute_locally(
         self, part: FunctionPart, request: ExecutionRequest, memory: RunMemory
     ) -> Progress:
-        """Within a workflow task: find out what the handler needs first, and execute that if it is
-        known to be quick."""
+        """Execute inside a workflow task: find out what the handler needs first, and execute that
+        if it is known to be quick."""
         key = self._key(request)
-        # What a loss repeats is not known: the workflow task leaves nothing behind. After a stall
-        # of this process another one may have the task, and have executed all of it.
+        # No step is executed here without retries: if the task is lost, nobody knows which steps
+        # had begun. Nor after a stall of this process: another one may have executed the task.
         is_late = time.time() * 1000 - request.task_ms > LATE_MS
         policy = part.checkpointing if request.retries and not is_late else None
         ledger = FirstSteps(part.id, self._paces, policy)
@@ -142,8 +143,8 @@ class ExecutionActivities:
         return replace(progress, unheard=True)
 
     def _keep(self, key: _Key, progress: Progress) -> None:
-        """For the regular activity that follows if Temporal does not wait for this answer any
-        more."""
+        """Keep an answer for the regular activity that follows if Temporal no longer waits for this
+        one."""
         self._executed[key] = progress
         if len(self._executed) > MAX_KEPT:
             del self._executed[next(iter(self._executed))]
@@ -162,7 +163,7 @@ class ExecutionActivities:
             if ledger.begun is not None:
                 checkpoints.under_way[ledger.begun.id] = ledger.begun
         elif request.begun is not None:
-            text = "it went on in a worker process that this activity did not reach"
+            text = "it continued in a worker process that this activity did not reach"
             return Progress(request.base, lost=text, begun=request.begun)
         else:
             execution = self._begin(part, request, memory, checkpoints)
@@ -204,8 +205,8 @@ class ExecutionActivities:
         return run, request.base, request.attempt
 
     def _offer(self, key: _Key, execution: Execution, ledger: FirstSteps) -> None:
-        """Let a later activity go on with an execution, so that no code of the handler is executed
-        twice at once."""
+        """Let the next activity continue an execution, so that the handler is not executed twice at
+        the same time."""
         offer = self._adoptable[key] = execution, ledger
 
         def expire() -> None:
@@ -223,9 +224,9 @@ class ExecutionActivities:
         execution: Execution,
         checkpoints: Checkpoints,
     ) -> AsyncIterator[list[str]]:
-        """Heartbeat while user code runs, and stop it when the activity is cancelled.
+        """Heartbeat while user code runs, and stop that code when the activity is cancelled.
 
-        Yields a list that holds, if the worker stopped meanwhile, a sentence that says so.
+        Yields an empty list. If the worker stops meanwhile, it gets a sentence that says so.
         """
         lost: list[str] = []
         stopping = asyncio.create_task(checkpoints.stop_with_worker())
@@ -238,7 +239,7 @@ class ExecutionActivities:
                 if request.until_over:
                     await execution.over()
                 raise
-            lost.append("The worker stopped while it executed this step; another one goes on.")
+            lost.append("The worker stopped while it executed this step; another one continues.")
             part.client.logger.warning(
                 "%s: %s (run %s)", part.id, lost[0], activity.info().workflow_id
             )
@@ -255,7 +256,7 @@ class ExecutionActivities:
         execution: Execution,
         outcome: Outcome | None,
     ) -> Progress:
-        """What an execution came to, as its run is told."""
+        """The progress that is answered to the run."""
         self._paces.learn(part.id, execution.done)
         done = [
             one
@@ -264,9 +265,9 @@ class ExecutionActivities:
             for index, one in enumerate(execution.done)
         ]
         if any(one.error is not None and one.retry_ms is None for one in done):
-            outcome = None  # the handler is to be told of the error first
+            outcome = None  # first the handler has to get the error
         if isinstance(outcome, Ops):
-            # A thousand parallel steps would name each other a million times.
+            # Without those that are pending: each of a thousand parallel steps would name all.
             outcome = Ops([op for op in outcome.ops if op.id not in memory.pending])
         outcome = within_limits(outcome)
         if isinstance(outcome, Failed):
@@ -274,7 +275,7 @@ class ExecutionActivities:
             outcome = self._failed_handler(part, request, memory, outcome, attempt)
         progress = Progress.of(request.base, done, outcome)
         if done and outcome is not None and json_size(to_wire(progress)) > MAX_OUTPUT_BYTES:
-            return Progress(request.base, done)  # what is needed next is found out once more
+            return Progress(request.base, done)  # the next execution finds out what is needed
         return progress
 
     def _failed_step(
@@ -289,8 +290,8 @@ class ExecutionActivities:
         if is_first and request.target is None:
             attempt = request.losses
         delay_ms = self._retry_ms(request, error, attempt)
-        what = f'Step "{done.op.name}"'
-        log_failure(part.client.logger, what, part.id, error, attempt, request.retries, delay_ms)
+        step = f'Step "{done.op.name}"'
+        log_failure(part.client.logger, step, part.id, error, attempt, request.retries, delay_ms)
         return replace(done, retry_ms=delay_ms)
 
     def _failed_handler(
@@ -319,7 +320,7 @@ class ExecutionActivities:
 
 
 def _is_of_a_step(error: ErrorInfo, memos: Sequence[tuple[str, str]]) -> bool:
-    """Whether a handler failed by the error of one of its steps, which was logged as that ended."""
+    """Whether a handler failed with the error of one of its steps, which was logged already."""
     failed = (memo_from_json(json.loads(text)).error for _, text in memos if '"error"' in text)
     return error.stack is not None and any(
         each is not None and (each.name, each.stack) == (error.name, error.stack) for each in failed
@@ -334,14 +335,14 @@ def _as_dict(progress: Progress) -> dict[str, Any]:
 @dataclass(frozen=True)
 class _Outside:
     """What steps do outside their run. Ids derive from the seed and from `ms`, the run's start, so
-    that a step which is executed again has the same effect once."""
+    a step that is executed again has no second effect."""
 
     client: Client
     router: Router
     ms: int
 
     async def send_events(self, seed: str, batch: list[dict[str, Any]]) -> list[str]:
-        """Route events as the ingress does."""
+        """Route events like the ingress."""
         ids = events.Seed(self.ms, hashlib.sha256(seed.encode()).digest()[:10])
         try:
             stamped = [
@@ -353,7 +354,7 @@ class _Outside:
         return [one.internal_id for one in stamped]
 
     async def send_signal(self, seed: str, signal: str, data: Any) -> str | None:
-        """Send a signal as the ingress does."""
+        """Send a signal like the ingress."""
         try:
             return await signals.send(self.client, signal, data, send_id=seed)
         except BodyInvalidError as error:

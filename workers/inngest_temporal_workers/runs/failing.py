@@ -1,4 +1,4 @@
-"""What is logged of user code that failed."""
+"""Logs failures of user code."""
 
 import logging
 
@@ -10,16 +10,17 @@ from inngest_temporal.logger import STACK, Logger
 
 def log_failure(
     logger: Logger,
-    what: str,
+    failed: str,
     function_id: str,
     error: ErrorInfo,
     attempt: int,
     retries: int,
     retry_ms: int | None,
 ) -> None:
-    """Log what failed in user code, once, with the user's stack. Activities alone may call it.
+    """Log a failure of user code once, with the user's stack. Only activities may call this.
 
-    `what`: the step, or the handler. `retry_ms`: when it is tried again; None: never.
+    `failed`: the step or the handler. `retry_ms`: the delay of the next attempt; None: there is
+    none.
     """
     if error.quiet:
         return
@@ -31,7 +32,7 @@ def log_failure(
     logger.log(
         logging.ERROR if retry_ms is None else logging.WARNING,
         "%s of %s failed in attempt %d of %d, %s (run %s): %s: %s%s",
-        what,
+        failed,
         function_id,
         attempt + 1,
         retries + 1,

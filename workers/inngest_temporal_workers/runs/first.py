@@ -1,8 +1,8 @@
-"""The first execution of a run: inside its first workflow task, where nothing is durable before
-that task ends.
+"""The first execution of a run. It is inside the run's first workflow task, so nothing is durable
+before that task ends.
 
-It executes as many steps as a loss may repeat, by the function's checkpointing, and only those that
-this process knows to be quick. So a short run is one workflow task and no activity.
+It executes no more steps than a loss may repeat (the function's `buffered_steps`), and only steps
+that this process knows to be quick. So a short run takes one workflow task and no activity.
 """
 
 import time
@@ -15,18 +15,18 @@ from inngest_temporal.errors import Interrupt
 from inngest_temporal.models import Checkpointing
 
 LOCAL_SECONDS = 0.5
-"""Time that a handler may take inside a workflow task; one that needs longer goes on in a regular
-activity."""
+"""Seconds that a handler may take inside a workflow task; then it continues in a regular activity.
+"""
 QUICK_MS = 50
-"""Time that the last execution of a step took at most, if it is quick."""
+"""A step is quick if its last execution took no longer than this."""
 STILL_QUICK_MS = 250
-"""The same, if the one before it was quick: the process may have been busy."""
+"""A step that was quick stays so up to this time, because the process may have been busy."""
 MAX_KNOWN = 10_000
-"""Steps of which it is known."""
+"""Maximum number of steps that are remembered."""
 
 
 class Paces:
-    """Which steps were quick when this process executed them last."""
+    """Knows which steps were quick when this process last executed them."""
 
     def __init__(self) -> None:
         self._quick: OrderedDict[tuple[str, str], bool] = OrderedDict()
@@ -63,8 +63,8 @@ class FirstSteps:
     _ends_at: float = field(default_factory=lambda: time.monotonic() + LOCAL_SECONDS / 2)
 
     async def choose(self, ops: Sequence[Op]) -> Sequence[Op]:
-        """One step at a time: several are left to a regular activity, as each of their results is
-        to become durable."""
+        """One step at a time. Several are left to a regular activity, which makes the result of
+        each durable."""
         if self.policy is None or not all(self.paces.is_quick(self.function_id, op) for op in ops):
             return []
         self.parallel = len(ops) > 1
@@ -77,12 +77,12 @@ class FirstSteps:
         return ops if may_execute else []
 
     async def begin(self, op: Op) -> None:
-        """A body begins."""
+        """Note that a body begins, unless the execution goes on elsewhere."""
         if self.closed:
             raise Interrupt
         self.begun = op
 
     async def record(self, done: Done) -> None:
-        """It ended: durable with the workflow task."""
+        """Note that a body has ended. Its result becomes durable with the workflow task."""
         self.begun = None
         self._done += 1

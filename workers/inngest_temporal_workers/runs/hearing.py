@@ -1,4 +1,5 @@
-"""Whether anybody listens for the ends of runs: if nobody does, a run ends without a last call."""
+"""Finds out whether anybody listens for the ends of runs: if nobody does, a run ends without a last
+call."""
 
 import asyncio
 import contextlib
@@ -13,7 +14,7 @@ from inngest_temporal.drivers.protocol import Progress
 from inngest_temporal.routing import events
 
 HEARD_SECONDS = 1.0
-"""Time in which it is found out."""
+"""Seconds that this may take; then somebody is assumed to listen."""
 HasListeners = Callable[[str], Awaitable[bool]]
 """`Router.has_listeners`."""
 
@@ -24,12 +25,13 @@ async def are_ends_heard(has_listeners: HasListeners) -> bool:
         async with asyncio.timeout(HEARD_SECONDS):
             return await has_listeners(events.FINISHED)
     except (RPCError, TimeoutError):
-        return True  # what was executed must not be lost for that
+        return True  # this must not fail the execution, whose results would be lost
 
 
 async def with_listeners(progress: Progress, has_listeners: HasListeners, begun: float) -> Progress:
-    """The answer of a regular activity, which began at `begun` by `time.monotonic`. It is as it was
-    if the activity is cancelled meanwhile, as by the end of its worker."""
+    """The answer of a regular activity, which began at `begun` by `time.monotonic`, with
+    `unheard_ms` if nobody listens. Unchanged if the activity is cancelled meanwhile, for example
+    because its worker stops."""
     if progress.returned is None:
         return progress
     unheard_ms = _temporals_ms(begun)
@@ -40,6 +42,6 @@ async def with_listeners(progress: Progress, has_listeners: HasListeners, begun:
 
 
 def _temporals_ms(begun: float) -> int:
-    """The time by Temporal's clock, or earlier."""
+    """The current time by Temporal's clock, or a little less."""
     started = activity.info().started_time.timestamp()
     return round((started + time.monotonic() - begun) * 1000)

@@ -1,8 +1,8 @@
 """Heartbeats of the activities that execute user code.
 
 The worker's event loop sends them. A blocking call in an async handler stops that loop; then a
-thread sends them, so that a step that blocks for long is not considered lost and executed
-concurrently with itself.
+thread sends them. Otherwise a step that blocks for long would count as lost and be executed a
+second time, while it still runs.
 """
 
 import asyncio
@@ -21,7 +21,8 @@ from temporalio.service import RPCError
 from .checkpoints import Checkpoints
 
 INTERVAL = 5.0
-"""Seconds between two heartbeats of one activity. The thread begins when a second one is late."""
+"""Seconds between two heartbeats of one activity. The thread takes over after two such intervals
+without one."""
 
 
 @dataclass
@@ -35,8 +36,8 @@ class _Beat:
 
 
 class Heartbeats:
-    """The heartbeats of one worker. As a context manager, it runs the thread for the event loop
-    that enters it."""
+    """The heartbeats of one worker. As a context manager, it runs the thread that stands in for the
+    event loop in which it is entered."""
 
     def __init__(self) -> None:
         self._beats: dict[bytes, _Beat] = {}
@@ -90,8 +91,8 @@ class Heartbeats:
         stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
         context.run(
             activity.logger.warning,
-            "An async handler blocks its worker, which does nothing else meanwhile: make the"
-            " handler not async, or call what takes long by asyncio.to_thread. The worker's event"
+            "An async handler blocks its worker, which can do nothing else meanwhile: define the"
+            " handler without async, or make the slow call by asyncio.to_thread. The worker's event"
             " loop is at\n%s",
             stack,
         )
@@ -100,5 +101,5 @@ class Heartbeats:
 async def _send(beats: list[_Beat]) -> None:
     for beat in beats:
         beat.context.run(activity.heartbeat, *beat.checkpoints.details)
-    # The SDK gives them to a task of the running loop.
+    # The SDK sends heartbeats in tasks of the running loop: wait for these.
     await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)

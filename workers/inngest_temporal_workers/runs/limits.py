@@ -1,4 +1,4 @@
-"""What of an execution is too large to cross to Temporal."""
+"""Checks that the outcome of an execution fits Temporal's limits."""
 
 from inngest_temporal.drivers.failures import error_info
 from inngest_temporal.drivers.protocol import (
@@ -13,15 +13,15 @@ from inngest_temporal.wire import to_wire
 
 
 def within_limits(outcome: Outcome | None) -> Outcome | None:
-    """The outcome; or an error, if it is larger or deeper than what crosses to Temporal."""
+    """The outcome, or an error if it is too large or too deeply nested for Temporal."""
     if outcome is None or isinstance(outcome, Failed):
         return outcome
     returned = isinstance(outcome, Returned)
-    what = "The function's output" if returned else "What the handler gives to its steps"
+    name = "The function's output" if returned else "What the handler gives to its steps"
     try:
         size = json_size(to_wire(outcome))
-    except RecursionError:  # a thread, where the handler may have been, has a few levels more
-        return Failed(error_info(OutputUnserializableError(f"{what} is nested too deeply.")))
+    except RecursionError:  # the handler's thread may have allowed a few levels more
+        return Failed(error_info(OutputUnserializableError(f"{name} is nested too deeply.")))
     if size > MAX_OUTPUT_BYTES:
-        return Failed(error_info(OutputTooLargeError(what, size, MAX_OUTPUT_BYTES)))
+        return Failed(error_info(OutputTooLargeError(name, size, MAX_OUTPUT_BYTES)))
     return outcome

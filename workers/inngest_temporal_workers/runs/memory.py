@@ -1,8 +1,8 @@
-"""What this process knows of the runs it executes: their events and memos.
+"""What this process knows about the runs that it executes: their events and memos.
 
-An activity's input holds only ids and a memo version; its handler needs the memos. The run workflow
-puts its own memory here, and an activity that does not find it (the workflow runs in another
-process) asks the run for it.
+The handler needs the memos, but an activity's input has only their number. The run workflow puts
+its own memory here. An activity that does not find it, because the workflow is in another process,
+asks the run for it.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from temporalio.service import RPCError
 from inngest_temporal.drivers.protocol import ExecutionRequest
 
 QUERY_TIMEOUT = timedelta(seconds=3)
-"""Limit of asking a run for its memos: under load that may fail for long."""
+"""How long a run is asked for its memos: under load that may fail for a long time."""
 
 
 @dataclass
 class RunMemory:
-    """One run's events and memos. Written by the run workflow alone, and only ever appended to: so
-    any version of it is a prefix of the next one, and every memo in it stands in the run's history.
+    """One run's events and memos. Only the run workflow writes it, and it only appends. So each
+    version is a prefix of the next one, and every memo in it is in the run's history.
     """
 
     events: list[dict[str, Any]]
@@ -47,9 +47,9 @@ class RunMemory:
 
 
 class MemoCache:
-    """Runs by Temporal run id, the least recently used ones forgotten first.
+    """Runs by Temporal run id; the least recently used ones are forgotten first.
 
-    Filled from workflow threads, read from the event loop: hence the lock.
+    It has a lock because workflow threads write it and the event loop reads it.
     """
 
     def __init__(self, max_runs: int = 5_000, max_bytes: int = 512 * 1024 * 1024) -> None:
@@ -89,15 +89,15 @@ class MemoCache:
 
 
 class Memories:
-    """Where the activities of a process get what they must know of a run."""
+    """Where the activities of a process get a run's events and memos."""
 
     def __init__(self, client: Client, cache: MemoCache) -> None:
         self._client = client
         self._cache = cache
 
     async def of(self, request: ExecutionRequest) -> RunMemory | None:
-        """The events of the current activity's run and its first `base` memos; None if the request
-        has to carry them."""
+        """The events of the current activity's run and at least its first `base` memos; None if the
+        request has to carry them."""
         info = activity.info()
         assert info.workflow_run_id is not None
         assert info.workflow_id is not None
@@ -114,7 +114,7 @@ class Memories:
                 async with asyncio.timeout(QUERY_TIMEOUT.total_seconds()):
                     memory = await _asked(run, memory, request.base)
             except (RPCError, WorkflowQueryFailedError, TimeoutError) as error:
-                activity.logger.debug("Run %s was asked in vain: %s", info.workflow_id, error)
+                activity.logger.debug("Run %s did not answer: %s", info.workflow_id, error)
                 return None
         if len(memory.memos) < request.base:
             return None
@@ -123,15 +123,15 @@ class Memories:
 
 
 async def _asked(run: WorkflowHandle[Any, Any], known: RunMemory | None, base: int) -> RunMemory:
-    """What the run itself answers: its events, unless they are known, and further memos."""
+    """Ask the run for its events, unless they are known, and for further memos."""
     if known is None:
-        given: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
         total = 1
-        while len(given) < total:
-            answer = await run.query("events", len(given), result_type=dict)
-            given.extend(answer["items"])
+        while len(events) < total:
+            answer = await run.query("events", len(events), result_type=dict)
+            events.extend(answer["items"])
             total = answer["total"]
-        known = RunMemory(given)
+        known = RunMemory(events)
     memory = RunMemory(known.events, list(known.memos), size=known.size)
     while len(memory.memos) < base:
         answer = await run.query("memos", len(memory.memos), result_type=dict)
@@ -146,8 +146,8 @@ async def _asked(run: WorkflowHandle[Any, Any], known: RunMemory | None, base: i
 def page(
     items: list[Any], start: int, size_of: Callable[[Any], int], limit: int = 1_000_000
 ) -> list[Any]:
-    """Items from `start` on, at least one and up to about `limit` bytes: what one query may
-    answer."""
+    """Items from `start` on, at least one and up to about `limit` bytes, which is what one query
+    can answer."""
     taken: list[Any] = []
     total = 0
     for item in items[start:]:

@@ -1,7 +1,7 @@
-"""Runs whose function this worker lacks, as in the middle of a deploy. Workflow code.
+"""Runs whose function this worker lacks, for example during a deploy. Workflow code.
 
 The workflow of a run is the same for all functions, so any worker of the app may have it. Only
-executions need one that has the function, and whoever lacks it says so at once.
+executions need a worker that has the function; a worker that lacks it answers so at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ from .workflow import RunWorkflow
 
 
 class DynamicRun(RunWorkflow):
-    """The workflow of runs whose function this worker lacks, or does not know yet. It is the same
-    as that of others: who executes the handler is decided for each execution. If a deploy has
-    removed the function, no worker has it, and the run fails, or can be cancelled."""
+    """The workflow of runs whose function this worker lacks. It does the same as that of other
+    runs: each execution may be by another worker, which has the function. If a deploy has removed
+    the function, no worker has it, and the run fails; until then it can be cancelled."""
 
     is_ours: ClassVar[Callable[[str], bool]]
     """Whether a workflow type may be a function of this app."""
@@ -38,7 +38,7 @@ class DynamicRun(RunWorkflow):
     async def run(self, given: Sequence[RawValue]) -> Any:  # type: ignore[override]
         workflow_type = workflow.info().workflow_type
         if not type(self).is_ours(workflow_type):
-            # Fails the workflow task, which another worker may take.
+            # This fails the workflow task, and another worker may take it.
             raise RuntimeError(f"Workflow class {workflow_type} is not registered on this worker.")
         return await RunWorkflow.run(self, {})
 
@@ -56,8 +56,8 @@ def dynamic_run_workflow(settings: RunSettings, is_ours: Callable[[str], bool]) 
 
 
 class LeavesActivities(Interceptor):
-    """Lets any worker have the activities of a `DynamicRun`. Otherwise Temporal gives them to the
-    worker that asks for them, which is the one that lacks the function, again and again."""
+    """Lets any worker take the activities of a `DynamicRun`. By default Temporal hands them to the
+    worker that requested them, which is the one that lacks the function, again and again."""
 
     def workflow_interceptor_class(
         self, input: WorkflowInterceptorClassInput

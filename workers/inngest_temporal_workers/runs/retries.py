@@ -6,10 +6,10 @@ from datetime import timedelta
 from inngest_temporal.drivers.protocol import ErrorInfo
 
 TABLE = (15, 30, 60, 120, 300, 600, 1_200, 2_400, 3_600, 7_200)
-"""Inngest's waits, in seconds, after the 1st, 2nd, ... failed attempt; the last one holds for all
-that follow."""
+"""Inngest's delays, in seconds, after the 1st, 2nd, ... failed attempt; the last one is used for
+all that follow."""
 JITTER = 30.0
-"""Seconds; a uniform share of it is added."""
+"""Maximum number of seconds that is added at random."""
 
 _CHANCE = random.Random()
 
@@ -22,7 +22,7 @@ def next_delay(
 ) -> timedelta | None:
     """How long to wait after attempt number `attempt` (zero-based) failed; None: not retriable.
 
-    `interval` replaces the table, in development. `chance`: the randomness of a workflow.
+    `interval` replaces the table, in development. Workflow code gives its own source of `chance`.
     """
     if not error.retriable:
         return None

@@ -10,23 +10,24 @@ from inngest_temporal.drivers.protocol import Op, too_long
 DEFAULT_TIMEOUT = timedelta(days=365)
 """Inngest's default timeout of invocations and waits for signals."""
 REGISTRATION_TIME = timedelta(minutes=1)
-"""Time that the registration of a wait may take; it is added to how long the wait is kept."""
+"""How long the registration of a wait may take. A wait is kept for this much longer."""
 
 
 def now_ms() -> int:
-    """For durations and what people see. Nothing may be decided by it but what a comment proves."""
+    """The time of the workflow task, for durations and for people. Replay may see another time, so
+    it must not decide anything, unless a comment proves that it may."""
     return round(workflow.time() * 1000)
 
 
 def timeout_of(op: Op) -> timedelta:
-    """The timeout of a step that may have none."""
+    """The timeout of a step, or the default if it has none."""
     return (
         duration_of(op, op.options["timeout_ms"]) if "timeout_ms" in op.options else DEFAULT_TIMEOUT
     )
 
 
 def duration_of(op: Op, ms: float) -> timedelta:
-    """How long a step waits; a negative duration counts as none."""
+    """How long a step waits; a negative duration counts as zero."""
     error = too_long(op, ms)
     if error is not None:
         raise RunFailure(error)
@@ -34,6 +35,6 @@ def duration_of(op: Op, ms: float) -> timedelta:
 
 
 def expires_ms(timeout: timedelta) -> int:
-    """The time until which a wait is kept for its run, which counts the timeout from when it is
-    registered, and takes it back."""
+    """When a wait expires that its run did not take back. It is later than the timeout, which the
+    run counts from the end of the registration."""
     return now_ms() + round((timeout + REGISTRATION_TIME).total_seconds() * 1000)

@@ -19,8 +19,8 @@ from inngest_temporal_workers.calls import Calls
 from .times import duration_of, expires_ms, now_ms, timeout_of
 
 FIRST_CHECK, LONGEST_CHECK = timedelta(minutes=1), timedelta(days=1)
-"""Delay before first checking that an invoked run is alive, and the longest interval between
-checks: a check is six events of history."""
+"""Delay before the first check that an invoked run is still there, and longest interval between
+checks: each adds six events to history."""
 LAST_ANSWER = timedelta(seconds=10)
 """How long to wait for the answer of a run that has ended."""
 
@@ -29,16 +29,16 @@ class StepWaits:
     """The waits of one run. Workflow code."""
 
     def __init__(self, given: RunInput, calls: Calls, expects: Callable[[str], bool]) -> None:
-        """`expects`: whether an answer to a step (by hashed id) is still of use."""
+        """`expects`: whether a step (hashed id) still needs an answer."""
         self._given = given
         self._calls = calls
         self._expects = expects
         self.registering: set[str] = set()
-        """Waits that have been asked for and have not begun."""
+        """Ids of waits that were asked for and have not begun."""
         self.mailboxes: dict[str, list[str]] = {}
-        """Wait -> the mailboxes that know of it."""
+        """Id of a wait -> the mailboxes that keep it."""
         self.signals: dict[str, str] = {}
-        """Wait -> the signal that it has claimed."""
+        """Id of a wait -> the signal that it has claimed."""
         self._wait_order: dict[str, int] = {}
         self._consumed: dict[str, int] = {}
         self._arrived: dict[str, dict[str, Any]] = {}
@@ -62,7 +62,7 @@ class StepWaits:
         if until_ms is None:
             duration = duration_of(op, op.options["duration_ms"])
         else:
-            # At least a moment: whether there is a timer must not depend on the clock.
+            # At least 1 ms: whether there is a timer must not depend on the task's clock.
             duration = duration_of(op, max(1, until_ms - now_ms()))
         if duration > timedelta(0):
             await workflow.sleep(duration, summary=names.summary_of(op.name))
@@ -98,16 +98,16 @@ class StepWaits:
             )
         except builtins.TimeoutError:
             self._calls.new_task()
-        # A mailbox forgets a wait that it has resumed; but one that was resumed before was
-        # registered once more.
+        # A mailbox forgets a wait that it has resumed. If the event came early, before the answer
+        # of the registration, the wait may have been registered once more after that.
         if early or op.id not in self._arrived or len(mailboxes) > 1:
             await self._call("inngest.unwait", {"mailboxes": mailboxes, "step": op.id})
         del self.mailboxes[op.id]
         return Memo(data=self._arrived.pop(op.id, None))
 
     def event(self, delivery: Delivery) -> None:
-        """A mailbox found that these waits match. One event resumes each wait once, and never one
-        that began later."""
+        """Take an event that matches waits of this run. An event resumes a wait once, and never a
+        wait that began later."""
         order = self._consumed.setdefault(delivery.id, len(self._consumed) + 1)
         for step in delivery.waits:
             if (
@@ -141,7 +141,7 @@ class StepWaits:
         return Memo(data=self._signalled.pop(op.id, None))
 
     def signal(self, step: str, signal: str, data: Any) -> None:
-        """The signal that a step waits for."""
+        """Take the signal that a step waits for."""
         if step not in self._signalled and self._expects(step):
             self._signalled[step] = {"signal": signal, "data": data}
 
@@ -155,17 +155,19 @@ class StepWaits:
             return Memo(error=error)
         memo = self._invoked.pop(op.id)
         if memo.error is not None:
-            # Whether the other run could be tried again says nothing here: it is a `StepError`, as
-            # in Inngest.
+            # Whether the other run was retriable does not matter: the handler gets a `StepError`,
+            # as in Inngest.
             memo = Memo(error=replace(memo.error, retriable=True))
         return memo
 
     async def _invoked_or_error(
         self, op: Op, timeout: timedelta, run: str | None
     ) -> ErrorInfo | None:
-        """Wait for the answer of the run that a step invoked. One that was terminated in Temporal
-        gives none, and a run that has had 10,000 signals hears none: so it is looked after, ever
-        less often."""
+        """Wait for the answer of the run that a step invoked; returns an error if there is none.
+
+        A run that was terminated in Temporal gives no answer, and this run gets none if it has had
+        10,000 signals. So the invoked run is checked, less and less often.
+        """
         remaining, check, gone = timeout, FIRST_CHECK, False
         while True:
             patience = remaining if run is None else min(remaining, LAST_ANSWER if gone else check)
@@ -195,7 +197,7 @@ class StepWaits:
             check = min(check * 2, LONGEST_CHECK)
 
     def invoked(self, step: str, result: dict[str, Any]) -> None:
-        """A run that one of this run's steps invoked has ended."""
+        """Take the answer of a run that a step of this run invoked."""
         if self._expects(step):
             self._invoked[step] = protocol.memo_from_json(result)
 

@@ -1,12 +1,13 @@
 """The run: one generic workflow that interprets what a handler needs.
 
-It has the handler executed, stores what was done as memos, starts what is needed next, and waits
-for the first of that. The first execution is a local activity where it can be, and only looks for
-what is needed; all others are regular activities, which execute steps: a planned one, or a chain.
+It has the handler executed, stores the steps that were done as memos, starts what is needed next,
+and waits until one of those ends. The first execution is a local activity if possible, which finds
+out what is needed and executes quick steps. All others are regular activities, which execute a
+planned step or a chain of steps.
 
-Attempts are counted here alone. An execution that never began user code counts nothing. One that
-was lost with its worker counts, and is repeated for ten minutes at least, whatever the
-function's `retries` say; but without retries no step that has begun is executed again.
+Attempts are counted only here. An execution that did not begin user code does not count. One that
+was lost with its worker counts, and is repeated for at least ten minutes, whatever the function's
+`retries` are; but without retries a step that has begun is not executed again.
 """
 
 import asyncio
@@ -53,21 +54,21 @@ from .waiting import StepWaits
 logger = logging.getLogger(__name__)
 
 MAX_VANISHED = 10
-"""How often a step may be asked for and then not be there."""
+"""How often the handler may ask for a step and then not reach it."""
 MAX_STATE_BYTES = 32 * 1024 * 1024
 """Maximum size of a run's memos."""
 
 
 @dataclass(frozen=True)
 class _Ended:
-    """What has become of an op: a memo, the progress of an execution of it, or an error that ends
-    the run."""
+    """How an op has ended: with a memo, the progress of its execution, or an error that ends the
+    run."""
 
     op: Op
     memo: Memo | None = None
     progress: Progress | None = None
     attempt: int = 0
-    """Zero-based number of the attempt that the progress is of."""
+    """Zero-based number of the attempt that made this progress."""
     error: BaseException | None = None
 
 
@@ -90,14 +91,14 @@ class RunWorkflow:
         self._executing = Executing(self._memory, self._calls)
         self._waiting = StepWaits(self._given, self._calls, self._expects)
         self._inputs = dict(self._given.inputs)
-        """The arguments of steps that have not ended."""
+        """The replaced arguments of steps that have not ended."""
         self._attempt = 0
         """Number of the handler's attempt."""
         self._losses = Losses()
         self._unheard = False
-        """Whether nobody but its invoker listens for the run's end, as of this workflow task."""
+        """Whether nobody but the invoker listens for the run's end, as of this workflow task."""
         self._unheard_ms: int | None = None
-        """When nobody did, by Temporal's clock."""
+        """When nobody but the invoker listened, by Temporal's clock."""
 
     @workflow.run
     async def run(self, given: dict[str, Any]) -> Any:
@@ -144,8 +145,8 @@ class RunWorkflow:
             outcome = await self._take()
 
     async def _begin(self) -> bool:
-        """Wait for admission; False: the run is to be skipped. A run that is admitted too late is
-        cancelled, and so is one that ends too late (Inngest's `timeouts`); it does not fail."""
+        """Wait for admission; False if the run is to be skipped. A run that is admitted or ends too
+        late (Inngest's `timeouts`) is cancelled; it does not fail."""
         created_ms = self._created_ms
         late = None
         if "start" in self._given.timeouts:
@@ -160,7 +161,7 @@ class RunWorkflow:
         return True
 
     async def _start_deadline(self, limit_ms: int) -> asyncio.Task[None]:
-        # An activity tells the time: a workflow task's own may be another one on replay.
+        # An activity tells the time, because replay may see another time in a workflow task.
         now_ms = (await self._call("inngest.now", {}))["ms"]
         remaining_ms = self._created_ms + limit_ms - now_ms
         late = self._deadline("start", max(1, remaining_ms))
@@ -184,11 +185,11 @@ class RunWorkflow:
         return task
 
     async def _take(self) -> Outcome | None:
-        """Store what has ended, and say what the handler needs next.
+        """Store what has ended, and return what the handler needs next, if that is known.
 
-        An execution knows what the handler needs after the memos on which it built. Where another
-        step has ended since, the handler may be elsewhere: past a gather of the two, or the race
-        between them has another winner.
+        An execution knows what the handler needs after the memos on which it was based. If another
+        step has ended since, the handler may need something else: it may be past a gather of both
+        steps, or the race between them may have another winner.
         """
         look = False
         while self._ended:
@@ -218,8 +219,8 @@ class RunWorkflow:
     ) -> tuple[Outcome | None, bool]:
         """Store the steps that were done.
 
-        What is needed next, if it still holds; and whether a step is to be tried again, so that the
-        handler is at a step for now.
+        Returns what is needed next, if that is still true; and whether a step is to be tried again,
+        so that the handler has to wait for that.
         """
         holds, planned = self._holds(progress), False
         for done in progress.done:
@@ -234,7 +235,7 @@ class RunWorkflow:
                 self._plan(self._ops[done.op.id], tried + 1, done.retry_ms)
                 planned = True
         if any(done.error is not None and done.retry_ms is None for done in progress.done):
-            planned = False  # the handler is to be told of an error beside those
+            planned = False  # the handler also has to get the error of another step
         self._unheard, self._unheard_ms = progress.unheard, progress.unheard_ms
         if progress.lost is not None:
             return None, await self._after_loss(progress, target, attempt)
@@ -243,33 +244,33 @@ class RunWorkflow:
         return progress.next if holds else None, planned
 
     def _holds(self, progress: Progress) -> bool:
-        """Whether what is needed next still is: nothing has ended beside the execution."""
+        """Whether what is needed next is still true: no step has ended during the execution."""
         return progress.base == len(self._memory.memos)
 
     def _looks_beside(self, ended: Op) -> bool:
-        """Whether the handler is executed once a step has ended though others are under way."""
+        """Whether to execute the handler when a step has ended, although others are under way."""
         return True
 
     def _forget(self, op: Op, progress: Progress) -> None:
-        """The handler asked for a step, and did not when that was to be executed. A deploy may have
-        removed it; but if this goes on, the handler decides by something that is not the same each
-        time."""
+        """Forget a step that the handler asked for and did not reach when it was to be executed. A
+        deploy may have removed it. But if this happens again and again, the handler decides by
+        something that differs each time."""
         del self._ops[op.id]
         if progress.failed is not None:
-            return  # it will be tried again, as often as that may be
+            return  # the handler failed before it, and is tried again as often as it may be
         self._vanished[op.id] += 1
         if self._vanished[op.id] > MAX_VANISHED:
             message = (
-                f'The handler asks for step "{op.name}", and does not when that is to be executed:'
-                " make what decides that a step too."
+                f'The handler asks for step "{op.name}", but does not reach it when it is to be'
+                " executed: whatever decides that must be a step too."
             )
             raise RunFailure(ErrorInfo("StepUnexpectedError", message, retriable=False))
 
     async def _after_loss(self, progress: Progress, target: Op | None, attempt: int) -> bool:
-        """An execution was lost with its worker: have it repeated, or give up. Whether a step is
-        to be tried again."""
+        """Have an execution repeated that was lost with its worker, or give up. Returns whether a
+        step is to be tried again."""
         if target is not None and any(done.op.id == target.id for done in progress.done):
-            target = None  # what was lost came after it
+            target = None  # the target had ended: a later step was lost
         begun = target if progress.begun is None else progress.begun
         if target is None:
             target, attempt = progress.begun, 0
@@ -306,19 +307,19 @@ class RunWorkflow:
             raise RunFailure(ErrorInfo("InngestErrStateOverflowed", message))
 
     def _text_of(self, done: Done) -> str:
-        """A finished step's memo as executions get it, JSON text."""
+        """A finished step's memo as JSON text, the form in which executions get it."""
         memo = Memo(done.data, done.error)
         return json.dumps(protocol.memo_to_json(memo), separators=(",", ":"))
 
     def _remember(self) -> None:
-        """Let activities of this process find what they need of the run."""
+        """Let activities of this process find the run's events and memos."""
         self.settings.cache.put(workflow.info().run_id, self._memory)
 
     # Executions.
 
     async def _look(self) -> Outcome | None:
-        """Have the handler executed without a planned step, until it is known what it needs next or
-        a step is to be tried again."""
+        """Execute the handler without a planned step, until it is known what it needs next, or a
+        step is to be tried again."""
         while True:
             self._admission.want()
             await self._admission.permit()
@@ -368,14 +369,15 @@ class RunWorkflow:
         self._ops[op.id] = op
 
     def _start(self, ops: list[Op]) -> None:
-        """Start those that are new. Waits begin before anything is executed that was found with
-        them: so what a step asks for can't be answered before the wait for the answer has begun."""
+        """Start the ops that are new. Waits begin before the steps that were found together with
+        them. So an event that such a step causes can't come before the wait for it has begun."""
         new = [op for op in ops if op.id not in self._ops]
         waits = {
             op.id for op in new if op.kind in (protocol.WAIT_FOR_EVENT, protocol.WAIT_FOR_SIGNAL)
         }
         self._waiting.registering |= waits
-        for op in new:  # before any begins: a thousand that are then given up take a second
+        # Before any of them begins: giving up a thousand ops that have begun takes a second.
+        for op in new:
             self._know(op)
         for op in new:
             after = waits if op.kind in (protocol.RUN, protocol.INVOKE) else set()
@@ -426,8 +428,8 @@ class RunWorkflow:
     # What comes from outside.
 
     def _expects(self, step: str) -> bool:
-        """Whether an answer is for a step that has not ended. One that is not known was asked for
-        in a workflow task that was lost, and will be again."""
+        """Whether an answer is for a step that has not ended. A step that is not known was asked
+        for in a workflow task that was lost, and will be asked for again."""
         return step in self._tasks or step not in self._ops
 
     @workflow.signal(name="event")
@@ -447,7 +449,7 @@ class RunWorkflow:
 
     @workflow.signal(name="admission")
     def _on_admission(self, lock: str, verdicts: dict[str, list[int]]) -> None:
-        """What a lock says."""
+        """Take the answer of a lock."""
         self._calls.new_task()
         self._admission.receive(lock, verdicts)
 
@@ -460,8 +462,7 @@ class RunWorkflow:
     async def _finish(
         self, status: str, *, value: Any = None, error: ErrorInfo | None = None
     ) -> None:
-        """Give back what is held, take back waits, answer the invoker, emit Inngest's lifecycle
-        events."""
+        """Give locks and waits back, answer the invoker, and emit Inngest's lifecycle events."""
         under_way = self._executing.under_way
         for task in (*self._tasks.values(), *self._deadlines, *under_way):
             task.cancel()
@@ -489,11 +490,11 @@ class RunWorkflow:
         self.settings.cache.forget(workflow.info().run_id)
 
     def _is_unheard(self) -> bool:
-        """Whether nobody but its invoker listens for the run's end.
+        """Whether nobody but the invoker listens for the run's end.
 
-        The clock of the task may decide here. Replay could see a later one only if this task were
-        heartbeated: what is still believed ends the run at once, without a call that could make it
-        so, and what is too old stays too old.
+        The task's clock may decide here, although replay may see a later time. That happens only if
+        the task was heartbeated, which takes a call. If what is known is recent enough, the run
+        ends at once, without a call. If it is too old, it is too old at a later time as well.
         """
         if self._unheard_ms is None or not self._calls.is_new_task:
             return self._unheard
@@ -521,7 +522,7 @@ class RunWorkflow:
 def run_workflows(function_ids: Sequence[str], settings: RunSettings) -> list[type]:
     """The workflow classes of functions; the name of each type is the function's id."""
     members = {"settings": settings, "run": RunWorkflow.run, "__module__": __name__}
-    # Temporal wants `run` on the class itself, and goes by the class's name to see that it is.
+    # Temporal wants `run` to be defined in the class itself, and checks that by the class's name.
     return [
         workflow.defn(name=function_id, sandboxed=False)(
             type(RunWorkflow.__name__, (RunWorkflow,), members)
@@ -531,7 +532,7 @@ def run_workflows(function_ids: Sequence[str], settings: RunSettings) -> list[ty
 
 
 def _tell(failure: RunFailure) -> None:
-    """Log what ends a run outside of user code, whose failures the activities log."""
+    """Log a failure that ends a run, unless it is of user code, which activities log."""
     if not failure.told and not workflow.unsafe.is_replaying():
         info, error = workflow.info(), failure.error
         logger.error(
@@ -544,7 +545,7 @@ def _tell(failure: RunFailure) -> None:
 
 
 async def _shielded(finish: Coroutine[Any, Any, None]) -> None:
-    """A run that has ended can't be cancelled any more."""
+    """Finish a run, even if it is cancelled meanwhile: it has ended already."""
     task = asyncio.create_task(finish)
     while not task.done():
         try:
