@@ -49,8 +49,8 @@ class StepRunner(Protocol):
         """The result of a step. If there is none yet, the handler waits or stops there."""
         ...
 
-    def arguments(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What the body of the current step is called with, where the handler gives this."""
+    def arguments(self, usual: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of the current step's body; `usual` are those that the handler passed."""
         ...
 
     async def send_events(self, step_id: str, events: list[Event]) -> list[str]:

@@ -23,7 +23,7 @@ from ulid import ULID
 
 from inngest_temporal.drivers import protocol
 from inngest_temporal.drivers.failures import error_info
-from inngest_temporal.drivers.local import Execution, Given
+from inngest_temporal.drivers.local import Execution, ExecutionInput
 from inngest_temporal.drivers.protocol import ErrorInfo, Failed, Memo, Op, Outcome, Returned
 from inngest_temporal.routing.events import stamp
 
@@ -88,12 +88,12 @@ async def trigger_async(
     step_stubs: Mapping[str, object] | None = None,
 ) -> Result:
     """As `trigger`, in a running event loop."""
-    given = [event] if isinstance(event, Event) else list(event)
-    if not given:
+    events = [event] if isinstance(event, Event) else list(event)
+    if not events:
         raise ValueError(
             f"Function {function.id} needs an event to be triggered by: the list is empty."
         )
-    run = _Run(function.parts()[0], [_wire(each) for each in given], step_stubs or {})
+    run = _Run(function.parts()[0], [_wire(each) for each in events], step_stubs or {})
     return await run.to_its_end()
 
 
@@ -186,8 +186,10 @@ class _Run:
         self, attempt: int, target: str | None = None
     ) -> tuple[Outcome | None, Memo | None]:
         """What the handler needs next, and what the target's attempt came to."""
-        given = Given(self._id, self._events, attempt, memos=list(self._memos), target=target)
-        execution = Execution(self._part, given, outside=self)
+        input = ExecutionInput(
+            self._id, self._events, attempt, memos=list(self._memos), target=target
+        )
+        execution = Execution(self._part, input, outside=self)
         execution.start()
         try:
             outcome = await execution.outcome

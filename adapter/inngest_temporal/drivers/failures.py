@@ -1,4 +1,4 @@
-"""An error as data: every way between exceptions, `ErrorInfo`, Temporal's failures and Inngest's
+"""Errors as data: conversions between exceptions, `ErrorInfo`, Temporal's failures and Inngest's
 JSON."""
 
 import datetime
@@ -25,8 +25,8 @@ RETRY_AFTER_MS = (1_000, 86_400_000)
 """Inngest clamps a retry-after to this range."""
 
 MAX_TEXT = 50_000
-"""Characters of an error's message, and of its stack: both travel in one Temporal payload, with
-others."""
+"""Maximum number of characters of an error's message, and of its stack: both are in one Temporal
+payload, perhaps with other errors."""
 
 _OURS = tuple(
     f"{os.sep}{name}{os.sep}" for name in ("inngest_temporal", "inngest_temporal_workers")
@@ -35,7 +35,8 @@ _OURS = tuple(
 
 
 def error_info(error: BaseException) -> ErrorInfo:
-    """An exception as it is stored: its stack shows only frames that are not ours."""
+    """An exception in the form in which it is stored. Its stack shows only frames of user code and
+    libraries, not ours."""
     retry_after_ms = None
     if isinstance(error, RetryAfterError):
         delay = (error.retry_after - datetime.datetime.now(datetime.UTC)).total_seconds() * 1000
@@ -52,16 +53,16 @@ def error_info(error: BaseException) -> ErrorInfo:
 
 
 def _is_retriable(error: BaseException) -> bool:
-    """Whether another attempt may help. A group, as a `TaskGroup` raises it, is so if all in it
-    are."""
+    """Whether another attempt may help. A group of errors (of a `TaskGroup`) is retriable if all of
+    its errors are."""
     if isinstance(error, BaseExceptionGroup):
         return all(_is_retriable(each) for each in error.exceptions)
     return error.is_retriable if isinstance(error, Error) else True
 
 
 def bounded(text: str) -> str:
-    """Without halves of characters, as in the names of odd files, which nothing downstream can
-    encode; and not too long: messages may quote all that a server answered."""
+    """A text that is short enough and can be encoded. Messages may quote a server's whole answer,
+    or have halves of characters, for example in the names of odd files."""
     if len(text) > MAX_TEXT:
         text = (
             f"{text[: MAX_TEXT // 2]}\n... {len(text) - MAX_TEXT} characters left out"
@@ -88,26 +89,26 @@ def _stack(error: BaseException) -> str | None:
 
 
 def as_exception(error: BaseException | None) -> Exception | None:
-    """For middleware, whose hooks know `Exception` only: `SystemExit` in a handler must not stop
-    the worker."""
+    """The error for middleware, whose hooks take only `Exception`. Others, such as `SystemExit` in
+    a handler, must not stop the worker."""
     if error is None or isinstance(error, Exception):
         return error
     return Error(f"{type(error).__name__}: {error}")
 
 
 def as_raised(error: ErrorInfo) -> Exception:
-    """What the handler sees at a step that failed."""
+    """The exception that the handler gets from a step that failed."""
     if not error.retriable and (
         error.name == NonRetriableError.__name__ or not hasattr(errors, error.name)
     ):
-        raised = NonRetriableError(error.message)  # or a class of the user's derived from it
+        raised = NonRetriableError(error.message)  # it may have been a user's subclass
         raised._recorded_stack = error.stack
         return raised
     return StepError(error.message, error.name, error.stack)
 
 
 def error_of(error: BaseException) -> ErrorInfo:
-    """The error of user code that a failed run or activity holds, or what Temporal says instead."""
+    """The error of user code in the failure of a run or activity, or what Temporal says instead."""
     if isinstance(error, ActivityError):
         if isinstance(error.cause, TimeoutError):
             message = "The worker that executed it was lost, or it took longer than the limit."
@@ -119,7 +120,7 @@ def error_of(error: BaseException) -> ErrorInfo:
         message = error.message if isinstance(error, FailureError) else str(error)
         return ErrorInfo(type(error).__name__, message)
     failure = error.failure
-    # An empty message is another one in the exception.
+    # For an empty message, the exception has another text than the failure.
     message, stack = (
         (error.message, None) if failure is None else (failure.message, failure.stack_trace)
     )
@@ -140,7 +141,7 @@ class RunFailure(ApplicationError):
         final: bool = True,
         told: bool = False,
     ) -> None:
-        """`told`: whether it was logged."""
+        """`told`: whether it was logged already."""
         category = (
             ApplicationErrorCategory.BENIGN if error.quiet else ApplicationErrorCategory.UNSPECIFIED
         )
@@ -165,7 +166,7 @@ class RunFailure(ApplicationError):
 
 
 def standard_error(error: ErrorInfo) -> dict[str, Any]:
-    """An error as lifecycle events and the REST API show it: `{error, name, message, stack?}`."""
+    """An error in lifecycle events and the REST API: `{error, name, message, stack?}`."""
     shown = {
         "error": "invalid status code: 500" if error.retriable else "NonRetriableError",
         "name": error.name,
@@ -177,5 +178,5 @@ def standard_error(error: ErrorInfo) -> dict[str, Any]:
 
 
 def error_from_json(error: Mapping[str, Any]) -> ErrorInfo:
-    """An error as Inngest's SDKs exchange it: `{name, message, stack?}`."""
+    """An error in the form of Inngest's SDKs: `{name, message, stack?}`."""
     return ErrorInfo(str(error["name"]), str(error["message"]), error.get("stack"))

@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 
 class Hooks:
-    """Calls hooks, all of them with the same context variables.
+    """Calls all hooks with the same context variables.
 
-    Hooks of async functions may be reached in any task of the handler, each of which has a copy of
-    the variables; a token that one hook got could not be reset in another one.
+    Hooks of async functions may be reached in any task of the handler, and each task has its own
+    copy of the variables. So a token that one hook got could not be reset in another one.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Hooks:
         log_context: Callable[[], dict[str, str]],
     ) -> None:
         self.is_empty = not (part.client.middleware or part.middleware)
-        # The built-in middleware takes it as it is; made here, it needs no round of hooks where
-        # there is no other.
+        # The built-in middleware uses this logger. It is made here, so that no hooks need to be
+        # called if there is no other middleware.
         self.logger = FilteredLogger(part.client.logger, log_context)
         self._part = part
         self._variables = variables
@@ -49,7 +49,7 @@ class Hooks:
         self._reached_new_code = False
 
     def open(self) -> None:
-        """Make the middleware's instances. Raises what their constructors raise."""
+        """Create the middleware's instances. Raises what their constructors raise."""
         part = self._part
         self._manager = MiddlewareManager.for_function(
             part.client, part.middleware, None, part.is_async
@@ -63,7 +63,8 @@ class Hooks:
     async def transform_input(
         self, context: Context | ContextSync, memos: Sequence[tuple[str, str]]
     ) -> dict[str, Memo]:
-        """The memos as middleware wants them, by hashed step id; none if there is no middleware."""
+        """The memos as middleware changed them, by hashed step id; none if there is no
+        middleware."""
         if self.is_empty:
             return {}
         known = {step: memo_from_json(json.loads(text)) for step, text in memos}
@@ -73,7 +74,7 @@ class Hooks:
         return {step: Memo(output.data, output.error) for step, output in outputs.items()}
 
     async def reach_new_code(self) -> None:
-        """Code that no earlier execution has executed begins here."""
+        """Note that code begins here which no earlier execution has executed."""
         if not self._reached_new_code:
             self._reached_new_code = True
             self.logger.enable()
@@ -92,14 +93,15 @@ class Hooks:
         await self._call(self._manager.after_send_events(result))
 
     async def planned(self, step: TransformOutputStepInfo) -> None:
-        """Show the middleware a step that is no `step.run`, before it begins."""
+        """Show the middleware a step of another kind than `step.run`, before it begins."""
         result = TransformOutputResult(error=None, output=EmptySentinel, step=step)
         await self._call(self._manager.transform_output(result))
 
     async def transform_output(
         self, output: Any, error: BaseException | None, step: TransformOutputStepInfo | None
     ) -> tuple[Any, BaseException | None]:
-        """An output, as JSON, or an error after the middleware. `step`: None for the function's."""
+        """An output, as JSON, or an error, as middleware changed it. `step` is None for the output
+        of the function."""
         shown = as_exception(error)
         result = TransformOutputResult(error=shown, output=output, step=step)
         await self._call(self._manager.transform_output(result))

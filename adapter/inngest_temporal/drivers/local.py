@@ -1,12 +1,12 @@
-"""The driver for handlers in this process: it executes a handler again, with the memos of its
-finished steps.
+"""The driver for handlers in this process: it calls a handler again, with the memos of its finished
+steps.
 
-An `Execution` ends when the handler returns, raises, or waits for steps that it may not execute
-itself. It executes the body of its *target*, and, where a `Ledger` allows it, of each further step
-that is all the handler waits for: a *chain*. Where the handler waits for several, the ledger may
-have them executed here *together*. It makes results durable before the next bodies begin.
+An `Execution` ends when the handler returns, raises, or waits for steps that may not be executed
+here. It executes the body of its *target*. If a `Ledger` allows it, it also executes each further
+step that is the only one the handler waits for (a *chain*), or several steps *together* if the
+handler waits for all of them. The ledger makes results durable before the next bodies begin.
 
-Async handlers run as tasks of the worker's event loop; a step that must wait suspends, so
+Async handlers run as tasks of the worker's event loop. A step that must wait suspends its task, so
 `asyncio.gather` and `TaskGroup` over steps work. Other handlers run in a thread, where such a step
 raises an interrupt.
 """
@@ -76,15 +76,15 @@ Body = Callable[[], Awaitable[object]]
 
 
 class Outside(Protocol):
-    """What the bodies of our own steps do outside the run. The same seed has the same effect
-    once."""
+    """What the bodies of our own steps do outside the run. Repeating a call with the same seed has
+    no second effect."""
 
     async def send_events(self, seed: str, events: list[dict[str, Any]]) -> list[str]:
-        """Send events; their ids."""
+        """Send events; returns their ids."""
         ...
 
     async def send_signal(self, seed: str, signal: str, data: Any) -> str | None:
-        """Send a signal; the id of the run that waited for it."""
+        """Send a signal; returns the id of the run that waited for it, or None."""
         ...
 
 
@@ -92,26 +92,26 @@ class Ledger(Protocol):
     """Decides how far an execution goes, and keeps what it has done."""
 
     async def choose(self, ops: Sequence[Op]) -> Sequence[Op]:
-        """Which of the steps that the handler waits for are to be executed here and
-        now. None, once the chain is long enough, or the worker stops."""
+        """Which of the steps that the handler waits for to execute now, in this execution. None of
+        them if the chain is long enough, or if the worker stops."""
         ...
 
     async def begin(self, op: Op) -> None:
-        """The body of a step is about to be executed."""
+        """Called before the body of a step is executed."""
         ...
 
     async def record(self, done: Done) -> None:
-        """Keep the result of a step; durable when this returns."""
+        """Keep the result of a step."""
         ...
 
 
 _THREADS = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="inngest-handler")
 
 SETTLE_TICKS = 6
-"""Turns of the event loop without a new step call after which a handler counts as settled: enough
-for a result to go through a task, a gather and a nested gather."""
+"""Turns of the event loop without a new step call after which a handler counts as settled. That is
+enough for a result to pass through a task, a gather and a nested gather."""
 KNOWN_GRACE = 0.01
-"""Seconds to wait for more when all that was found is pending already."""
+"""Seconds to wait for further steps if all those that were found are pending already."""
 VANISHED_GRACE = 10.0
 """Seconds to wait for the target while some branch of the handler waits at another step."""
 
@@ -124,95 +124,95 @@ _OPCODES = {
 }
 
 _step: contextvars.ContextVar[Op | None] = contextvars.ContextVar("inngest_step", default=None)
-"""The step whose body is executed."""
+"""The step whose body is being executed."""
 
 
 @dataclass(frozen=True)
-class Given:
-    """What an execution starts from."""
+class ExecutionInput:
+    """The input of an execution."""
 
     run_id: str
     events: Sequence[Mapping[str, Any]]
     attempt: int = 0
     losses: int = 0
-    """The attempt of the first step, if that is not the target."""
+    """Number of the first step's attempt, if that step is not the target."""
     memos: Sequence[tuple[str, str]] = ()
     """Hashed step id and JSON text of the memo, in order of completion."""
     target: str | None = None
     """Hashed id of the step to execute."""
     pending: Container[str] = frozenset()
-    """Hashed ids of the steps that run elsewhere now."""
+    """Hashed ids of the steps that are under way elsewhere."""
     request_id: str | None = None
     inputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Hashed id of a step -> the arguments that its body gets in place of the handler's."""
 
 
 class _Branches:
-    """Where the tasks of a handler are."""
+    """The tasks of a handler, and the steps at which they wait."""
 
     def __init__(self) -> None:
         self.tasks: set[asyncio.Task[Any]] = set()
-        """All of them, as far as they have called a step."""
+        """All tasks that have called a step."""
         self.waiting: set[asyncio.Task[Any]] = set()
-        """Those of them that are at a step without a memo."""
+        """The tasks that wait at a step without a memo."""
         self.blocked: dict[str, Op] = {}
-        """The steps at which they are."""
+        """Hashed id -> step without a memo at which a task waits."""
         self.turns: dict[str, asyncio.Future[None]] = {}
-        """What steps with a body wait for: to be executed here after all."""
+        """Hashed id of such a step, if it has a body -> set when that is to be executed here."""
         self.changed = asyncio.Event()
         self.asked: list[tuple[Any, Coroutine[Any, Any, Any]]] = []
-        """The calls of steps, each with the step's id."""
+        """The id and the coroutine of each step that was called."""
 
 
 class Execution:
-    """One execution of a handler. `start` it, await `outcome`, and at last `close` it."""
+    """One execution of a handler: call `start`, await `outcome`, and finally call `close`."""
 
     def __init__(
         self,
         function: FunctionPart,
-        given: Given,
+        input: ExecutionInput,
         *,
         outside: Outside,
         ledger: Ledger | None = None,
         executor: concurrent.futures.Executor | None = None,
     ) -> None:
-        """`ledger`: None executes the target alone, and keeps nothing."""
+        """`ledger`: None executes only the target, and keeps nothing."""
         self.client: App = function.client
         self.app_id = function.client.app_id
         self.function_id = function.id
         self.is_async = function.is_async
         self.ended = False
         self.unwinding = False
-        """A handler that is not async is on its way out of a step; a step that it reaches in a
-        `finally` is not executed in this execution."""
+        """Whether a handler that is not async is leaving a step by an interrupt. Steps that it
+        reaches in a `finally` are not executed in this execution."""
         self.side_by_side = False
-        """A handler that is not async collects parallel steps."""
+        """Whether a handler that is not async collects parallel steps."""
         self.done: list[Done] = []
         """The steps that were executed, in order."""
         self._loop = asyncio.get_running_loop()
         self.outcome: asyncio.Future[Outcome | None] = self._loop.create_future()
-        """What the handler needs next; None if its last step failed, so that this is not known."""
+        """What the handler needs next; None if that is not known, because its last step failed."""
 
         self._function = function
-        self._given = given
+        self._input = input
         self._outside = outside
         self._ledger = ledger
         self._executor = executor or _THREADS
         self._thread: concurrent.futures.Future[Outcome | None] | None = None
-        """The thread's work, of a handler that is not async."""
+        """The handler's work in a thread, if it is not async."""
         self._variables = contextvars.copy_context()
         self._hooks = Hooks(function, self._variables, self._log_context)
 
-        self._replay = Replay([step for step, _ in given.memos])
+        self._replay = Replay([step for step, _ in input.memos])
         self._changed_memos: dict[str, Memo] = {}
         self._counts: dict[str, int] = {}
         self._branches = _Branches()
         self._bodies: set[str] = set()
         """Hashed ids of the steps whose bodies are being executed."""
         self._together = False
-        """Whether they began as several."""
+        """Whether several bodies are executed together."""
         self._has_failed = False
-        """Whether one of several failed, at which its branch of the handler stays."""
+        """Whether one of these failed; its branch of the handler stays there."""
         self._target_begun = False
         self._context: Context | ContextSync | None = None
         self._task: asyncio.Task[None] | None = None
@@ -221,7 +221,7 @@ class Execution:
         step = _step.get()
         return {
             "function": self.function_id,
-            "run": self._given.run_id,
+            "run": self._input.run_id,
             "step": "" if step is None else step.name,
         }
 
@@ -230,7 +230,7 @@ class Execution:
         self._task.add_done_callback(_retrieve)
 
     def close(self) -> None:
-        """Stop the handler where it is. A thread can't be stopped: it ends at its next step."""
+        """Stop the handler where it is. A thread can't be stopped; it ends at its next step."""
         self.ended = True
         if self._task is not None:
             self._task.cancel()
@@ -238,7 +238,7 @@ class Execution:
             task.cancel()
 
     async def over(self) -> None:
-        """Wait until a closed execution has stopped executing: a thread goes on to its next step,
+        """Wait until a closed execution executes nothing any more: a thread runs to its next step,
         and async code may catch its cancellation."""
         tasks: list[asyncio.Future[Any]] = [*self._branches.tasks]
         if self._thread is not None and not self._thread.cancel():
@@ -273,18 +273,18 @@ class Execution:
             self.outcome.set_result(outcome)
 
     def _new_context(self) -> Context | ContextSync:
-        given = self._given
-        # What the handler changes in its input must not be seen by anybody else.
-        copies = json.loads(json.dumps(list(given.events)))
+        input = self._input
+        # A copy, because nobody else may see what the handler changes in its input.
+        copies = json.loads(json.dumps(list(input.events)))
         events = [Event.model_validate(event) for event in copies]
         shared: dict[str, Any] = {
-            "attempt": given.attempt,
+            "attempt": input.attempt,
             "event": events[0],
             "events": events,
             "job_id": None,
             "logger": self._hooks.logger,
-            "request_id": given.request_id,
-            "run_id": given.run_id,
+            "request_id": input.request_id,
+            "run_id": input.run_id,
         }
         if self._function.is_async:
             return Context(group=Group(), step=Step(self), **shared)
@@ -313,18 +313,20 @@ class Execution:
             raise
         except BaseException as error:
             if self.ended:
-                raise Interrupt from None  # it is in the group that a TaskGroup raised
+                raise Interrupt from None  # a TaskGroup has put the interrupt into a group
             return await self._outcome_of(None, error)
-        await asyncio.sleep(0)  # what it began last reaches its step, or hears that it is cancelled
+        # Tasks that it began last reach their step, or notice that they are cancelled.
+        await asyncio.sleep(0)
         outcome = await self._outcome_of(value, None)
         if isinstance(outcome, Returned):
             self._warn_of_dropped_steps()
         return outcome
 
     def _warn_of_dropped_steps(self) -> None:
-        """The handler returned: steps that it did not await, or at which a task of it still waits,
-        are not executed. One that is pending elsewhere has begun, as the loser of a race has."""
-        pending, target = self._given.pending, self._given.target
+        """Warn of steps that are not executed, because the handler returned without awaiting them,
+        or while a task of it waited at them. Steps that are pending elsewhere have begun, for
+        example the loser of a race."""
+        pending, target = self._input.pending, self._input.target
         dropped = [
             op.name
             for op in self._branches.blocked.values()
@@ -332,7 +334,7 @@ class Execution:
         ]
         for step_id, call in self._branches.asked:
             if inspect.getcoroutinestate(call) == inspect.CORO_CREATED:
-                call.close()  # or Python would warn, too, and name nothing
+                call.close()  # otherwise Python would warn as well, without the step's name
                 dropped.append(str(step_id))
         if dropped:
             self.client.logger.warning(
@@ -340,7 +342,7 @@ class Execution:
                 " missing? (run %s)",
                 self.function_id,
                 ", ".join(f'"{name}"' for name in dropped),
-                self._given.run_id,
+                self._input.run_id,
             )
 
     def _run_sync(self) -> Outcome | None:
@@ -356,14 +358,14 @@ class Execution:
         if self.ended:
             return None
         if self.unwinding:
-            # However the handler came to its end (a bare `except:` may have swallowed the
-            # interrupt, or made another error of it): it is at a step that has no result.
+            # Whatever the handler returned or raised, it is at a step without a result: a bare
+            # `except:` may have swallowed the interrupt, or turned it into another error.
             return drive(self._conclude(Ops(list(self._branches.blocked.values()))))
         return drive(self._conclude(drive(self._outcome_of(value, error))))
 
     async def _prepare(self, context: Context | ContextSync) -> None:
-        self._changed_memos = await self._hooks.transform_input(context, self._given.memos)
-        if not self._given.memos and self._given.target is None:
+        self._changed_memos = await self._hooks.transform_input(context, self._input.memos)
+        if not self._input.memos and self._input.target is None:
             await self._hooks.reach_new_code()
 
     async def _outcome_of(self, value: object, error: BaseException | None) -> Outcome:
@@ -387,17 +389,21 @@ class Execution:
         return outcome
 
     async def _shown(self, op: Op) -> Op:
-        """A step that begins elsewhere, after `transform_output`: middleware may seal what an
-        invocation carries."""
-        if op.kind == RUN or op.id in self._given.pending:
+        """A step that begins elsewhere, as middleware changed it in `transform_output`, for example
+        to encrypt the data of an invocation."""
+        if op.kind == RUN or op.id in self._input.pending:
             return op
         info = TransformOutputStepInfo(id=op.name, op=_OPCODES[op.kind], opts=op.options)
         await self._hooks.planned(info)
         return replace(op, options=info.opts or {})
 
     async def _settle(self, user: "asyncio.Task[Outcome]") -> Ops | None:
-        """Let an async handler go on until it has ended (None) or waits for steps that are not to
-        be executed here; for none, if all that it waits for has failed."""
+        """Let an async handler run until it has ended (None) or waits for steps that are not to be
+        executed here. The `Ops` are empty if all steps that it waits for have failed."""
+        # Nothing tells when a handler waits for nothing but steps: its tasks may await each other,
+        # or other things. So it counts as settled after some turns of the event loop in which it
+        # called no step. Only then the next memo is released, or the next step executed: each may
+        # start further calls, which must come before the next decision in every execution.
         while True:
             await self._branches.changed.wait()
             quiet = 0
@@ -420,11 +426,11 @@ class Execution:
                 return Ops(list(self._branches.blocked.values()))
 
     async def _is_at_rest(self, user: "asyncio.Task[Outcome]") -> bool:
-        """Whether a handler that waits at steps is to be asked nothing more."""
-        if self._given.target is not None and not self._target_begun:
-            # Another branch may still be on its way to the target; the handler's own task is not.
+        """Whether a handler that waits at steps will probably call no further ones."""
+        if self._input.target is not None and not self._target_begun:
+            # Unless the handler's own task waits, a branch may still be on its way to the target.
             return user in self._branches.waiting or not await self._changes_within(VANISHED_GRACE)
-        if any(op not in self._given.pending for op in self._branches.blocked):
+        if any(op not in self._input.pending for op in self._branches.blocked):
             return True
         return not await self._changes_within(KNOWN_GRACE)
 
@@ -437,12 +443,13 @@ class Execution:
         return True
 
     async def _execute_next(self) -> bool:
-        """Go on with the chain: let the steps for which the handler waits be executed here."""
+        """Continue the chain: execute the steps for which the handler waits here, if the ledger
+        allows it."""
         ops, turns = list(self._branches.blocked.values()), self._branches.turns
         if not ops or self._has_failed or any(op.id not in turns for op in ops):
             return False
         if len(ops) > 1 and not self._hooks.is_empty:
-            return False  # middleware is told of one step at a time
+            return False  # middleware gets to know one step at a time
         chosen = await self._choose(ops)
         self._together = len(chosen) + len(self._bodies) > 1
         for op in chosen:
@@ -451,7 +458,7 @@ class Execution:
         return bool(chosen)
 
     async def _choose(self, ops: Sequence[Op]) -> Sequence[Op]:
-        if self._ledger is None or (self._given.target is not None and not self._target_begun):
+        if self._ledger is None or (self._input.target is not None and not self._target_begun):
             return []
         return await self._ledger.choose(ops)
 
@@ -465,8 +472,8 @@ class Execution:
         body: Body | None = None,
         output_type: object = EmptySentinel,
     ) -> Any:
-        """The result of a step: its memo, or the body's if it is executed here; otherwise the
-        handler stops at it."""
+        """The result of a step: its memo, or the result of its body if that is executed here.
+        Otherwise the handler stops at this step."""
         if _step.get() is not None:
             raise _NestedStep(step_id)
         if self.ended or self.unwinding:
@@ -483,16 +490,16 @@ class Execution:
             return await self._recall(op, position, output_type)
         if body is not None and await self._is_executed_here(op):
             return await self._execute(op, body, output_type)
-        if self._given.target is None or self._target_begun:
+        if self._input.target is None or self._target_begun:
             await self._hooks.reach_new_code()
         await self._block(op, body)
         assert body is not None
         return await self._execute(op, body, output_type)
 
     async def _is_executed_here(self, op: Op) -> bool:
-        """Whether a step's body is executed at once: the target's, and the next one of a chain in a
-        handler that is not async, which does one thing at a time."""
-        if op.id == self._given.target:
+        """Whether a step's body is executed at once: that of the target, and of the next step of a
+        chain in a handler that is not async, because it does one thing at a time."""
+        if op.id == self._input.target:
             return not self._target_begun
         if self._function.is_async or self.side_by_side:
             return False
@@ -501,23 +508,21 @@ class Execution:
     def asked(self, step_id: Any, call: Coroutine[Any, Any, Any]) -> None:
         self._branches.asked.append((step_id, call))
 
-    def arguments(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """What the body of the current step is called with: what the handler gives, or what a
-        rerun put in its place."""
+    def arguments(self, usual: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of the current step's body: those that the handler passed (`usual`), or
+        those by which a rerun replaced them."""
         step = _step.get()
-        replaced = None if step is None else self._given.inputs.get(step.id)
-        return given if replaced is None else tuple(replaced)
+        replaced = None if step is None else self._input.inputs.get(step.id)
+        return usual if replaced is None else tuple(replaced)
 
     def _refuse_arguments(self) -> None:
         step = _step.get()
-        if step is not None and step.id in self._given.inputs:
-            problem = (
-                "a rerun replaced its input, and it takes none. Rerun from it without an input."
-            )
+        if step is not None and step.id in self._input.inputs:
+            problem = "a rerun replaced its input, but it has none. Rerun from it without an input."
             raise StepInvalidError(self.function_id, step.name, problem)
 
     async def send_events(self, step_id: str, events: list[Event]) -> list[str]:
-        """What the body of `step.send_event` does: middleware around a durable send."""
+        """The body of `step.send_event`: a durable send between hooks of middleware."""
         self._refuse_arguments()
         await self._hooks.before_send_events(events)
         wire = [event_to_json(event, f'Step "{step_id}"') for event in events]
@@ -531,7 +536,7 @@ class Execution:
         return result.ids
 
     async def send_signal(self, signal: str, data: Any) -> str | None:
-        """What the body of `step.send_signal` does."""
+        """The body of `step.send_signal`."""
         self._refuse_arguments()
         return await self._from_anywhere(self._outside.send_signal(self._seed, signal, data))
 
@@ -539,10 +544,11 @@ class Execution:
     def _seed(self) -> str:
         step = _step.get()
         assert step is not None
-        return f"{self._given.run_id}:{step.id}"
+        return f"{self._input.run_id}:{step.id}"
 
     async def _from_anywhere(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Await it in the event loop, also from the thread of a handler that is not async."""
+        """Await a coroutine in the event loop, even from the thread of a handler that is not
+        async."""
         if self._function.is_async:
             return await coroutine
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -558,20 +564,20 @@ class Execution:
             await self._replay.turn(position)
         else:
             self._replay.release(position)
-        if self._replay.is_complete and self._given.target is None:
+        if self._replay.is_complete and self._input.target is None:
             await self._hooks.reach_new_code()
         memo = self._changed_memos.get(op.id)
         if memo is None:
-            memo = memo_from_json(json.loads(self._given.memos[position][1]))
+            memo = memo_from_json(json.loads(self._input.memos[position][1]))
         if memo.error is not None:
             raise as_raised(memo.error)
         return self._decode(memo.data, output_type)
 
     async def _execute(self, op: Op, body: Body, output_type: object) -> Any:
-        if op.id == self._given.target:
+        if op.id == self._input.target:
             self._target_begun = True
         elif self._context is not None:
-            self._context.attempt = 0 if self.done else self._given.losses
+            self._context.attempt = 0 if self.done else self._input.losses
         self._bodies.add(op.id)
         try:
             value, error, began_ms = await self._call_body(op, body, output_type)
@@ -584,13 +590,14 @@ class Execution:
         if error is not None:
             if self._together:
                 self._has_failed = True
-                await self._loop.create_future()  # the others go on
+                await self._loop.create_future()  # stop this branch; the others continue
             self.ended = True
             raise Interrupt
         try:
             value = output if value is EmptySentinel else to_json(value)
         except OutputUnserializableError:
-            # Middleware made JSON of it, and will make of that what the handler is to get.
+            # Only middleware could encode this value, and only middleware can decode it. The next
+            # execution gives the handler the decoded value.
             self.ended = True
             raise Interrupt from None
         if self._context is not None:
@@ -600,7 +607,8 @@ class Execution:
     async def _call_body(
         self, op: Op, body: Body, output_type: object
     ) -> tuple[Any, BaseException | None, int]:
-        """What a step's body returned, encoded, or what it raised; and when it began."""
+        """Execute a step's body: the encoded result, or the error that it raised; and when it
+        began."""
         inside, began_ms = _step.set(op), _now_ms()
         try:
             await self._hooks.reach_new_code()
@@ -626,7 +634,7 @@ class Execution:
     async def _settled(
         self, op: Op, value: Any, error: BaseException | None
     ) -> tuple[Any, BaseException | None]:
-        """A step's output or error after the middleware's hooks."""
+        """A step's output or error, as the middleware's hooks changed it."""
         info = TransformOutputStepInfo(id=op.name, op=Opcode.STEP_RUN, opts=op.options)
         try:
             if error is not None:
@@ -649,7 +657,7 @@ class Execution:
             await self._from_anywhere(self._ledger.record(done))
 
     async def _block(self, op: Op, body: Body | None) -> None:
-        """Wait at a step without a memo; returns if its body is to be executed here after all."""
+        """Wait at a step without a memo. Returns only if its body is to be executed here."""
         self._branches.blocked[op.id] = op
         if not self._function.is_async:
             self.unwinding = True
@@ -674,8 +682,8 @@ class Execution:
         return task
 
     def _encode(self, value: object, output_type: object, what: str) -> Any:
-        """As JSON; or, for middleware, which may make JSON of anything, as the serializer leaves
-        it."""
+        """A value as JSON. If there is middleware, which may encode any value, the result of the
+        serializer is left as it is."""
         return serialize(
             self.client.serializer, value, output_type, what, raw=not self._hooks.is_empty
         )
@@ -697,12 +705,12 @@ def _now_ms() -> int:
 
 
 def hashed(step_id: str, count: int = 0) -> str:
-    """Inngest's id of a step: SHA-1 of the user's id, or of `id:count` when it was used before."""
+    """Inngest's id of a step: SHA-1 of the user's id, or of `id:count` if it was used before."""
     text = step_id if count == 0 else f"{step_id}:{count}"
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _retrieve(task: "asyncio.Task[Any]") -> None:
-    """Mark a task's exception as seen: an execution that ended does not care."""
+    """Mark a task's exception as seen, because nobody awaits the tasks of an ended execution."""
     if not task.cancelled():
         task.exception()

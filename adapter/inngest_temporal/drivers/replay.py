@@ -8,13 +8,13 @@ from typing import Any
 class Replay:
     """Releases memos in the order in which their steps ended.
 
-    A race between steps then has the same winner in every execution: when several tasks of the
-    handler wait for memos, one goes on at a time, and the next memo is released only once that task
+    So a race between steps has the same winner in every execution. If several tasks of the handler
+    wait for memos, only one continues at a time, and the next memo is released only when that task
     has come to rest.
     """
 
     def __init__(self, steps: Sequence[str]) -> None:
-        """`steps`: hashed ids in order of completion."""
+        """`steps` are hashed ids, in order of completion."""
         self._positions = {step: position for position, step in enumerate(steps)}
         self._released: set[int] = set()
         self._next = 0
@@ -22,21 +22,21 @@ class Replay:
         self._going_on: asyncio.Task[Any] | None = None
 
     def position(self, step: str) -> int | None:
-        """Where the step's memo is; None if it has none."""
+        """Position of the step's memo; None if it has none."""
         return self._positions.get(step)
 
     @property
     def is_complete(self) -> bool:
-        """Whether every memo was given back."""
+        """Whether all memos were released."""
         return len(self._released) == len(self._positions)
 
     @property
     def holds(self) -> bool:
-        """Whether a task waits for a memo that is there."""
+        """Whether a task waits for the release of a memo."""
         return bool(self._held)
 
     async def turn(self, position: int) -> None:
-        """Wait until the memo may be given to the current task."""
+        """Wait until the current task may get this memo."""
         if self._may_go_on(position):
             self.release(position)
             return
@@ -47,8 +47,8 @@ class Replay:
             self._held.pop(position, None)
 
     def _may_go_on(self, position: int) -> bool:
-        # At once, if it is the next to have ended and no other task got a memo since things were
-        # quiet.
+        # At once, if this step was the next to end and no other task has got a memo since all tasks
+        # last came to rest.
         task = asyncio.current_task()
         if position > self._next or self._going_on not in (None, task):
             return False
@@ -56,7 +56,7 @@ class Replay:
         return True
 
     def release(self, position: int) -> None:
-        """Give a memo back."""
+        """Release a memo to the task that waits for it."""
         self._released.add(position)
         while self._next in self._released:
             self._next += 1
@@ -65,6 +65,6 @@ class Replay:
             turn.set_result(None)
 
     def release_next(self) -> None:
-        """All tasks have come to rest: let the one that waits for the earliest memo go on."""
+        """Called when all tasks have come to rest: release the earliest memo that is waited for."""
         self._going_on = None
         self.release(min(self._held))

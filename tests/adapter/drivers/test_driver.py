@@ -10,7 +10,7 @@ import pytest
 
 import inngest_temporal as inngest
 from inngest_temporal.drivers import local
-from inngest_temporal.drivers.local import Execution, Given, Ledger, hashed
+from inngest_temporal.drivers.local import Execution, ExecutionInput, Ledger, hashed
 from inngest_temporal.drivers.protocol import Done, Failed, Memo, Op, Ops, Outcome, Returned
 from inngest_temporal.testing import trigger_async
 
@@ -71,7 +71,7 @@ async def run(
     )
     part = decorate(handler).parts()[0]
 
-    given = Given(
+    given = ExecutionInput(
         run_id="run",
         events=[EVENT],
         attempt=attempt,

@@ -39,8 +39,8 @@ class HttpRun(RunWorkflow):
     """Temporal's dynamic workflow of a worker that calls apps: it runs any function."""
 
     @workflow.init
-    def __init__(self, given: Sequence[RawValue]) -> None:
-        super().__init__(workflow.payload_converter().from_payload(given[0].payload))
+    def __init__(self, args: Sequence[RawValue]) -> None:
+        super().__init__(workflow.payload_converter().from_payload(args[0].payload))
         self._version = -1
         """Version of the protocol, as the app's first reply says; -1: not known."""
         self._plans = False
@@ -52,7 +52,7 @@ class HttpRun(RunWorkflow):
         """What an app reported is more than a run may have."""
 
     @workflow.run
-    async def run(self, given: Sequence[RawValue]) -> Any:  # type: ignore[override]
+    async def run(self, args: Sequence[RawValue]) -> Any:  # type: ignore[override]
         return await RunWorkflow.run(self, {})
 
     def _request(self, target: Op | None, attempt: int) -> ExecutionRequest:
@@ -60,7 +60,7 @@ class HttpRun(RunWorkflow):
             self._plans = False  # the last of the parallel steps has ended
         return replace(
             super()._request(target, attempt),
-            url=self._given.url,
+            url=self._input.url,
             version=self._version,
             # An app takes the input of a step in a call for that step alone.
             plan_only=self._plans or bool(self._inputs),

@@ -15,7 +15,7 @@ from typing import Any
 from temporalio import activity
 from temporalio.client import Client
 
-from inngest_temporal.drivers.local import Execution, Given, Ledger
+from inngest_temporal.drivers.local import Execution, ExecutionInput, Ledger
 from inngest_temporal.drivers.protocol import (
     MAX_OUTPUT_BYTES,
     Done,
@@ -183,7 +183,7 @@ class ExecutionActivities:
     ) -> Execution:
         info = activity.info()
         assert info.workflow_id is not None
-        given = Given(
+        input = ExecutionInput(
             run_id=info.workflow_id,
             events=memory.events,
             attempt=request.attempt,
@@ -195,7 +195,7 @@ class ExecutionActivities:
             inputs=request.inputs,
         )
         outside = _Outside(self.client, self.router, request.started_ms)
-        execution = Execution(part, given, outside=outside, ledger=ledger, executor=self.executor)
+        execution = Execution(part, input, outside=outside, ledger=ledger, executor=self.executor)
         execution.start()
         return execution
 

@@ -31,11 +31,11 @@ class DynamicRun(RunWorkflow):
     """Whether a workflow type may be a function of this app."""
 
     @workflow.init
-    def __init__(self, given: Sequence[RawValue]) -> None:
-        super().__init__(workflow.payload_converter().from_payload(given[0].payload))
+    def __init__(self, args: Sequence[RawValue]) -> None:
+        super().__init__(workflow.payload_converter().from_payload(args[0].payload))
 
     @workflow.run
-    async def run(self, given: Sequence[RawValue]) -> Any:  # type: ignore[override]
+    async def run(self, args: Sequence[RawValue]) -> Any:  # type: ignore[override]
         workflow_type = workflow.info().workflow_type
         if not type(self).is_ours(workflow_type):
             # This fails the workflow task, and another worker may take it.

@@ -28,9 +28,9 @@ LAST_ANSWER = timedelta(seconds=10)
 class StepWaits:
     """The waits of one run. Workflow code."""
 
-    def __init__(self, given: RunInput, calls: Calls, expects: Callable[[str], bool]) -> None:
+    def __init__(self, input: RunInput, calls: Calls, expects: Callable[[str], bool]) -> None:
         """`expects`: whether a step (hashed id) still needs an answer."""
-        self._given = given
+        self._input = input
         self._calls = calls
         self._expects = expects
         self.registering: set[str] = set()
@@ -77,9 +77,9 @@ class StepWaits:
             {
                 "step": op.id,
                 "events": op.options["events"],
-                "own": self._given.event_ids,
+                "own": self._input.event_ids,
                 "if": op.options.get("if"),
-                "event": self._given.events[0],
+                "event": self._input.events[0],
                 "expires_ms": expires_ms(timeout),
             },
         )

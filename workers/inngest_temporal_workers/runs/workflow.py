@@ -78,9 +78,9 @@ class RunWorkflow:
     settings: ClassVar[RunSettings]
 
     @workflow.init
-    def __init__(self, given: dict[str, Any]) -> None:
-        self._given = RunInput.from_json(given)
-        self._memory = RunMemory(self._given.events)
+    def __init__(self, input: dict[str, Any]) -> None:
+        self._input = RunInput.from_json(input)
+        self._memory = RunMemory(self._input.events)
         self._ended: deque[_Ended] = deque()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ops: dict[str, Op] = {}
@@ -89,8 +89,8 @@ class RunWorkflow:
         self._calls = Calls()
         self._admission = Admission(self._calls)
         self._executing = Executing(self._memory, self._calls)
-        self._waiting = StepWaits(self._given, self._calls, self._expects)
-        self._inputs = dict(self._given.inputs)
+        self._waiting = StepWaits(self._input, self._calls, self._expects)
+        self._inputs = dict(self._input.inputs)
         """The replaced arguments of steps that have not ended."""
         self._attempt = 0
         """Number of the handler's attempt."""
@@ -101,10 +101,10 @@ class RunWorkflow:
         """When nobody but the invoker listened, by Temporal's clock."""
 
     @workflow.run
-    async def run(self, given: dict[str, Any]) -> Any:
-        """`given`: a `RunInput`, as JSON."""
+    async def run(self, input: dict[str, Any]) -> Any:
+        """`input` is a `RunInput` as JSON."""
         self._remember()
-        for done in self._given.memos:
+        for done in self._input.memos:
             self._know(done.op)
             self._store(done)
         try:
@@ -149,15 +149,15 @@ class RunWorkflow:
         late (Inngest's `timeouts`) is cancelled; it does not fail."""
         created_ms = self._created_ms
         late = None
-        if "start" in self._given.timeouts:
-            late = await self._start_deadline(self._given.timeouts["start"])
-        self._admission.begin(self._given.needs, self._given.factor, created_ms)
+        if "start" in self._input.timeouts:
+            late = await self._start_deadline(self._input.timeouts["start"])
+        self._admission.begin(self._input.needs, self._input.factor, created_ms)
         if not await self._admission.enter():
             return False
         if late is not None:
             late.cancel()
-        if "finish" in self._given.timeouts:
-            self._deadline("finish", self._given.timeouts["finish"])
+        if "finish" in self._input.timeouts:
+            self._deadline("finish", self._input.timeouts["finish"])
         return True
 
     async def _start_deadline(self, limit_ms: int) -> asyncio.Task[None]:
@@ -172,7 +172,7 @@ class RunWorkflow:
     @property
     def _created_ms(self) -> int:
         started = workflow.info().workflow_start_time.timestamp() * 1000
-        return max(round(started), self._given.not_before_ms)
+        return max(round(started), self._input.not_before_ms)
 
     def _deadline(self, name: str, after_ms: int) -> asyncio.Task[None]:
         async def cancel() -> None:
@@ -274,12 +274,12 @@ class RunWorkflow:
         begun = target if progress.begun is None else progress.begun
         if target is None:
             target, attempt = progress.begun, 0
-        if begun is not None and not self._given.retries:
+        if begun is not None and not self._input.retries:
             self._know(begun)
             self._store(Done(begun, error=step_lost(begun)))
             return False
         pause = self._losses.add()
-        if self._losses.end_it(attempt, self._given.retries):
+        if self._losses.end_it(attempt, self._input.retries):
             error = self._losses.error(progress.lost or "")
             if target is None:
                 raise RunFailure(error)
@@ -343,7 +343,7 @@ class RunWorkflow:
             target=None if target is None else target.id,
             attempt=attempt,
             losses=self._losses.count if target is None else 0,
-            retries=self._given.retries,
+            retries=self._input.retries,
             started_ms=self._created_ms,
             alone=not others,
             inputs=self._inputs,
@@ -471,16 +471,16 @@ class RunWorkflow:
             await asyncio.wait([*under_way])
         await self._admission.leave()
         waits = self._waiting.mailboxes | {
-            wait: [mailbox] for wait, mailbox in self._given.cancels.items()
+            wait: [mailbox] for wait, mailbox in self._input.cancels.items()
         }
-        is_told = status != "Completed" or self._given.invoker is not None or not self._is_unheard()
+        is_told = status != "Completed" or self._input.invoker is not None or not self._is_unheard()
         if is_told or waits or self._waiting.signals:
             result: dict[str, Any] = {
                 "status": status,
                 "ts": now_ms(),
                 "waits": waits,
                 "signals": self._waiting.signals,
-                "input": self._given.to_json(),
+                "input": self._input.to_json(),
             }
             if status == "Completed":
                 result["value"] = value
