@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,11 @@ from temporalio.testing import WorkflowEnvironment
 from ulid import ULID
 
 from inngest_temporal.temporal.connection import find_namespace
-from inngest_temporal_workers.commands.embedded import PARTITION_SETTINGS, server_program
+from inngest_temporal_workers.commands.embedded import (
+    PARTITION_SETTINGS,
+    POLL_SETTING,
+    server_program,
+)
 
 SHUTDOWN_SECONDS = 30
 """The part of a test's time in which its workers stop when it has taken too long."""
@@ -36,22 +41,38 @@ _status = pytest.StashKey[int]()
 _stderr = pytest.StashKey[int]()
 
 SLOW_FILES = {
-    "test_apps.py",
-    "test_bad_apps.py",
-    "test_browser.py",
-    "test_checkpoints.py",
-    "test_cli.py",
-    "test_cron.py",
-    "test_deploy.py",
-    "test_faults.py",
-    "test_flow_faults.py",
-    "test_http_faults.py",
-    "test_locks.py",
-    "test_replay_safety.py",
-    "test_typescript_example.py",
-    "test_typing.py",
+    "test_apps.py": 280,
+    "test_cli.py": 240,
+    "test_browser.py": 200,
+    "test_faults.py": 190,
+    "test_locks.py": 170,
+    "test_cron.py": 160,
+    "test_checkpoints.py": 110,
+    "test_replays.py": 110,
+    "test_run.py": 100,
+    "test_javascript_app.py": 100,
+    "test_bad_apps.py": 90,
+    "test_http_faults.py": 90,
+    "test_flow_faults.py": 90,
+    "test_waits.py": 80,
+    "test_gates.py": 80,
+    "test_pauses.py": 80,
+    "test_cancellations.py": 80,
+    "test_replay_safety.py": 80,
+    "test_typescript_example.py": 70,
+    "test_reading.py": 60,
+    "test_openapi.py": 60,
+    "test_conditions.py": 60,
+    "test_reruns.py": 60,
+    "test_noise.py": 50,
+    "test_deploy.py": 50,
+    "test_installed.py": 20,
+    "test_typing.py": 20,
 }
-"""Files with tests of half a minute, on two cores with other tests beside."""
+"""Files that take long, with their seconds on two cores that do much else at the same time."""
+GO = {"GOGC": "800", "GOMEMLIMIT": "1GiB", "GOMAXPROCS": "1"}
+"""Temporal's servers, which are written in Go, collect their garbage less often, and use one core
+each: as there is one for each process of tests, that takes a fifth less CPU time."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,25 +82,50 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for name, value in GO.items():
+        os.environ.setdefault(name, value)
     config.stash[_stderr] = os.dup(2)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first, so that it is not what all else waits for at the end; the other
-    files stay in their order.
+    """What takes long begins first, so that it is not what all else waits for at the end.
 
     And let tests that take too long end in their own order, so that their workers stop.
 
     pytest-timeout leaves a test where it is. Then all tasks of its loop are cancelled at once,
     those inside Temporal's workers too, and the workers never come to their end.
     """
-    items.sort(key=lambda item: item.path.name not in SLOW_FILES)
+    items[:] = _dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             marker = item.get_closest_marker("timeout")
             seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
             item.obj = _limited(item.obj, max(seconds - SHUTDOWN_SECONDS, seconds / 2))
+
+
+def _dealt(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
+    """Each process begins with files that take long, about equally long in each. pytest-xdist gives
+    each the same number of tests, in their order; whoever is ready takes some from another's end.
+    """
+    slow: dict[Path, list[pytest.Item]] = {}
+    quick = []
+    for item in items:
+        kept = slow.setdefault(item.path, []) if item.path.name in SLOW_FILES else quick
+        kept.append(item)
+    parts: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    seconds = [0] * processes
+    for path in sorted(slow, key=lambda path: (-SLOW_FILES[path.name], path)):
+        least = seconds.index(min(seconds))
+        parts[least] += slow[path]
+        seconds[least] += SLOW_FILES[path.name]
+    left = len(items)
+    for number, part in enumerate(parts):
+        missing = max(0, left // (processes - number) - len(part))
+        part += quick[:missing]
+        del quick[:missing]
+        left -= len(part)
+    return [item for part in [*parts, quick] for item in part]
 
 
 def _limited(
@@ -136,6 +182,7 @@ SETTINGS = (
     # What fails is marked at the second attempt, not at the fifth.
     "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=2",
     *PARTITION_SETTINGS,
+    POLL_SETTING,
 )
 
 
