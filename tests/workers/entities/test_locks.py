@@ -598,7 +598,10 @@ async def test_a_lock_that_can_not_be_replayed_is_healed_by_runs_that_wait_and_k
         release.set()
         assert await results(app, fn, sent) == [0, 1, 2, 3]
     assert meter.most[""] == 1
-    assert caplog.text.count(f"{lock.id} could not be replayed") == 1
+    assert f"{lock.id} could not be replayed" in caplog.text
+    # Several may have noticed at the same time, and each says so; it was reset once.
+    query = f"WorkflowId = '{lock.id}' AND ExecutionStatus = 'Terminated'"
+    assert (await client.count_workflows(query)).count == 1
 
 
 async def test_a_run_that_waits_says_so_and_can_be_cancelled(
@@ -647,7 +650,8 @@ async def test_waiting_counts_for_the_start_timeout(client: Client) -> None:
         begun,
         release,
         concurrency=[inngest.Concurrency(limit=1)],
-        timeouts=inngest.Timeouts(start=timedelta(seconds=1)),
+        # A run that waits for nobody begins within that time on a busy machine, too.
+        timeouts=inngest.Timeouts(start=timedelta(seconds=4)),
     )
 
     async with running(client, fn) as app:
