@@ -3,6 +3,7 @@ them."""
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -75,6 +76,7 @@ async def running(
 
 async def until(condition: Any, seconds: float = 60) -> Any:
     """Wait for a condition, with a limit."""
+    began = time.monotonic()
     async with asyncio.timeout(seconds):
         while True:
             value = condition()
@@ -82,7 +84,13 @@ async def until(condition: Any, seconds: float = 60) -> Any:
                 value = await value
             if value:
                 return value
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(pause(began))
+
+
+def pause(began: float, least: float = 0.02) -> float:
+    """How long to wait before one asks again, having waited since then. Asking takes CPU time that
+    what is waited for may need; what takes longer is asked for less often."""
+    return min(max(least, (time.monotonic() - began) / 20), 0.5)
 
 
 async def registered(run: WorkflowHandle[Any, Any], count: int = 1) -> None:

@@ -68,7 +68,9 @@ async def js_app(world: HttpWorld, module: str, log: Path, **environ: str) -> As
     port = free_port()
     environ = {"PORT": str(port), **(environ or {"INNGEST_DEV": world.url})}
     command = ("node", str(node.FOLDER / module))
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False
+    ) as http:
         with node.process(*command, log=log, **environ) as process:
             await until(lambda: process.poll() is not None or _answers(http))
             assert process.poll() is None, log.read_text()

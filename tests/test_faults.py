@@ -269,7 +269,7 @@ async def test_an_ingress_killed_between_an_event_and_its_retry_starts_one_run(
     port = free_port()
     ingress = processes.start("ingress", "--port", str(port))
     seed = {"x-inngest-event-id-seed": "1700000000000,AAAAAAAAAAAAAA=="}
-    async with app_of(client) as app, httpx.AsyncClient() as http:
+    async with app_of(client) as app, httpx.AsyncClient(verify=False) as http:
 
         async def post() -> list[str]:
             async def attempt() -> Any:

@@ -25,7 +25,7 @@ class Shop:
 
     def __init__(self, dev: Dev, log: Path) -> None:
         self.dev = dev
-        self._http = httpx.Client(base_url=f"http://127.0.0.1:{dev.port}", timeout=30)
+        self._http = httpx.Client(base_url=f"http://127.0.0.1:{dev.port}", timeout=30, verify=False)
         self._log = log
 
     @property

@@ -265,7 +265,7 @@ async def test_a_sender_that_goes_away_is_no_error(
         writer.write(b"POST /e/key HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
         await writer.drain()
         writer.close()
-        async with httpx.AsyncClient(base_url=url) as api:
+        async with httpx.AsyncClient(base_url=url, verify=False) as api:
             assert (await api.post("/e/key", json={"name": "x"})).status_code == 200
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
@@ -607,7 +607,7 @@ async def test_it_starts_without_temporal_and_recovers_from_outages(
     )
     async with (
         serving(create_ingress(lazy, DEV)) as url,
-        httpx.AsyncClient(base_url=url, timeout=10) as api,
+        httpx.AsyncClient(base_url=url, timeout=10, verify=False) as api,
     ):
 
         async def refusal() -> httpx.Response | None:
@@ -649,7 +649,7 @@ async def test_the_ingress_follows_what_workers_publish(client: Client) -> None:
         system_worker(client),
         Worker(client, task_queue=APP.task_queue, workflows=[Ok, Fails, Waiting]),
         serving(create_ingress(client, DEV)) as url,
-        httpx.AsyncClient(base_url=url, timeout=10) as api,
+        httpx.AsyncClient(base_url=url, timeout=10, verify=False) as api,
     ):
         await publishing.publish(client, APP)
 

@@ -81,14 +81,14 @@ async def test_what_has_no_end_is_cut_off_and_not_logged(
     async with served() as port:
         sent, _ = await flood(port, begin, block)
         assert sent < 160 * BLOCK  # what the kernel's buffers take is sent without being read
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=False) as client:
             reply = await client.post(f"http://127.0.0.1:{port}/", content=b"x" * 300_000)
         assert reply.text == "300000"
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
 
 async def test_a_head_that_is_too_large_is_answered_with_431() -> None:
-    async with served() as port, httpx.AsyncClient() as client:
+    async with served() as port, httpx.AsyncClient(verify=False) as client:
         url = f"http://127.0.0.1:{port}/"
         assert (await client.get(url, headers={"x-a": "a" * 60_000})).status_code == 200
         assert (await client.get(url, headers={"x-a": "a" * 66_000})).status_code == 431
@@ -137,7 +137,7 @@ async def test_connections_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
     async with served() as port:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=False) as client:
 
             async def status() -> int:
                 return (await client.get(f"http://127.0.0.1:{port}/")).status_code

@@ -20,6 +20,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.harness import pause
+
 ROOT = Path(__file__).parents[3]
 LIMIT = 60.0
 
@@ -45,10 +47,10 @@ def free_port() -> int:
 
 def until(condition: Callable[[], Any], what: str, seconds: float = LIMIT) -> Any:
     """Wait for a condition, with a limit."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.05)
+        assert time.monotonic() < began + seconds, f"{what}: not within {seconds:g} s"
+        time.sleep(pause(began, least=0.05))
     return value
 
 
@@ -168,7 +170,9 @@ class Http:
 
     def send(self, name: str, /, **data: Any) -> str:
         """Send an event; its id."""
-        reply = httpx.post(f"{self.url}/e/dev", json={"name": name, "data": data}, timeout=15)
+        reply = httpx.post(
+            f"{self.url}/e/dev", json={"name": name, "data": data}, timeout=15, verify=False
+        )
         assert reply.status_code == 200, reply.text
         [event_id] = reply.json()["ids"]
         return str(event_id)
@@ -178,7 +182,9 @@ class Http:
 
         def ended() -> Any:
             runs = (
-                httpx.get(f"{self.url}/v1/events/{event_id}/runs", timeout=15).json().get("data")
+                httpx.get(f"{self.url}/v1/events/{event_id}/runs", timeout=15, verify=False)
+                .json()
+                .get("data")
                 or []
             )
             return next((run for run in runs if run["status"] not in ("Running", "Queued")), None)
@@ -198,7 +204,11 @@ def send_until_ready(http: Http, name: str, /, **data: Any) -> str:
         except AssertionError:  # 503
             return None
         for _ in range(10):
-            if httpx.get(f"{http.url}/v1/events/{event_id}/runs", timeout=15).json().get("data"):
+            if (
+                httpx.get(f"{http.url}/v1/events/{event_id}/runs", timeout=15, verify=False)
+                .json()
+                .get("data")
+            ):
                 return event_id
             time.sleep(0.1)
         return None
@@ -225,20 +235,20 @@ def test_dev_runs_a_function_and_its_printed_curl_works_and_sigterm_leaves_nothi
     assert f"Temporal Web UI  http://127.0.0.1:{dev.ui_port}" in dev.command.output
     assert "  app-greet  event app/greet" in dev.command.output
     dev.says(f"\nReady. Dashboard: http://127.0.0.1:{dev.port}\n")
-    page = httpx.get(f"http://127.0.0.1:{dev.port}", follow_redirects=True)
+    page = httpx.get(f"http://127.0.0.1:{dev.port}", follow_redirects=True, verify=False)
     assert "app-greet" in page.text
-    assert httpx.get(f"http://127.0.0.1:{dev.ui_port}").status_code == 200
+    assert httpx.get(f"http://127.0.0.1:{dev.ui_port}", verify=False).status_code == 200
 
     curl = re.search(r"^  (curl .* -d .*)$", dev.command.output, re.MULTILINE)
     assert curl is not None
     match = re.fullmatch(r"curl (\S+) -d '(.*)'", curl.group(1))
     assert match is not None
-    reply = httpx.post(match.group(1), content=match.group(2))
+    reply = httpx.post(match.group(1), content=match.group(2), verify=False)
     assert Http(dev.port).result(reply.json()["ids"][0]) == "Hello 1"
 
     dev.says("inngest_temporal.events: app/greet starts app-greet (run ")
     dev.says("The run completed after ")
-    assert httpx.post(match.group(1), json={"name": "app/typo"}).status_code == 200
+    assert httpx.post(match.group(1), json={"name": "app/typo"}, verify=False).status_code == 200
     dev.says("Nothing listens for app/typo; known: app/greet")
     assert "\x1b" not in dev.command.output  # no escape codes outside terminals
 
@@ -302,20 +312,23 @@ def test_dev_takes_no_event_before_its_functions_are_known(
     until(lambda: answers(http) is not None, "an answer")
     for _ in range(3):
         assert answers(http) == 503
-        reply = httpx.post(f"{http.url}/e/dev", json={"name": "app/greet"}, timeout=15)
+        reply = httpx.post(
+            f"{http.url}/e/dev", json={"name": "app/greet"}, timeout=15, verify=False
+        )
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
     (project / "go").touch()
     until(lambda: answers(http) == 200, "its functions")
     events = [{"name": "app/greet", "data": {"name": f"{n}"}} for n in range(3)]
     accepted = [
-        httpx.post(f"{http.url}/e/dev", json=event, timeout=15).json()["ids"][0] for event in events
+        httpx.post(f"{http.url}/e/dev", json=event, timeout=15, verify=False).json()["ids"][0]
+        for event in events
     ]
     assert [http.result(event) for event in accepted] == ["Hello 0", "Hello 1", "Hello 2"]
 
 
 def answers(http: Http) -> int | None:
     try:
-        return httpx.get(f"{http.url}/health", timeout=15).status_code
+        return httpx.get(f"{http.url}/health", timeout=15, verify=False).status_code
     except httpx.TransportError:
         return None
 
@@ -508,7 +521,7 @@ def test_the_dashboard_is_as_options_and_environment_say(
     ingress = start("ingress", "--port", str(port), *options, **given)
     ingress.says(said.format(place=f"127.0.0.1:{port}"))
     ingress.says("Temporal  127.0.0.1:1")
-    answer = httpx.get(f"http://127.0.0.1:{port}/sign-in")
+    answer = httpx.get(f"http://127.0.0.1:{port}/sign-in", verify=False)
     assert answer.status_code == status
     assert ("Dashboard" in ingress.output) == (status != 404)
     assert ingress.stop() == 0
@@ -533,7 +546,7 @@ def test_ingress_and_worker_start_before_temporal_and_recover(
     ingress.says(f"Events    http://127.0.0.1:{port}/e/dev")
     ingress.says(f"Dashboard http://127.0.0.1:{port}\n")
     http = Http(port)
-    reply = httpx.post(f"{http.url}/e/dev", json={"name": "app/greet"}, timeout=15)
+    reply = httpx.post(f"{http.url}/e/dev", json={"name": "app/greet"}, timeout=15, verify=False)
     assert reply.status_code == 503, reply.text
 
     server = start(

@@ -207,7 +207,7 @@ async def test_an_app_that_hangs_holds_up_nothing_else(client: Client) -> None:
             events = [await world.send("bad/fn", {"n": n}) for n in range(30)]
             await until(lambda: len(bad.calls) == 30)
         first = bad.calls[0]
-        async with httpx.AsyncClient(base_url=world.url) as http:
+        async with httpx.AsyncClient(base_url=world.url, verify=False) as http:
             assert (await http.delete(f"/v1/runs/{first.run}")).is_success
         [run] = await world.runs(events.pop(first.body["event"]["data"]["n"]))
         assert run["status"] == "Cancelled"
@@ -386,7 +386,7 @@ async def test_functions_that_an_app_changes_while_they_run(client: Client) -> N
             answer = await register(world, "bad", elsewhere, function("bad", "moved", elsewhere))
             assert answer.json()["modified"]
             [[first], [second]] = [await world.runs(event) for event in events]
-            async with httpx.AsyncClient(base_url=world.url) as http:
+            async with httpx.AsyncClient(base_url=world.url, verify=False) as http:
                 sent = await http.post("/e/dev", json={"name": "bad/removed"})
                 await asyncio.sleep(0)
                 [event] = sent.json()["ids"]
@@ -397,7 +397,7 @@ async def test_functions_that_an_app_changes_while_they_run(client: Client) -> N
 
 async def run_of(world: HttpWorld, event: str) -> str:
     """The id of an event's only run, once it is there."""
-    async with httpx.AsyncClient(base_url=world.url) as http:
+    async with httpx.AsyncClient(base_url=world.url, verify=False) as http:
 
         async def find() -> Any:
             return (await http.get(f"/v1/events/{event}/runs")).json()["data"]

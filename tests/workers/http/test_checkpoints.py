@@ -56,7 +56,7 @@ async def another_ingress(client: Client, settings: Settings) -> AsyncIterator[s
     listener = listen("127.0.0.1", 0, "port")
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     async with serving(create_ingress(client, settings), listener):
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(verify=False) as http:
 
             async def is_ready() -> bool:
                 return (await http.get(f"{url}/ready")).status_code == 200
@@ -231,7 +231,7 @@ async def test_in_production_nothing_of_a_run_is_read_or_written_without_a_signi
     run = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
     async with (
         another_ingress(client, settings) as url,
-        httpx.AsyncClient(base_url=url) as http,
+        httpx.AsyncClient(base_url=url, verify=False) as http,
     ):
         for key in (
             {},
@@ -371,7 +371,7 @@ async def test_a_report_that_can_not_be_read_is_refused_and_does_no_harm(
 
         async def behaviour(call: Call) -> Answered:
             dispatch = call.ctx["qi_id"].encode()
-            async with httpx.AsyncClient(timeout=30) as http:
+            async with httpx.AsyncClient(timeout=30, verify=False) as http:
                 url = f"{world.url}/v1/checkpoint/{call.run}/async"
                 answer = await http.post(url, content=body.replace(b"D", dispatch))
             return ops(complete([answer.status_code, answer.json().get("error")]))
@@ -401,7 +401,7 @@ async def test_a_report_for_a_run_that_is_not_there(client: Client) -> None:
 
 
 async def cancel(world: HttpWorld, run: str) -> None:
-    async with httpx.AsyncClient(base_url=world.url) as http:
+    async with httpx.AsyncClient(base_url=world.url, verify=False) as http:
         assert (await http.delete(f"/v1/runs/{run}")).status_code in (200, 204)
 
 
