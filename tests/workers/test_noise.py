@@ -204,7 +204,7 @@ async def test_a_workflow_of_ours_that_is_given_no_processor_is_one_line(
         assert await signals.send(client, "s", None) == run.id
         assert await run.result()
     [line] = told(caplog)
-    assert line.getMessage().startswith("A workflow task had no result within 2 s, and is repeated")
+    assert line.getMessage().startswith("A workflow task did not end within 2 s, and is repeated")
     assert (line.levelname, line.exc_info) == ("WARNING", None)
 
 

@@ -5,8 +5,8 @@ import signal
 
 def main() -> None:
     """Run the command line."""
-    # What is imported here, and the user's module, take a second: until a command handles signals
-    # itself, an interrupt ends the process without a traceback.
+    # Our imports and the user's module take a second. Until a command handles signals itself, an
+    # interrupt ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from inngest_temporal_workers.commands import cli
 

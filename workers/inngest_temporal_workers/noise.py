@@ -1,9 +1,9 @@
-"""What Temporal's SDK logs of our own workflows and activities on a machine that is too busy.
+"""Quietens what Temporal's SDK logs about our own workflows and activities on a busy machine.
 
-Our calls are made to be cut off and repeated (`inngest_temporal_workers.calls`), so nothing is lost
-by it and nobody has to do anything. What says so is for level DEBUG, and what goes on for long, or
-what a user can cure, is one line without a traceback of ours. Errors of user code are logged by
-`inngest_temporal_workers.runs.failing`; all else is left as it is.
+Our calls may be cut off and are repeated (`inngest_temporal_workers.calls`), so nothing is lost and
+nobody has to do anything. Such messages get level DEBUG. A failure that lasts, or that a user can
+cure, is one line without a traceback of ours. Errors of user code are logged by
+`inngest_temporal_workers.runs.failing`; all other messages stay as they are.
 """
 
 import logging
@@ -19,15 +19,15 @@ from inngest_temporal.errors import text_of
 from inngest_temporal.temporal.connection import passes
 
 TOLD_ATTEMPTS = 5
-"""Attempts of an activity after which a log tells that it fails; then after twice as many, and so
-on."""
+"""Number of attempts of an activity after which its failure is logged; then after twice as many,
+and so on."""
 _HARMLESS = (
-    # Answers that came too late: what they belong to was given again, or has ended.
+    # Answers that came too late: the task was given to another worker, or has ended.
     "Tried to complete untracked local activity",
     "Activity not found on completion",
     "Task not found when completing",
-    # A workflow task of over 5 seconds: ours last that long if local activities take all their
-    # time.
+    # A workflow task of more than 5 seconds: ours take that long if local activities use all of
+    # their time.
     "[TMPRL1104]",
 )
 _DEADLOCK = "[TMPRL1101]"
@@ -36,15 +36,15 @@ _PACKAGE = __package__.partition(".")[0]
 
 
 def quieten() -> None:
-    """Have the SDK's Python side say no more than that, in this process."""
+    """Install the filters for the Python part of the SDK, in this process."""
     logging.getLogger("temporalio.activity").addFilter(_is_shown)
     logging.getLogger("temporalio.worker._workflow").addFilter(_deadlocks)
-    # A local activity that ends at the moment at which it is cut off.
+    # This happens if a local activity ends just when it is cut off.
     warnings.filterwarnings("ignore", "Cannot find activity to cancel for token", UserWarning)
 
 
 def is_core_shown(record: logging.LogRecord) -> bool:
-    """A filter for what the SDK's core logs."""
+    """The filter for the SDK's core: whether a record is logged."""
     text = record.getMessage()
     is_told = text.startswith("Failing workflow task") and _DEADLOCK in text
     return _demoted(record) if is_told or text.startswith(_HARMLESS) else True
@@ -59,7 +59,7 @@ def _is_shown(record: logging.LogRecord) -> bool:
     info = activity.info()
     if not info.activity_type.startswith("inngest."):
         return True
-    if not _all_pass(error):
+    if not _is_temporary(error):
         return True
     if activity.is_cancelled() or info.is_local or not _is_told(info):
         return _demoted(record)
@@ -81,18 +81,19 @@ def _is_told(info: activity.Info) -> bool:
     return not rest and times & (times - 1) == 0
 
 
-def _all_pass(error: BaseException) -> bool:
-    """Whether it failed for nothing but that Temporal was away or busy, or was cut off."""
+def _is_temporary(error: BaseException) -> bool:
+    """Whether the only cause is that Temporal was away or busy, or that the call was cut off."""
     if isinstance(error, BaseExceptionGroup):
-        return all(map(_all_pass, error.exceptions))
+        return all(map(_is_temporary, error.exceptions))
     return passes(error) or is_cancelled_exception(error)
 
 
 class _Deadlocks(logging.Filter):
-    """The SDK takes a workflow that was given no processor for two seconds for one that blocks.
+    """Rewords the SDK's messages about deadlocks of our workflows.
 
-    It removes the workflow at once, although the thread that it interrupted may not have ended
-    yet. Then that fails too, and is tried again every two seconds (docs/UPSTREAM.md).
+    The SDK takes a workflow that got no processor for two seconds for one that blocks, and removes
+    it at once, although the thread that it interrupted may not have ended yet. Then the removal
+    fails too, and is tried again every two seconds (docs/UPSTREAM.md).
     """
 
     def __init__(self) -> None:
@@ -109,8 +110,8 @@ class _Deadlocks(logging.Filter):
             self._run_ids.extend(record.args)
         record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
         record.msg = (
-            "A workflow task had no result within 2 s, and is repeated. The machine is too busy, or"
-            " code that is not async blocks the worker's process (run id %s)"
+            "A workflow task did not end within 2 s, and is repeated. The machine is too busy, or"
+            " blocking code holds up the worker's process (run id %s)"
         )
         record.exc_info = None
         return True
@@ -120,12 +121,12 @@ _deadlocks = _Deadlocks()
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether the code that was executed is that of our workflows, not of a team's own."""
+    """Whether the error comes from our workflows, not from a team's own."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_globals.get("__name__", "").startswith(_PACKAGE) for frame, _ in frames)
 
 
 def _demoted(record: logging.LogRecord) -> bool:
-    """Give a record level DEBUG; whether it is logged then."""
+    """Give a record level DEBUG; returns whether it is still logged."""
     record.levelno, record.levelname = logging.DEBUG, logging.getLevelName(logging.DEBUG)
     return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)

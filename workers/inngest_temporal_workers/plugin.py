@@ -2,10 +2,10 @@
 
     Worker(client, task_queue="orders", workflows=[...], plugins=[InngestPlugin([fulfil_order])])
 
-It adds a workflow type for each function and our activities to the worker, publishes the functions'
-configuration with the worker's task queue, and runs beside it, in the same process, a worker of the
-shared system queue for the entity workflows. The user's data converter, interceptors, workflows and
-activities stay as they are.
+It adds a workflow type for each function and our activities to the worker, and publishes the
+functions' configuration with the worker's task queue. In the same process it also runs a worker of
+the shared system queue, for the entity workflows. The user's data converter, interceptors,
+workflows and activities stay as they are.
 """
 
 import asyncio
@@ -57,18 +57,18 @@ from inngest_temporal_workers.runs.missing import LeavesActivities, dynamic_run_
 from inngest_temporal_workers.runs.workflow import run_workflows
 
 HEARTBEAT_THROTTLE = timedelta(seconds=1)
-"""The SDK's heartbeats must leave at once: a later one of ours is to arrive after them."""
+"""The SDK must send its heartbeats at once, so that a later one of ours arrives after them."""
 
 
 class InngestPlugin(SimplePlugin):
     """Runs Inngest functions in a Temporal worker.
 
-    `functions` must belong to one app. `retry_interval` replaces Inngest's waits between attempts,
-    for development. `max_threads` bounds the threads for handlers that are not async (default:
-    `INNGEST_THREAD_POOL_MAX_WORKERS`, else Python's).
+    `functions` must belong to one app. `retry_interval` replaces Inngest's delays between attempts,
+    for development. `max_threads` is the maximum number of threads for handlers that are not async
+    (default: `INNGEST_THREAD_POOL_MAX_WORKERS`, otherwise Python's default).
 
-    Raises `FunctionConfigInvalidError`: no function, two with one id, several apps, or an invalid
-    configuration.
+    Raises `FunctionConfigInvalidError` if there is no function, two have the same id, they are of
+    several apps, or a configuration is invalid.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class InngestPlugin(SimplePlugin):
         self._max_threads = max_threads
         self._heartbeats = Heartbeats()
         self.published = asyncio.Event()
-        """Set once the functions' configuration is published: from then on events start them."""
+        """Set when the functions' configuration is published; from then on events start them."""
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """Add the functions to the worker's workflows and activities."""
@@ -118,7 +118,7 @@ class InngestPlugin(SimplePlugin):
         ]
         runner = config.get("workflow_runner")
         if isinstance(runner, SandboxedWorkflowRunner):
-            # The team's own workflows may stand in modules that import ours.
+            # Modules of the team's own workflows may import ours.
             restrictions = runner.restrictions.with_passthrough_modules(
                 "inngest_temporal", "inngest_temporal_workers"
             )
@@ -132,7 +132,7 @@ class InngestPlugin(SimplePlugin):
         return config
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
-        """Publish the functions and run the worker, with one of the system queue beside it."""
+        """Publish the functions and run the worker, together with one of the system queue."""
         configs = [part.config for part in self._parts.values()]
         app = AppConfig(app_id=self.app_id, task_queue=worker.task_queue, functions=configs)
         try:
@@ -148,8 +148,7 @@ class InngestPlugin(SimplePlugin):
                 try:
                     await asyncio.wait([working, publishing], return_when=asyncio.FIRST_COMPLETED)
                     if publishing.done() and publishing.exception() is not None:
-                        # Without it no event would ever start these functions: say so rather than
-                        # idle.
+                        # No event would ever start these functions, so fail instead of idling.
                         await worker.shutdown()
                         await working
                         publishing.result()
@@ -178,8 +177,8 @@ def _max_threads() -> int | None:
         return None
     if not (value.isascii() and value.isdecimal() and int(value)):
         raise Error(
-            f"INNGEST_THREAD_POOL_MAX_WORKERS is {value!r}. Set it to a number of threads, or not"
-            " at all."
+            f"INNGEST_THREAD_POOL_MAX_WORKERS is {value!r}. Set it to a number of threads, or unset"
+            " it."
         )
     return int(value)
 
@@ -202,20 +201,20 @@ SYSTEM_WORKFLOWS = [
 
 @functools.cache
 def build_id() -> str:
-    """The build id of a worker whose workflows are all ours. Temporal's default is a hash of all
-    code in the process, which takes as long as importing half of it."""
+    """The build id of a worker whose workflows are all ours. Temporal's default hashes all code in
+    the process, which takes half as long as importing it."""
     return f"inngest-temporal-{importlib.metadata.version('inngest-temporal')}"
 
 
 def set_build_id(options: dict[str, Any]) -> None:
-    """Into a worker's options, unless they say how it is versioned."""
+    """Set our build id in a worker's options, unless they say how the worker is versioned."""
     if not options.keys() & {"build_id", "deployment_config", "use_worker_versioning"}:
         options["build_id"] = build_id()
 
 
 def system_worker(client: Client, follower: Follower | None = None) -> Worker:
-    """A worker of the shared system queue: the entity workflows. `follower`: one that is there
-    already."""
+    """A worker of the shared system queue, for the entity workflows. It uses `follower`, or one of
+    its own."""
     quieten()
     follower = follower or Follower(client)
     return Worker(
@@ -234,21 +233,21 @@ def system_worker(client: Client, follower: Follower | None = None) -> Worker:
 
 
 def own_system_worker(client: Client, follower: Follower) -> Worker:
-    """As `system_worker`, with an error that says what to do about a second one."""
+    """Like `system_worker`, but a second one in this process is a clear error."""
     try:
         return system_worker(client, follower)
     except RuntimeError as error:
         if "overlapping worker task types" not in str(error):
             raise
         raise RuntimeError(
-            f"A worker of this process polls task queue {names.SYSTEM_TASK_QUEUE!r} with this"
-            " client already, and Temporal allows one for each client. Give each worker that has"
-            " an InngestPlugin its own Client.connect()."
+            f"A worker of this process already polls task queue {names.SYSTEM_TASK_QUEUE!r} with"
+            " this client, and Temporal allows one for each client. Give each worker that has an"
+            " InngestPlugin its own Client.connect()."
         ) from error
 
 
 def parts_of(functions: Sequence[Function[Any]]) -> dict[str, FunctionPart]:
-    """What a worker must run for these functions (each one, and its on_failure), by id."""
+    """The parts of these functions (each function, and its on_failure), by full id."""
     if not functions:
         raise FunctionConfigInvalidError(
             "No functions: give at least one made with client.create_function."

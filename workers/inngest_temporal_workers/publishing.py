@@ -1,10 +1,10 @@
-"""How a worker keeps its functions known while it is up.
+"""How a worker publishes its functions, and keeps them published while it is up.
 
-What it publishes is a *release*: the functions, and the version of the app if its client has one.
-The app's entity (`inngest_temporal_workers.entities.app`) keeps the releases that have workers. A
-worker joins its release before it publishes it and leaves it when it stops; while workers of other
-releases are up, it renews. It publishes again if the registry has lost its release, so that the
-registry converges to what living workers have.
+It publishes a *release*: the functions, and the version of the app if its client has one. The app's
+entity (`inngest_temporal_workers.entities.app`) keeps the releases that have workers. A worker
+joins its release before it publishes it, and leaves it when it stops; while workers of other
+releases are up, it renews. It publishes again if the registry has lost its release. So the registry
+always comes to have what living workers have.
 """
 
 import asyncio
@@ -35,15 +35,15 @@ logger = logging.getLogger(__name__)
 DEPLOY_SECONDS = 600
 """How long two releases may be up before they are taken for two services with one app id."""
 LEAVE_SECONDS = 2.0
-"""How long a worker that stops waits for its app's entity to hear of it."""
+"""How long a worker that stops waits for its app's entity to know."""
 RETRY_SECONDS = 1.0
 """Seconds between two attempts of a worker that starts."""
 SHOWN = 10
-"""Functions that a line of the log names."""
+"""Maximum number of functions that a log line names."""
 
 
 class Publisher:
-    """One worker's functions in the registry, for as long as the worker is up."""
+    """Keeps one worker's functions in the registry while the worker is up."""
 
     def __init__(self, client: Client, app: AppConfig, app_version: str | None = None) -> None:
         self._client = client
@@ -54,8 +54,8 @@ class Publisher:
         self._log = _Log(app.app_id, self._member.key)
 
     async def publish(self, follower: Follower) -> None:
-        """As `publish`, again and again while Temporal is away or starts; `follower` has seen the
-        functions then."""
+        """Publish the functions, trying again while Temporal is away or starting. When this
+        returns, `follower` has read them."""
         told = False
         while True:
             try:
@@ -78,7 +78,7 @@ class Publisher:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def keep(self, follower: Follower) -> None:
-        """Keep the functions known, and log what workers of other releases do to them. Ends only by
+        """Keep the functions published, and log what workers of other releases change. Ends only by
         cancellation."""
         snapshot = follower.snapshot
         while True:
@@ -88,16 +88,16 @@ class Publisher:
             try:
                 await self._look()
             except (RPCError, RuntimeError, TimeoutError) as error:
-                logger.debug("The registry can't be looked at, trying again later: %s", error)
+                logger.debug("The registry can't be read, trying again later: %s", error)
             except FunctionConfigInvalidError as error:
                 logger.error("%s", error)
 
     async def leave(self) -> None:
-        """The worker has stopped. Nothing happens if Temporal can't be reached: it will be
-        missed.
+        """Leave the release, because the worker has stopped. If Temporal can't be reached, the
+        entity notices later that the worker no longer renews.
 
-        Returns when the app's entity has heard of it: a system worker that stops while it is given
-        the task would keep the entity, and the worker that starts next, waiting for ten seconds.
+        Returns when the app's entity has handled it. If a system worker stopped just when it got
+        that task, the entity, and the worker that starts next, would wait for ten seconds.
         """
         with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
             await self._entity.signal("leave", self._member)
@@ -127,19 +127,19 @@ class Publisher:
 
 
 class _Log:
-    """What a worker says of other releases of its app: each thing once."""
+    """Logs what happens to other releases of a worker's app, each thing once."""
 
     def __init__(self, app_id: str, key: str) -> None:
         self._app_id = app_id
         self._key = key
         self._others: dict[str, float] = {}
-        """Key -> when it was seen first."""
+        """Key of a release -> when it was first seen."""
         self._told: set[tuple[str, str]] = set()
         self._names: set[str] = set()
         """Ids of the functions of all releases."""
 
     def published(self, before: AppDocument, after: AppDocument) -> None:
-        """The release was published in place of, or beside, those before."""
+        """Log that the release was published, and which ones it replaced."""
         mine = after.release(self._key)
         if mine is None:
             return
@@ -156,7 +156,7 @@ class _Log:
         self.seen(after)
 
     def seen(self, app: AppDocument) -> None:
-        """These releases are up."""
+        """Log what has changed in the releases that are up."""
         mine = app.release(self._key)
         if mine is None:
             return
@@ -180,17 +180,17 @@ class _Log:
             self._warn(mine, other)
         elif time.monotonic() - begun > DEPLOY_SECONDS and self._is_new("long", other.key):
             logger.warning(
-                "App %r has had two releases for over %d minutes: %s. If no deploy is going on,"
+                "App %r has had two releases for over %d minutes: %s. If no deploy is in progress,"
                 " these are two services with one app id: give each its own.",
                 self._app_id,
                 DEPLOY_SECONDS // 60,
                 _difference(other, mine),
             )
 
-    def _is_new(self, what: str, key: str) -> bool:
-        """Whether it was not said of that release yet: a replica may restart many times."""
-        is_new = (what, key) not in self._told
-        self._told.add((what, key))
+    def _is_new(self, change: str, key: str) -> bool:
+        """Whether this change of a release was not logged yet: a replica may restart many times."""
+        is_new = (change, key) not in self._told
+        self._told.add((change, key))
         return is_new
 
     def _warn(self, mine: Release, other: Release) -> None:
@@ -204,9 +204,9 @@ class _Log:
             return
         older, newer = sorted((mine, other), key=lambda each: each.order)
         logger.warning(
-            "App %r has workers of %s release too. The newer one compared with the older: %s. Until"
-            " the workers of one have stopped, functions of both are triggered; of those that both"
-            " have, the newer configuration counts.",
+            "App %r also has workers of %s release. The newer one compared with the older: %s."
+            " Until the workers of one have stopped, functions of both are triggered; if both have"
+            " a function, its newer configuration counts.",
             self._app_id,
             "an older" if older is other else "a newer",
             _difference(older, newer),

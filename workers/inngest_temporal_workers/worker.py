@@ -23,7 +23,8 @@ def create_worker(
     max_threads: int | None = None,
     **options: Any,
 ) -> Worker:
-    """A Temporal worker of these functions alone; `options` are `temporalio.worker.Worker`'s."""
+    """A Temporal worker for only these functions; `options` are those of
+    `temporalio.worker.Worker`."""
     plugin = InngestPlugin(functions, retry_interval=retry_interval, max_threads=max_threads)
     options.setdefault("graceful_shutdown_timeout", GRACE)
     set_build_id(options)

@@ -320,8 +320,8 @@ async def test_a_rolling_deploy_loses_no_event_and_says_once_what_it_changes(
     changes = "added app-added; removed app-removed"
     lines = collections.Counter(line for line in logged(caplog) if changes in line)
     assert {line.partition(". ")[0]: count for line, count in lines.items()} == {
-        "App 'app' has workers of a newer release too": 3,
-        "App 'app' has workers of an older release too": 2,
+        "App 'app' also has workers of a newer release": 3,
+        "App 'app' also has workers of an older release": 2,
     }
 
 

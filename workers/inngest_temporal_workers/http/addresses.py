@@ -1,8 +1,8 @@
-"""Which addresses may be connected to on behalf of an app, whose user may have named them.
+"""The addresses to which connections may be made for an app, whose users may have named them.
 
-What is not public is refused, unless it is allowed: an app must not reach through us what only we
-can reach. The address that was checked is the one that is connected to, so a name can't be another
-address a moment later.
+Addresses that are not public are refused unless they are allowed, because an app must not reach
+through us what only we can reach. The connection is made to the very address that was checked, so a
+name can't resolve to another address a moment later.
 """
 
 import asyncio
@@ -27,19 +27,18 @@ _SPECIAL = [
         *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24"),
         *("192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15"),
         *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-        "168.63.129.16/32",  # Azure's own services, in each machine there
+        "168.63.129.16/32",  # Azure's own services, which every machine there can reach
         *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
     )
 ]
 """IANA's special-purpose addresses. Python's `is_global` has had gaps."""
 _PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 _WITH_V4 = (ipaddress.ip_network("::ffff:0:0/96"), ipaddress.ip_network("64:ff9b::/96"))
-"""Networks whose addresses stand for those of IPv4."""
+"""Networks whose addresses stand for IPv4 addresses."""
 
 
 class AddressRefusedError(Exception):
-    """The policy does not permit any address of a host. The message is for whoever looks at the
-    run."""
+    """The policy does not permit any address of a host. The message is shown with the run."""
 
     def __init__(self, host: str) -> None:
         super().__init__(
@@ -49,7 +48,7 @@ class AddressRefusedError(Exception):
 
 @dataclass(frozen=True)
 class AddressPolicy:
-    """What may be connected to besides public addresses."""
+    """The addresses that are allowed in addition to public ones."""
 
     everything: bool = False
     hosts: frozenset[str] = frozenset()
@@ -57,8 +56,8 @@ class AddressPolicy:
 
     @classmethod
     def from_env(cls, *, dev: bool, environ: Mapping[str, str] | None = None) -> "AddressPolicy":
-        """From `INNGEST_TEMPORAL_GATEWAY_ALLOW`: hosts, addresses and networks, with commas between
-        them. `dev`: everything. Raises `ValueError`."""
+        """From `INNGEST_TEMPORAL_GATEWAY_ALLOW`: hosts, addresses and networks, separated by
+        commas. `dev` allows everything. Raises `ValueError`."""
         environ = os.environ if environ is None else environ
         hosts, networks = set(), []
         for part in filter(None, map(str.strip, environ.get(ALLOW_VARIABLE, "").split(","))):
@@ -74,7 +73,7 @@ class AddressPolicy:
         return cls(dev, frozenset(hosts), tuple(networks))
 
     def permits(self, host: str, address: str) -> bool:
-        """`address`: one that `host` has."""
+        """Whether an address of a host may be connected to."""
         if self.everything or _host(host) in self.hosts:
             return True
         try:
@@ -87,8 +86,8 @@ class AddressPolicy:
 async def permitted(
     policy: AddressPolicy, host: str, port: int, timeout: float | None
 ) -> list[str]:
-    """The addresses of a host that may be connected to. Raises `AddressRefusedError` and errors of
-    httpcore."""
+    """The addresses of a host that may be connected to. Raises `AddressRefusedError`, and
+    httpcore's errors."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):
@@ -105,7 +104,7 @@ async def permitted(
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether the address is one that anybody on the internet can reach."""
+    """Whether anybody on the internet can reach the address."""
     address = _plain(address)
     if address.version == 6 and (address not in _PUBLIC_V6 or getattr(address, "scope_id", None)):
         return False
@@ -113,7 +112,7 @@ def is_public(address: IPAddress) -> bool:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects only to what a policy permits."""
+    """Connects only to addresses that a policy permits."""
 
     def __init__(self, policy: AddressPolicy) -> None:
         self._policy = policy
@@ -127,8 +126,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Tries each address that is permitted. Raises `AddressRefusedError`, and httpcore's
-        errors."""
+        """Try each permitted address. Raises `AddressRefusedError`, and httpcore's errors."""
         *others, last = await permitted(self._policy, host, port, timeout)
         for address in others:
             try:
@@ -145,7 +143,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 
 def _plain(address: IPAddress) -> IPAddress:
-    """The address of IPv4 that one of IPv6 stands for, or the address itself."""
+    """The IPv4 address for which an IPv6 address stands, or the address itself."""
     if address.version == 6 and any(address in network for network in _WITH_V4):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address

@@ -1,7 +1,7 @@
 """Calls apps: one POST for each execution, over connections that are kept.
 
-`pyreqwest` (Rust's reqwest) is a twentieth of the CPU time that httpx takes for such a call, and
-speaks HTTP/2 where that is offered (benchmarks/http_apps.py).
+`pyreqwest` (Rust's reqwest) takes a twentieth of the CPU time that httpx takes for such a call, and
+speaks HTTP/2 if the app offers it (benchmarks/http_apps.py).
 """
 
 import asyncio
@@ -20,20 +20,20 @@ from inngest_temporal.sdk.requests import HttpCall
 from .addresses import AddressPolicy, AddressRefusedError, permitted
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
-"""Limit of a connection's beginning."""
+"""How long connecting may take."""
 CALL_TIMEOUT = timedelta(hours=2, minutes=5)
-"""Limit of a call that was given up: pyreqwest leaves the connection of a cancelled one open.
-Whoever waits for a call gives up sooner."""
+"""How long an abandoned call lasts, because pyreqwest leaves the connection of a cancelled call
+open. Our code gives up sooner."""
 KEPT = timedelta(seconds=4)
-"""How long an idle connection is kept: Node's servers close theirs after 5 seconds."""
+"""How long an idle connection is kept. Node's servers close theirs after 5 seconds."""
 KEEPALIVE = timedelta(seconds=15)
-"""TCP looks so often whether the other side is there: a call may take hours, in silence."""
+"""Interval at which TCP checks that the other side is there: a call may be silent for hours."""
 KEEPALIVE_RETRIES = 4
 MAX_CALLS = 200
-"""Calls under way to one app (one origin); further ones wait for their turn."""
+"""Maximum number of calls under way to one app (one origin); further ones wait for their turn."""
 MAX_TURNS = 1_000
-"""Calls to one app that are under way or wait: half of what a worker may have, so that an app that
-answers nothing leaves room for others."""
+"""Maximum number of calls to one app that are under way or wait. It is half of what a worker may
+have, so that an app that does not answer leaves room for others."""
 MAX_REDIRECTS = 10
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -41,18 +41,18 @@ _CHUNK_BYTES = 256 * 1024
 
 
 class CallError(Exception):
-    """The app did not answer. The message is for whoever looks at the run."""
+    """The app did not answer. The message is shown with the run."""
 
 
 class AppCaller:
     """The HTTP client of one worker. As a context manager it closes its connections."""
 
     def __init__(self, policy: AddressPolicy) -> None:
-        """`policy`: where an app may redirect to that is not itself."""
+        """`policy`: the addresses to which an app may redirect, in addition to its own."""
         self._policy = policy
         self._http: Client = _builder().build()
         self._turns: dict[str, tuple[asyncio.Semaphore, int]] = {}
-        """Origin -> what bounds its calls, and how many there are."""
+        """Origin -> the bound of its calls, and how many there are."""
 
     async def __aenter__(self) -> "AppCaller":
         return self
@@ -61,12 +61,12 @@ class AppCaller:
         await self._http.close()
 
     def is_crowded(self, url: str) -> bool:
-        """Whether an app has so many calls that a further one should not even wait for its turn."""
+        """Whether an app has so many calls that another one should not even wait for its turn."""
         _, count = self._turns.get(_origin(url), (None, 0))
         return count >= MAX_TURNS
 
     async def call(self, call: HttpCall) -> Reply:
-        """What the app replied. Raises `CallError`."""
+        """Call the app and follow its redirects; returns its reply. Raises `CallError`."""
         async with self._turn(call.url):
             url = call.url
             for redirects in range(MAX_REDIRECTS + 1):
@@ -85,8 +85,8 @@ class AppCaller:
 
     @contextlib.asynccontextmanager
     async def _client(self, url: str, registered: str) -> AsyncIterator[Client]:
-        """What calls a URL that an app redirects to: elsewhere it connects to the very address that
-        the policy permits. Raises `CallError`."""
+        """The client for a URL to which an app redirects. If that is another server, the client
+        connects to the very address that the policy permits. Raises `CallError`."""
         if self._policy.everything or _is_same_server(url, registered):
             yield self._http
             return
@@ -121,7 +121,7 @@ def _builder() -> ClientBuilder:
         ClientBuilder()
         .no_proxy()
         .http2(True)
-        .follow_redirects(False)  # they would become GETs
+        .follow_redirects(False)  # it would turn the POST into a GET
         .default_cookie_store(False)
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(CALL_TIMEOUT)
@@ -138,7 +138,7 @@ async def _post(http: Client, url: str, call: HttpCall) -> Reply:
         request = http.post(url).headers(call.headers).body_bytes(call.body)
         async with request.build_streamed() as response:
             body = bytearray()
-            # One byte more than the limit shows whoever reads it that it is too large.
+            # It reads more than the limit, so that `read_reply` sees that the body is too large.
             while len(body) <= MAX_REPLY_BYTES:
                 chunk = await response.body_reader.read(_CHUNK_BYTES)
                 if not chunk:
@@ -162,12 +162,12 @@ def _place(url: str) -> tuple[str, int]:
     """Host and port. Raises `ValueError`."""
     parts = urlsplit(url)
     if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError("it is no URL that begins with http:// or https://, and names a host")
+        raise ValueError("a URL must begin with http:// or https:// and name a host")
     return parts.hostname, parts.port or _PORTS[parts.scheme]
 
 
 def _is_same_server(url: str, registered: str) -> bool:
-    """Whether a URL is at a host and port that an app is served at, or at the host's usual ones."""
+    """Whether a URL is at the app's host, and at the app's port or the usual ones (80, 443)."""
     try:
         (host, port), (known, known_port) = _place(url), _place(registered)
     except ValueError:
@@ -176,6 +176,6 @@ def _is_same_server(url: str, registered: str) -> bool:
 
 
 def _cause(error: Exception) -> str:
-    """What went wrong at the bottom of it."""
+    """The innermost cause of an error."""
     causes = error.details["causes"] if isinstance(error, DetailedPyreqwestError) else None
     return causes[-1]["message"] if causes else str(error)

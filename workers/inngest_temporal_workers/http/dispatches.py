@@ -1,8 +1,8 @@
 """The calls to apps that are under way in this process, and the steps that apps report meanwhile.
 
-An app with checkpointing reports each step that it has executed while its call is still open, to
-any ingress. That hands the steps to the process that has the call, which makes them durable by the
-heartbeat of the call's activity: so there is one writer, and no heartbeat can undo another.
+An app with checkpointing reports each step that it has executed to any ingress, while its call is
+still open. The ingress hands the steps to the process that has the call, which makes them durable
+by the heartbeat of the call's activity. So there is one writer, and no heartbeat can undo another.
 """
 
 import asyncio
@@ -23,38 +23,38 @@ from inngest_temporal_workers.runs.checkpoints import (
 )
 
 CHECKPOINT_SIGNAL = "checkpoint"
-"""Signal of a run: a list of `Done`, as JSON."""
+"""Name of a run's signal, whose argument is a list of `Done` as JSON."""
 
 
 @dataclass
 class Reports(Checkpoints):
     """The steps that an app reports during one call.
 
-    They are the details of heartbeats, until those are so large that it is cheaper to give them to
+    They are the details of heartbeats until these are so large that it is cheaper to send them to
     the run.
     """
 
     known: set[str] = field(default_factory=set)
     """Hashed ids of the steps that have ended."""
     handed_over: int = 0
-    """Steps that were given to the run."""
+    """Number of steps that were sent to the run."""
     over: bool = False
-    """Whether it was settled what the run is told: what is reported now would not be in it."""
+    """Whether the answer to the run is settled, so that a step reported now would be lost."""
 
     @property
     def base(self) -> int:
-        """Memos that the run has, as far as this call is concerned."""
+        """Number of memos that the run has, as far as this call knows."""
         return self.request.base + self.handed_over
 
     @property
     def is_free(self) -> bool:
-        """Whether the app may execute one step after another."""
+        """Whether the app may execute one step after another, without a target."""
         request = self.request
         return request.alone and request.target is None and not request.plan_only
 
     @property
     def may_go_on(self) -> bool:
-        """Whether the app is called again once it has executed a step."""
+        """Whether to call the app again after it has executed a step."""
         return (
             self.is_free
             and not self.handed_over
@@ -65,17 +65,18 @@ class Reports(Checkpoints):
 
     @property
     def steps(self) -> list[Done]:
-        """Those that the run does not have yet."""
+        """The steps that the run does not have yet."""
         return [from_wire(Done, each) for each in self.done]
 
     def has(self, step: str) -> bool:
-        """Whether a step, by hashed id, has ended already."""
+        """Whether a step (hashed id) has ended already."""
         return step in self.known
 
     async def commit(self, steps: list[Done]) -> Committed:
-        """Make steps durable; those that are known already change nothing. Code of the activity.
+        """Make steps durable, except those that are known already. Called in the activity's
+        context.
 
-        Raises `RPCError`; then the same steps may be given once more.
+        Raises `RPCError`; then the same steps may be committed again.
         """
         if self.stopping:
             return Committed.LATER
@@ -95,7 +96,7 @@ class Reports(Checkpoints):
         run = self.client.get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
         async with self._turn:
             count = len(self.done)
-            # Given twice, a step changes nothing.
+            # A run ignores a step that it gets twice.
             await run.signal(CHECKPOINT_SIGNAL, self.done[:count])
             self.handed_over += count
             self.done, self._texts, self._bytes = self.done[count:], self._texts[count:], 0
@@ -118,7 +119,7 @@ class Dispatches:
 
     @contextlib.contextmanager
     def under_way(self, dispatch: str, reports: Reports) -> Iterator[None]:
-        """A call of the current activity, while the block runs."""
+        """Register a call of the current activity while the block runs."""
         run = activity.info().workflow_id
         assert run is not None
         self._calls[dispatch] = _Call(run, reports, contextvars.copy_context())
@@ -128,7 +129,7 @@ class Dispatches:
             del self._calls[dispatch]
 
     async def commit(self, dispatch: str, run: str, steps: list[Done]) -> Committed:
-        """Make steps durable that an app has executed during a call.
+        """Make steps durable that an app has reported during a call.
 
         Raises `RPCError` if Temporal can't be reached.
         """

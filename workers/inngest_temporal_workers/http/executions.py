@@ -1,7 +1,8 @@
-"""The activity that executes functions over HTTP: one execution is one call to the app.
+"""The activity that executes functions over HTTP: an execution is one call to the app, or a chain
+of them.
 
-While a call is under way the app may report steps that it has executed (`Dispatches`). What the
-reply says comes on top of them.
+During a call the app may report steps that it has executed (`Dispatches`). The steps of the reply
+come after them.
 """
 
 import asyncio
@@ -71,7 +72,8 @@ class HttpExecutions:
 
     @activity.defn(name="inngest.execute")
     async def execute(self, wire: dict[str, Any]) -> dict[str, Any]:
-        """One execution: an `ExecutionRequest`, answered with `Progress`, both as JSON."""
+        """Execute the function once, as an `ExecutionRequest` says, and answer with `Progress`;
+        both are JSON."""
         begun = time.monotonic()
         progress = await self._progress(from_wire(ExecutionRequest, wire))
         answer: dict[str, Any] = to_wire(
@@ -88,7 +90,7 @@ class HttpExecutions:
         function_id = activity.info().workflow_type or ""
         place = await self._place(function_id, request)
         if place is None:
-            return Progress(unstarted=f"function {function_id} is not here", missing=True)
+            return Progress(unstarted=f"function {function_id} is not registered", missing=True)
         if self.caller.is_crowded(place.url):
             return Progress(unstarted="its app has too many calls under way", busy=True)
         memos = memory.memos[: request.base]
@@ -103,8 +105,8 @@ class HttpExecutions:
         return made.progress(answer)
 
     async def _chain(self, place: "_Place", memory: RunMemory, reports: Reports) -> Answer:
-        """Call the app, and call it again for as long as all that it did was to execute a step:
-        an SDK without checkpoints answers after each."""
+        """Call the app, and call it again as long as it only executed a step, because an SDK
+        without checkpoints answers after each step."""
         request = reports.request
         while True:
             dispatch = str(ULID())
@@ -123,11 +125,11 @@ class HttpExecutions:
             request = replace(request, attempt=0, version=version or request.version)
 
     async def _place(self, function_id: str, request: ExecutionRequest) -> "_Place | None":
-        """Where the function is served now. One that was removed is called where it was: its app
-        may have it still."""
+        """Where the function is served now. A function that was removed is called at its old URL,
+        because its app may still have it."""
         snapshot = self.registry.snapshot
         with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
-            # It may have registered a moment ago, with others that what it does triggers.
+            # Its app may have registered a moment ago, with functions that this one triggers.
             snapshot = await self.registry.knowing(function_id)
         function = None if snapshot is None else snapshot.function(function_id)
         if snapshot is None or function is None or function.config.url is None:
@@ -163,7 +165,7 @@ class HttpExecutions:
         )
 
     async def _answered(self, request: ExecutionRequest, call: HttpCall) -> Answer:
-        """What the app needs, once what can be done for it at once is done."""
+        """Call the app once. If it only needs a request that it leaves to us, perform that."""
         try:
             answer = read_reply(await self.caller.call(call))
         except CallError as error:
@@ -182,8 +184,8 @@ class HttpExecutions:
     async def _attended(
         self, request: ExecutionRequest, reports: Reports
     ) -> AsyncIterator["_Attended"]:
-        """Heartbeat while the app is at work. If the activity is cancelled, the call is given up,
-        or, where permits are held for it, waited for."""
+        """Heartbeat during the calls. If the activity is cancelled, abandon the call, or wait for
+        its end if it holds permits."""
         attended = _Attended()
         stopping = asyncio.create_task(reports.stop_with_worker())
         try:
@@ -196,7 +198,7 @@ class HttpExecutions:
                             reports.stopping = True
                             await asyncio.wait([attended.task])
                         raise
-                    attended.lost = "The worker stopped during the call; another one calls."
+                    attended.lost = "The worker stopped during the call; another one repeats it."
         finally:
             stopping.cancel()
             if attended.task is not None:
@@ -205,7 +207,7 @@ class HttpExecutions:
 
 @dataclass(frozen=True)
 class _Place:
-    """A function, where it is served, and by what."""
+    """A function, and the URL and SDK that serve it."""
 
     function_id: str
     url: str
@@ -213,7 +215,7 @@ class _Place:
 
 
 def _located(answer: Answer, url: str) -> Answer:
-    """An answer that is none of an SDK says where it came from."""
+    """The answer; if it is not that of an SDK, its error says which URL was called."""
     if answer.failed is None or not answer.is_foreign:
         return answer
     message = f"{answer.failed.message} It was called at {url}."
@@ -222,8 +224,8 @@ def _located(answer: Answer, url: str) -> Answer:
 
 @dataclass
 class _Attended:
-    """A call while it is under way."""
+    """The calls of one execution while they are under way."""
 
     task: "asyncio.Task[Answer] | None" = None
     lost: str | None = None
-    """Why nobody waits for its end."""
+    """Why the execution does not wait for their end."""

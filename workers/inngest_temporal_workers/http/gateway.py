@@ -1,6 +1,6 @@
 """Makes the HTTP requests that steps of apps leave to us: `step.fetch` and `step.ai.infer`.
 
-No code of the app runs meanwhile. Requests hold secrets: none of them is logged, nor in an error.
+The app is not called meanwhile. Requests hold secrets, which must not get into logs or errors.
 """
 
 import base64
@@ -23,22 +23,22 @@ from inngest_temporal.sdk.ops import GatewayCall, parse_json
 from .addresses import AddressPolicy, AddressRefusedError, GuardedBackend
 
 CONNECT_SECONDS = 10.0
-"""Limit of a connection's beginning."""
+"""How long connecting may take."""
 SILENCE_SECONDS = 7200.0
-"""How long a server may be silent, as a model may think for long."""
+"""How long a server may be silent: a model may think for a long time."""
 MAX_REDIRECTS = 10
 MAX_SHOWN = 1_000
-"""Characters of a provider's answer in an error."""
+"""Maximum number of characters of a provider's answer in an error."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NO_BODY = (204, 205, 304)
-"""JavaScript's `Response` must not have a body with these, not even an empty one."""
+"""With these statuses, JavaScript's `Response` must not have a body, not even an empty one."""
 _NO_METHODS = ("CONNECT", "TRACE", "TRACK")
 _OURS = ("host", "content-length", "transfer-encoding", "connection", "upgrade", "expect")
-"""Request headers that are made by the HTTP client alone."""
+"""Request headers that only the HTTP client sets."""
 _SECRET = ("authorization", "cookie", "proxy-authorization", "x-api-key", "api-key")
-"""Request headers that do not follow a redirect to another origin."""
+"""Request headers that are not sent to another origin after a redirect."""
 _TRANSFER = ("content-encoding", "content-length", "transfer-encoding", "connection", "keep-alive")
-"""Response headers that say nothing of the body as it is handed on."""
+"""Response headers that do not apply to the decoded body that the app gets."""
 _TOO_LARGE = f"The response is over the limit of {MAX_OUTPUT_BYTES} bytes."
 _TRANSPORT_ERRORS: Final = (
     httpcore.NetworkError,
@@ -59,19 +59,19 @@ class Gateway:
     """Makes requests. As a context manager it closes its connections."""
 
     def __init__(self, policy: AddressPolicy, context: ssl.SSLContext | None = None) -> None:
-        """`context`: whose certificates are trusted; None: those that browsers trust."""
+        """`context`: which certificates are trusted; None: those that browsers trust."""
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context or httpx.create_ssl_context(trust_env=False),
             network_backend=GuardedBackend(policy),
             max_connections=None,
-            # A request may be one that must not be sent twice, so none is sent on a connection
-            # that the server may just be closing.
+            # Connections are not kept. The server may be closing one just when a request is sent,
+            # and then it would be unknown whether the request may be sent again.
             max_keepalive_connections=0,
         )
 
     @classmethod
     def from_env(cls, *, dev: bool) -> "Gateway":
-        """With the policy of the environment. `dev`: any address may be connected to. Raises
+        """A gateway with the environment's policy. `dev` allows every address. Raises
         `ValueError`."""
         return cls(AddressPolicy.from_env(dev=dev))
 
@@ -82,8 +82,9 @@ class Gateway:
         await self._pool.aclose()
 
     async def perform(self, call: GatewayCall) -> tuple[Any, ErrorInfo | None]:
-        """What the step's memo holds: data, or an error, which says whether another attempt may
-        help. Any status is a success of `fetch`; above 299 it is a failure of `ai`."""
+        """Make a request. Returns the data of the step's memo, or an error, which says whether
+        another attempt may help. For `fetch` every status is a success; for `ai` a status above 299
+        is a failure."""
         try:
             url, response, body = await self._follow(_authorized(call))
             return (
@@ -110,11 +111,11 @@ class Gateway:
             return None, _error(call, message, retriable=True)
 
     async def _follow(self, call: GatewayCall) -> tuple[httpx.URL, httpx.Response, bytes]:
-        """The response at the end of the redirects, and where that was."""
+        """The response at the end of the redirects, and its URL."""
         for _ in range(MAX_REDIRECTS + 1):
             url = httpx.URL(call.url)
             if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65_535:
-                raise _UnfitError("The URL must begin with http:// or https://, and name a host.")
+                raise _UnfitError("The URL must begin with http:// or https:// and name a host.")
             response, body = await self._send(url, call)
             location = response.headers.get("location")
             if response.status_code not in _REDIRECTS or not location:
@@ -153,11 +154,11 @@ class Gateway:
 
 
 class _UnfitError(Exception):
-    """No other attempt would end otherwise."""
+    """A failure that another attempt would not change."""
 
 
 class _Received(httpx.AsyncByteStream):
-    """The body of a response, for httpx to decode."""
+    """The body of a response, which httpx decodes."""
 
     def __init__(self, response: httpcore.Response) -> None:
         self._response = response
@@ -168,7 +169,7 @@ class _Received(httpx.AsyncByteStream):
 
 
 def _authorized(call: GatewayCall) -> GatewayCall:
-    """The request with its key where the provider wants it."""
+    """The request with its API key in the place where the provider wants it."""
     if call.kind != "ai":
         return call
     headers = {"content-type": "application/json"} | {

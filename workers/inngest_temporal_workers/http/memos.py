@@ -1,4 +1,4 @@
-"""Results of steps as SDKs want them in `steps`. Source: http-protocol §7."""
+"""Results of steps in the form that SDKs expect in `steps`. Source: http-protocol §7."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from inngest_temporal.drivers.protocol import Done, ErrorInfo
 
 
 def memo_text(done: Done) -> str:
-    """The memo of a step that has ended, JSON text."""
+    """The memo of a step that has ended, as JSON text."""
     return json.dumps(_memo(done), separators=(",", ":"))
 
 
@@ -25,8 +25,8 @@ def _memo(done: Done) -> Any:
 
 
 def _error(error: ErrorInfo) -> dict[str, Any]:
-    """No field is null: JavaScript's SDK makes an unknown error of one without a stack. Nor is the
-    message empty, for the same reason."""
+    """An error without null fields or an empty message, because the JavaScript SDK would turn such
+    an error into an unknown one."""
     fields = {"name": error.name, "message": error.message or error.name}
     if error.stack is not None:
         fields["stack"] = error.stack

@@ -1,8 +1,8 @@
 """The run workflow of a function that an app serves over HTTP.
 
-It differs from a native run in when it calls the app again (Inngest's rules for parallel steps),
-in the shape of memos, and in what a lost worker means: the user's code is not in the worker.
-Source: semantics §3.7, §3.8; http-protocol §7, §10.
+It differs from a native run in three things: when the app is called again (Inngest's rules for
+parallel steps), the form of memos, and what a lost worker means, because user code is not in the
+worker. Source: semantics §3.7, §3.8; http-protocol §7, §10.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from .dispatches import CHECKPOINT_SIGNAL
 from .memos import memo_text
 
 MAX_EMPTY = 10
-"""How often in a row an app may answer that it needs nothing, though nothing is under way."""
+"""How many times in a row an app may answer that it needs nothing, while nothing is under way."""
 SEQUENTIAL_VERSION = 1
 """Version of the protocol in which the app is called after each of several parallel steps."""
 
@@ -42,14 +42,14 @@ class HttpRun(RunWorkflow):
     def __init__(self, args: Sequence[RawValue]) -> None:
         super().__init__(workflow.payload_converter().from_payload(args[0].payload))
         self._version = -1
-        """Version of the protocol, as the app's first reply says; -1: not known."""
+        """Version of the protocol in the app's first reply; -1: not known."""
         self._plans = False
-        """Whether the app planned several steps, so that it may not execute one by itself."""
+        """Whether the app planned several steps, so that it must not execute one by itself."""
         self._empty = 0
         self._stored: set[str] = set()
         """Hashed ids of the steps that have ended."""
         self._exceeded: RunFailure | None = None
-        """What an app reported is more than a run may have."""
+        """The failure of a run whose app reported more than a run may have."""
 
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> Any:  # type: ignore[override]
@@ -62,7 +62,7 @@ class HttpRun(RunWorkflow):
             super()._request(target, attempt),
             url=self._input.url,
             version=self._version,
-            # An app takes the input of a step in a call for that step alone.
+            # An app takes the input of a step only in a call for that step.
             plan_only=self._plans or bool(self._inputs),
             gateway=target is not None and "gateway" in target.options,
         )
@@ -86,7 +86,7 @@ class HttpRun(RunWorkflow):
 
     @workflow.signal(name=CHECKPOINT_SIGNAL)
     def _on_checkpoint(self, steps: list[Any]) -> None:
-        """Steps that were executed in a call that is still under way."""
+        """Take steps that were executed in a call that is still under way."""
         try:
             for done in [from_wire(Done, each) for each in steps]:
                 if self._is_news(done):
@@ -96,24 +96,25 @@ class HttpRun(RunWorkflow):
             self._exceeded = failure
 
     def _is_news(self, done: Done) -> bool:
-        """Whether a step has not ended, nor is to be tried again already."""
+        """Whether a step is neither known to have ended nor waiting for another attempt."""
         is_again = done.retry_ms is not None and done.op.id in self._tasks
         return done.op.id not in self._stored and not is_again
 
     def _store(self, done: Done) -> None:
-        """What is said of a step first holds: a worker may have handed it over before it was lost,
-        and an app may say it twice."""
+        """Store a step once, with the first result. A worker may have sent it to the run before the
+        worker was lost, and an app may report it twice."""
         if done.op.id not in self._stored:
             self._stored.add(done.op.id)
             super()._store(done)
 
     def _holds(self, progress: Progress) -> bool:
-        # Whatever else has ended: as in Inngest, a function that has failed for good has ended.
+        # As in Inngest, a function that has failed for good has ended, whatever steps have ended
+        # meanwhile.
         is_final = progress.failed is not None and progress.failed.retry_ms is None
         return is_final or super()._holds(progress)
 
     def _looks_beside(self, ended: Op) -> bool:
-        # What is under way of a race alone is nothing to wait for, whoever has won.
+        # If only steps of a race are under way, the winner is known, and nothing is waited for.
         others = [self._ops[step] for step in self._tasks]
         return (
             self._version == SEQUENTIAL_VERSION
@@ -122,8 +123,8 @@ class HttpRun(RunWorkflow):
         )
 
     async def _after_loss(self, progress: Progress, target: Op | None, attempt: int) -> bool:
-        """The worker that called the app was lost, not the app: the call is repeated, and counts
-        nothing."""
+        """Repeat the call. It does not count as an attempt, because the worker was lost, not the
+        app."""
         pause = self._losses.add()
         if target is not None and all(done.op.id != target.id for done in progress.done):
             self._plan(target, attempt, pause * 1000)
@@ -137,7 +138,7 @@ class HttpRun(RunWorkflow):
 
 
 def _races(op: Op) -> bool:
-    """Whether the app goes on before the steps beside it have ended."""
+    """Whether the app may continue before the other steps of the same answer have ended."""
     return bool(op.options.get("race"))
 
 

@@ -1,4 +1,5 @@
-"""What an app answered, as the run is told: attempts, retries, limits."""
+"""Turns the answer of an app into progress of its run: counts attempts, decides retries, and checks
+limits."""
 
 import json
 import logging
@@ -33,27 +34,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Telling:
-    """One execution of a function over HTTP, once the app has answered. Code of the activity."""
+    """The answered execution of a function over HTTP. Code of the activity."""
 
     function_id: str
     memos: Sequence[tuple[str, str]]
-    """What the execution began with."""
+    """The memos with which the execution began."""
     reports: Reports
     interval: timedelta | None
-    """Replaces Inngest's waits between attempts."""
+    """Replaces Inngest's delays between attempts."""
 
     def progress(self, answer: Answer) -> Progress:
-        """What was done, in the whole execution, and what is needed next."""
+        """The steps of the whole execution, and what is needed next."""
         reports = self.reports
-        said = {step.op.id: step for step in reversed(answer.done)}
-        executed = [step for id, step in reversed(said.items()) if not reports.has(id)]
+        # Of several results of one step, the first counts.
+        answered = {step.op.id: step for step in reversed(answer.done)}
+        executed = [step for id, step in reversed(answered.items()) if not reports.has(id)]
         for step in executed:
             if step.error is not None:
                 self._log(step.op, step.error, reports.request.attempt, None)
         done = [*reports.steps, *executed]
         if answer.ignored:
-            self._say_ignored(answer.ignored)
-        # A step that was executed begins a new count, as in Inngest.
+            self._log_ignored(answer.ignored)
+        # As in Inngest, counting starts again after a step that was executed.
         has_executed = reports.handed_over or any(step.error is None for step in done)
         attempt = 0 if has_executed else reports.request.attempt
         outcome: Outcome | None = answer.returned
@@ -64,18 +66,18 @@ class Telling:
         elif answer.failed is not None:
             outcome = self._failed_function(answer.failed, attempt, done)
         if outcome is None and not done:
-            outcome = Ops([])  # it repeats what is known
+            outcome = Ops([])  # it only repeated what is known
         version = answer.version if reports.request.version < 0 else None
         progress = Progress.of(reports.base, done, within_limits(outcome))
         if json_size(to_wire(progress)) > MAX_OUTPUT_BYTES:
-            progress = Progress(reports.base, done)  # what is needed next is asked for once more
+            progress = Progress(reports.base, done)  # the next call asks again what is needed
         return replace(progress, version=version)
 
     def _failed_step(
         self, op: Op, error: ErrorInfo, attempt: int, done: list[Done]
     ) -> Failed | None:
-        """An attempt of a step failed. One that was not planned is tried again by another call of
-        the same kind, as in Inngest."""
+        """Handle a failed attempt of a step. As in Inngest, a step that was not planned is tried
+        again by another call of the same kind."""
         delay_ms = self._retry_ms(error, attempt)
         self._log(op, error, attempt, delay_ms)
         if self.reports.request.target is None and delay_ms is not None:
@@ -84,7 +86,8 @@ class Telling:
         return None
 
     def _failed_function(self, error: ErrorInfo, attempt: int, done: list[Done]) -> Failed | None:
-        """The function failed, or the call did. With a target that is an attempt of the target."""
+        """Handle a failure of the function or the call. With a target, it is an attempt of that
+        step."""
         target, delay_ms = self.reports.request.target, self._retry_ms(error, attempt)
         if not (delay_ms is None and self._is_of_a_step(error, done)):
             self._log(None, error, attempt, delay_ms)
@@ -94,8 +97,8 @@ class Telling:
         return None
 
     def _is_of_a_step(self, error: ErrorInfo, done: Sequence[Done]) -> bool:
-        """Whether the function failed by the error of one of its steps, which was logged as that
-        ended. One that has no stack is not of user code."""
+        """Whether the function failed with the error of one of its steps, which was logged already.
+        Memos of errors without a stack are not of user code."""
         known = [json.loads(text)["error"] for _, text in self.memos if '{"error":' in text[:9]]
         known = [each for each in known if each.get("stack")]
         errors = [(each["name"], each["message"]) for each in known]
@@ -106,13 +109,13 @@ class Telling:
         return retry_ms(error, attempt, self.reports.request.retries, self.interval)
 
     def _log(self, op: Op | None, error: ErrorInfo, attempt: int, delay_ms: int | None) -> None:
-        what = "The handler" if op is None else f'Step "{op.name}"'
+        failed = "The handler" if op is None else f'Step "{op.name}"'
         retries = self.reports.request.retries
-        log_failure(logger, what, self.function_id, error, attempt, retries, delay_ms)
+        log_failure(logger, failed, self.function_id, error, attempt, retries, delay_ms)
 
-    def _say_ignored(self, names: Sequence[str]) -> None:
+    def _log_ignored(self, names: Sequence[str]) -> None:
         logger.info(
-            "Function %s asks for what has no effect here yet: %s (run %s)",
+            "Function %s uses features that have no effect here yet: %s (run %s)",
             self.function_id,
             ", ".join(names),
             activity.info().workflow_id,

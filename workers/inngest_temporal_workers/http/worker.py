@@ -1,6 +1,7 @@
 """The worker that calls apps: it runs the functions of all apps that are served over HTTP.
 
-It needs nothing of an app but its URL, which the registry has. Any number of replicas.
+All that it needs of an app is its URL, which is in the registry. It can have any number of
+replicas.
 """
 
 import asyncio
@@ -40,16 +41,16 @@ from .gateway import Gateway
 from .run import http_run_workflow
 
 MAX_CALLS = 2_000
-"""Calls under way in one worker. One that waits for its app costs little."""
+"""Maximum number of calls under way in one worker. A call that waits for its app costs little."""
 
 
 class HttpAppsPlugin(SimplePlugin):
     """Makes a Temporal worker call the apps that are served over HTTP.
 
-    `settings`: its signing keys sign the calls. `dispatches`: what an ingress of this process is
-    given, too. `address`: URL under which ingresses reach this process, without a path; None: apps
-    can't report steps during a call, and are called once for each step. `retry_interval` replaces
-    Inngest's waits between attempts, for development.
+    The signing keys of `settings` sign the calls. An ingress in this process must get the same
+    `dispatches`. `address` is the URL, without a path, under which ingresses reach this process;
+    with None apps can't report steps during a call, and are called once for each step.
+    `retry_interval` replaces Inngest's delays between attempts, for development.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class HttpAppsPlugin(SimplePlugin):
         return "" if function is None else function.app_id
 
     async def run_worker(self, worker: Worker, next: Callable[[Worker], Awaitable[None]]) -> None:
-        """Run the worker, with one of the system queue beside it."""
+        """Run the worker, together with one of the system queue."""
         async with (
             own_system_worker(worker.client, self._follower),
             self._follower,
@@ -121,13 +122,13 @@ class HttpAppsPlugin(SimplePlugin):
             self._gateway,
             healing(worker.client),
         ):
-            telling = asyncio.create_task(self._tell())
+            starting = asyncio.create_task(self._set_ready())
             try:
                 await next(worker)
             finally:
-                telling.cancel()
+                starting.cancel()
 
-    async def _tell(self) -> None:
+    async def _set_ready(self) -> None:
         if self._follower.snapshot is None:
             await self._follower.change(None)
         self.ready.set()
@@ -142,8 +143,8 @@ def create_http_worker(
     retry_interval: timedelta | None = None,
     **options: Any,
 ) -> Worker:
-    """A Temporal worker for all apps that are served over HTTP. Arguments: see `HttpAppsPlugin`;
-    `options` are `temporalio.worker.Worker`'s."""
+    """A Temporal worker for all apps that are served over HTTP. The arguments are those of
+    `HttpAppsPlugin`; `options` are those of `temporalio.worker.Worker`."""
     plugin = HttpAppsPlugin(
         settings, dispatches=dispatches, address=address, retry_interval=retry_interval
     )
