@@ -1,7 +1,7 @@
-"""How our dataclasses cross to Temporal: as JSON objects, without fields that have their default.
+"""Converts our dataclasses to JSON objects for Temporal, without fields that have their default.
 
 Unknown fields are ignored when reading, so that two versions work side by side during a deploy.
-Values that user code made stay as they are: they are not copied, nor looked into.
+Values from user code are neither copied nor inspected.
 """
 
 import functools
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def to_wire(value: Any) -> Any:
-    """A dataclass as a dict, with the dataclasses in its fields and in lists there."""
+    """A dataclass as a dict, including dataclasses in its fields and in lists in these."""
     if isinstance(value, list):
         return [each if _fields(_type(each)) is None else to_wire(each) for each in value]
     known = _fields(_type(value))
@@ -31,8 +31,8 @@ def to_wire(value: Any) -> Any:
 
 def from_wire(model: type[T], value: Any) -> T:
     """The inverse of `to_wire`. Raises pydantic's `ValidationError`."""
-    given: Any = model
-    read: T = _adapter(given).validate_python(value)
+    hashable: Any = model  # for mypy, which does not know that classes are hashable
+    read: T = _adapter(hashable).validate_python(value)
     return read
 
 
@@ -46,12 +46,12 @@ _type: Callable[[object], Any] = type
 
 @functools.lru_cache(maxsize=1_000)
 def _fields(model: Any) -> tuple[Field[Any], ...] | None:
-    """None: it is no dataclass."""
+    """The fields of a dataclass; None for another class."""
     return fields(model) if is_dataclass(model) else None
 
 
 def _is_default(each: Field[Any], value: Any) -> bool:
     if each.default is not MISSING:
-        # An identity check alone: values may be large, or compare in ways of their own.
+        # Other values are compared by identity: they may be large, or define their own equality.
         return value is each.default or (isinstance(value, int | str) and value == each.default)
     return each.default_factory is not MISSING and not value

@@ -16,7 +16,7 @@ from temporalio.exceptions import is_cancelled_exception
 
 from inngest_temporal.drivers.failures import RunFailure
 from inngest_temporal.errors import text_of
-from inngest_temporal.temporal.connection import passes
+from inngest_temporal.temporal.connection import is_temporary
 
 TOLD_ATTEMPTS = 5
 """Number of attempts of an activity after which its failure is logged; then after twice as many,
@@ -85,7 +85,7 @@ def _is_temporary(error: BaseException) -> bool:
     """Whether the only cause is that Temporal was away or busy, or that the call was cut off."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_temporary, error.exceptions))
-    return passes(error) or is_cancelled_exception(error)
+    return is_temporary(error) or is_cancelled_exception(error)
 
 
 class _Deadlocks(logging.Filter):

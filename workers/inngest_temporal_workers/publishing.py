@@ -26,7 +26,7 @@ from inngest_temporal.routing.publishing import (
     release_key,
 )
 from inngest_temporal.routing.registry import AppConfig, AppDocument, Follower, Release
-from inngest_temporal.temporal.connection import passes
+from inngest_temporal.temporal.connection import is_temporary
 
 from .entities.app import RENEW_SECONDS, Member
 
@@ -66,7 +66,7 @@ class Publisher:
                 await follower.refresh()
                 return
             except (RPCError, RuntimeError, TimeoutError) as error:
-                if not passes(error):
+                if not is_temporary(error):
                     raise
                 if not told:
                     logger.warning(

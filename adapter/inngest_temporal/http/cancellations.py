@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -35,7 +35,7 @@ from inngest_temporal.routing import events
 from inngest_temporal.routing.router import SnapshotSource
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import RPC_TIMEOUT
-from inngest_temporal.temporal.runs import input_of, quoted, rfc3339
+from inngest_temporal.temporal.runs import input_of, quoted, rfc3339_of
 
 from .bodies import Bodies
 from .replies import ReplyError, envelope, ulid, v1_error
@@ -83,9 +83,9 @@ class Cancellation:
     def query(self) -> str:
         """Finds its runs in visibility, as far as they run."""
         query = f"WorkflowType = {quoted(self.function_id)} AND ExecutionStatus = 'Running'"
-        query += f" AND StartTime <= '{_time(self.started_before_ms)}'"
+        query += f" AND StartTime <= '{rfc3339_of(self.started_before_ms)}'"
         if self.started_after_ms is not None:
-            query += f" AND StartTime >= '{_time(self.started_after_ms)}'"
+            query += f" AND StartTime >= '{rfc3339_of(self.started_after_ms)}'"
         return query
 
     def shown(self, id: str, status: str, cancelled: int) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Cancellation:
         shown: dict[str, Any] = {
             "id": id,
             "name": f"Cancel runs of {self.function_id}",
-            "created_at": _time(self.created_ms),
+            "created_at": rfc3339_of(self.created_ms),
             "account_id": names.ENVIRONMENT_ID,
             "environment_id": names.ENVIRONMENT_ID,
             "app_id": self.app_id,
@@ -102,8 +102,8 @@ class Cancellation:
             "function_id": self.function_id,
             "started_after": None
             if self.started_after_ms is None
-            else _time(self.started_after_ms),
-            "started_before": _time(self.started_before_ms),
+            else rfc3339_of(self.started_after_ms),
+            "started_before": rfc3339_of(self.started_before_ms),
             "kind": "bulk_run",
             "cause": "API",
             "queue_name": None,
@@ -346,7 +346,3 @@ def _milliseconds(value: object, field: str) -> int:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _time(ms: int) -> str:
-    return rfc3339(datetime.fromtimestamp(ms / 1000, UTC))

@@ -4,7 +4,7 @@ found through a run that it started."""
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -18,7 +18,7 @@ from inngest_temporal.routing.recent import RecentEvent, RecentEvents
 from inngest_temporal.routing.reports import Outcome
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names, runs
-from inngest_temporal.temporal.runs import rfc3339
+from inngest_temporal.temporal.runs import rfc3339_of
 
 from .replies import ReplyError, envelope, ulid, v1_error
 
@@ -103,7 +103,7 @@ async def named(client: Client, recent: RecentEvent) -> RecentEvent:
 
 def scope(recent: RecentEvents) -> str:
     """What a list of recent events is, in a sentence."""
-    since = rfc3339(datetime.fromtimestamp(recent.since_ms / 1000, UTC))
+    since = rfc3339_of(recent.since_ms)
     return (
         f"the last events that this ingress replica accepted since {since}; other replicas have"
         " others, and a restart forgets them"
@@ -112,7 +112,7 @@ def scope(recent: RecentEvents) -> str:
 
 def shown(recent: RecentEvent) -> dict[str, Any]:
     """An event in Inngest's shape, with what became of it."""
-    received = rfc3339(datetime.fromtimestamp(recent.received_ms / 1000, UTC))
+    received = rfc3339_of(recent.received_ms)
     outcomes = [
         {
             "kind": outcome.kind,

@@ -1,5 +1,5 @@
-"""What a process reads from its environment: Inngest's variables for HTTP, Temporal's own for the
-connection."""
+"""Settings from the environment, and the connection to Temporal. Inngest's variables are for HTTP,
+Temporal's own for the connection."""
 
 import os
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 from inngest_temporal.errors import SettingsInvalidError
 
 RPC_TIMEOUT = timedelta(seconds=3)
-"""Limit of one attempt at one call, where a sender waits for it."""
+"""Limit of one attempt of a call for which a sender waits."""
 RETRIES = RetryConfig(
     initial_interval_millis=300, multiplier=2, max_elapsed_time_millis=2_000, max_retries=2
 )
-"""Short, so that a sender soon learns that Temporal can't be reached, and tries again itself."""
+"""Short, so that a sender soon learns that Temporal can't be reached, and can try again."""
 _REFUSALS = (
     RPCStatusCode.INVALID_ARGUMENT,
     RPCStatusCode.PERMISSION_DENIED,
@@ -30,7 +30,7 @@ _REFUSALS = (
 
 
 class DashboardMode(StrEnum):
-    """What the ingress serves of the dashboard."""
+    """Whether, and how, the ingress serves the dashboard."""
 
     ON = "on"
     READ_ONLY = "read-only"
@@ -42,20 +42,20 @@ class Settings:
     """The settings of an ingress."""
 
     event_keys: tuple[str, ...] = ()
-    """Any of these posts events; none: anyone may in dev mode, no one otherwise."""
+    """Each of these allows sending events. Without keys anyone may send in dev mode, and no one
+    otherwise."""
     signing_keys: tuple[str, ...] = ()
-    """Any of these reads and cancels runs; none: as above."""
+    """Each of these allows reading and cancelling runs; without keys the same holds."""
     dev: bool = False
     dashboard: DashboardMode = DashboardMode.ON
-    """Read-only: it shows, and changes nothing."""
     temporal_ui_url: str = ""
-    """Address of Temporal's Web UI, for links; empty: there are none."""
+    """Address of Temporal's Web UI, for links; empty: no links."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
-        """From `INNGEST_EVENT_KEY` (several: with commas), `INNGEST_SIGNING_KEY`,
-        `INNGEST_SIGNING_KEY_FALLBACK` and `INNGEST_DEV` (anything but empty, `0` or `false`: dev
-        mode, as in the official SDKs); `INNGEST_TEMPORAL_DASHBOARD` and `INNGEST_TEMPORAL_UI_URL`.
+        """From `INNGEST_EVENT_KEY` (several keys are separated by commas), `INNGEST_SIGNING_KEY`,
+        `INNGEST_SIGNING_KEY_FALLBACK`, `INNGEST_TEMPORAL_DASHBOARD`, `INNGEST_TEMPORAL_UI_URL`, and
+        `INNGEST_DEV`: as in the official SDKs, anything but empty, `0` or `false` is dev mode.
 
         Raises `SettingsInvalidError`."""
         environ = os.environ if environ is None else environ
@@ -84,14 +84,14 @@ def _dashboard_mode(text: str) -> DashboardMode:
 
 
 async def connect(*, lazy: bool = True, **overrides: Any) -> Client:
-    """A client for the Temporal that `TEMPORAL_ADDRESS` and the like, or Temporal's configuration
-    file, name.
+    """A client for Temporal, as configured by `TEMPORAL_ADDRESS` and Temporal's other variables, or
+    by its configuration file.
 
-    A lazy one is for serving requests: it connects with its first call, so a process can start
-    before Temporal does, and its calls give up on an unreachable Temporal within about 3 seconds.
-    One that is not lazy is for a worker: it is as patient as the SDK, lest results be lost in a
-    short outage. Raises `RuntimeError` if Temporal can't be reached. `overrides` are arguments of
-    `temporalio.client.Client.connect`.
+    A lazy client is for serving requests. It connects with its first call, so a process can start
+    before Temporal does, and its calls give up within about 3 seconds if Temporal can't be reached.
+    A client that is not lazy is for a worker. It is as patient as the SDK, so that results survive
+    a short outage. It raises `RuntimeError` if Temporal can't be reached. `overrides` are arguments
+    of `temporalio.client.Client.connect`.
     """
     config: dict[str, Any] = {
         "target_host": "localhost:7233",
@@ -102,14 +102,14 @@ async def connect(*, lazy: bool = True, **overrides: Any) -> Client:
     return await Client.connect(**{**config, "lazy": lazy, **overrides})
 
 
-def passes(error: BaseException) -> bool:
-    """Whether a call, or a worker, that failed with this error may succeed later without anybody
-    doing something: Temporal was away, busy, or starting. A namespace that is not there may come.
+def is_temporary(error: BaseException) -> bool:
+    """Whether a call or a worker that failed with this error may succeed later by itself, because
+    Temporal was away, busy or starting. A missing namespace may be created later, too.
     """
     if isinstance(error, RPCError):
         return error.status not in _REFUSALS
-    # A client that can't connect, and a worker that can't begin, raise a RuntimeError whose text is
-    # all that says why.
+    # A client that can't connect and a worker that can't start raise a RuntimeError. Only its text
+    # says why.
     text = str(error)
     return isinstance(error, TimeoutError) or (
         any(failed in text for failed in ("Failed client connect", "Worker validation failed"))
@@ -118,7 +118,7 @@ def passes(error: BaseException) -> bool:
 
 
 async def find_namespace(client: Client) -> None:
-    """Raises `RPCError` if Temporal, or the client's namespace, is not there yet or refuses this
+    """Raises `RPCError` if Temporal or the client's namespace is not there yet, or refuses this
     process."""
     request = DescribeNamespaceRequest(namespace=client.namespace)
     await client.workflow_service.describe_namespace(request, timeout=RPC_TIMEOUT)

@@ -1,8 +1,8 @@
-"""Entities, from the outside: whoever has something to tell one, or to ask.
+"""Entities, from the outside: how to send them messages, and ask them.
 
-An entity is a workflow with a name of its own (`inngest_temporal_workers.entities.entity` is the
-other side). Each message goes with the time at which it was sent, which is the entity's clock. That
-an entity is not there is an answer here, never an error.
+An entity is a workflow with a fixed id (`inngest_temporal_workers.entities.entity` is the other
+side). Each message carries the time at which it was sent, which moves the entity's clock. If an
+entity does not exist, that is an answer here, never an error.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from .healing import heal
 logger = logging.getLogger(__name__)
 
 ANSWER = timedelta(seconds=30)
-"""How long an answer is waited for, unless one says otherwise."""
+"""How long a caller waits for an answer by default."""
 T = TypeVar("T")
 
 
@@ -49,7 +49,7 @@ class EntityHandle:
     """Limit of one call to Temporal."""
 
     async def signal(self, name: str, message: Any) -> bool:
-        """Tell it something; False if it is not there."""
+        """Send a message; False if the entity does not exist."""
         handle = self.client.get_workflow_handle(self.id)
         try:
             await handle.signal(name, args=_stamped(message), rpc_timeout=self.timeout)
@@ -60,7 +60,8 @@ class EntityHandle:
         return True
 
     async def signal_with_start(self, name: str, message: Any) -> str:
-        """Tell it something, and start it if it is not there; which execution of it was told."""
+        """Send a message, and start the entity if it does not exist. Returns the run id of the
+        execution that got the message."""
         handle = await self.client.start_workflow(
             self.workflow_type,
             id=self.id,
@@ -81,10 +82,10 @@ class EntityHandle:
         timeout: timedelta = ANSWER,
         update_id: str | None = None,
     ) -> T | None:
-        """What it answers; None if it is not there.
+        """The answer to an update; None if the entity does not exist.
 
-        Raises `TimeoutError` if no worker answers in time, `WorkflowUpdateFailedError` if it
-        refuses.
+        Raises `TimeoutError` if no worker answers in time, `WorkflowUpdateFailedError` if the
+        entity refuses.
         """
         handle = self.client.get_workflow_handle(self.id)
         try:
@@ -110,11 +111,11 @@ class EntityHandle:
         timeout: timedelta = ANSWER,
         update_id: str | None = None,
     ) -> T:
-        """What it answers; it is started if it is not there.
+        """The answer to an update. The entity is started if it does not exist.
 
-        Asks again while the entity is full (Temporal allows 10 updates in flight), ends or
+        Tries again while the entity is full (Temporal allows 10 updates in flight), ends or
         continues as new. Raises `TimeoutError` if no worker answers in time,
-        `WorkflowUpdateFailedError` if it refuses.
+        `WorkflowUpdateFailedError` if the entity refuses.
         """
         args = _stamped(message)
         async with self._answering(timeout):
@@ -140,7 +141,7 @@ class EntityHandle:
                     raise
                 except RPCError as error:
                     await _forget(start)
-                    if error.status not in _PASSING:
+                    if error.status not in _TEMPORARY:
                         raise
                 except WorkflowUpdateFailedError as error:
                     if not _ended_meanwhile(error):
@@ -148,7 +149,8 @@ class EntityHandle:
                 await asyncio.sleep(random.uniform(0.02, 0.1))
 
     async def query(self, name: str, result_type: type[T], *args: object) -> T | None:
-        """What it answers; None if it is not there. Fails under load: for what people look at."""
+        """The answer to a query; None if the entity does not exist. Queries may fail under load, so
+        they are only for people."""
         try:
             answer: T = await self.client.get_workflow_handle(self.id).query(
                 name, args=args, result_type=result_type, rpc_timeout=self.timeout
@@ -160,7 +162,7 @@ class EntityHandle:
             return None
 
     async def describe(self) -> WorkflowExecutionDescription | None:
-        """What Temporal knows of it; None if it is not there. Needs no worker."""
+        """What Temporal knows about the entity; None if it does not exist. Needs no worker."""
         try:
             return await self.client.get_workflow_handle(self.id).describe(rpc_timeout=self.timeout)
         except RPCError as error:
@@ -169,20 +171,20 @@ class EntityHandle:
             return None
 
     async def has_task(self) -> bool:
-        """Whether a worker has yet to deal with something that it was told. Needs no worker."""
+        """Whether the entity has messages that it has not handled yet. Needs no worker."""
         found = await self.describe()
         return found is not None and found.raw_description.HasField("pending_workflow_task")
 
     async def memo(self) -> Mapping[str, Any]:
-        """Its memo, empty if it was never there. Needs no worker, and is never out of date.
+        """The entity's memo, empty if it never existed. Needs no worker, and is never out of date.
 
-        One that has ended, or was terminated, leaves its memo for as long as Temporal keeps it.
+        The memo of an entity that has ended stays for as long as Temporal keeps the workflow.
         """
         memo, _ = await self.read()
         return memo
 
     async def read(self) -> tuple[Mapping[str, Any], bool]:
-        """As `memo`, and whether it is there."""
+        """The entity's memo (see `memo`), and whether the entity is running."""
         found = await self.describe()
         if found is None:
             return {}, False
@@ -190,13 +192,14 @@ class EntityHandle:
 
     @contextlib.asynccontextmanager
     async def _answering(self, timeout: timedelta) -> AsyncIterator[None]:
-        """For a call that a worker must answer."""
+        """Limits the time of a call that a worker must answer, and heals an entity that does
+        not."""
         try:
             async with asyncio.timeout(timeout.total_seconds()):
                 yield
         except (TimeoutError, WorkflowUpdateRPCTimeoutOrCancelledError):
             task = asyncio.current_task()
-            if task is not None and task.cancelling():  # temporalio hides that it was cancelled
+            if task is not None and task.cancelling():  # temporalio hides the cancellation
                 raise asyncio.CancelledError from None
             await heal(self.client, self.id)
             raise TimeoutError(
@@ -207,32 +210,32 @@ class EntityHandle:
 
 
 def _stamped(message: Any) -> list[Any]:
-    """A message and when it is sent. A dataclass goes as its fields: encoding it otherwise would
-    copy the events in it first."""
+    """A message, and the current time. A dataclass becomes a dict of its fields, because its own
+    encoding would copy the events in it first."""
     is_record = dataclasses.is_dataclass(message) and not isinstance(message, type)
     return [vars(message) if is_record else message, now_ms()]
 
 
 def now_ms() -> int:
-    """The time of this process, in ms since 1970."""
+    """The current time of this process, in ms since 1970."""
     return time.time_ns() // 1_000_000
 
 
 def _ended_meanwhile(error: WorkflowUpdateFailedError) -> bool:
-    """The entity ended, or continued as new, before it answered."""
+    """Whether the entity ended, or continued as new, before it answered."""
     cause = error.cause
     return isinstance(cause, ApplicationError) and cause.type == "AcceptedUpdateCompletedWorkflow"
 
 
 async def _forget(start: WithStartWorkflowOperation[Any, Any]) -> None:
-    """The operation keeps its error a second time, which asyncio reports unless someone looks at
-    it."""
+    """Read the second copy of the error that the operation keeps, because asyncio would report it
+    as never retrieved."""
     with contextlib.suppress(RPCError, TimeoutError):
         async with asyncio.timeout(0.1):
             await start.workflow_handle()
 
 
-_PASSING = {
+_TEMPORARY = {
     RPCStatusCode.ABORTED,
     RPCStatusCode.ALREADY_EXISTS,
     RPCStatusCode.FAILED_PRECONDITION,

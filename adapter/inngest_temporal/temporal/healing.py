@@ -1,9 +1,9 @@
 """Healing of entities that can't be replayed any more.
 
-A workflow whose code does not fit its history fails each of its tasks, for ever. An entity can be
-given a new history: Temporal resets it to its first task, so that it begins with what it carried
-over and takes all messages since then once more, in their order. What it does in doing so it has
-done before, and all that entities do may be repeated.
+A workflow whose code does not fit its history fails each of its tasks, for ever. But an entity can
+get a new history: Temporal resets it to its first task, so that it begins with the state that it
+carried over and takes all messages since then once more, in order. It then repeats what it did
+before, which is safe for all that entities do.
 """
 
 import logging
@@ -22,20 +22,20 @@ from temporalio.service import RPCError
 logger = logging.getLogger(__name__)
 
 MIN_ATTEMPTS = 3
-"""Attempts of one workflow task before a workflow counts as broken."""
+"""Number of attempts of one workflow task from which on a workflow may count as broken."""
 _NONDETERMINISM = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR
 
 
 async def heal(client: Client, workflow_id: str) -> bool:
-    """Give a workflow a new history if it can't be replayed; whether that was necessary.
+    """Give a workflow a new history if it can't be replayed; returns whether that was necessary.
 
-    Harmless and cheap (one call) for one that is well, slow or without a worker. Errors of Temporal
-    are logged: whoever needs the workflow will come again.
+    Harmless and cheap (one call) for a workflow that is well, slow or without a worker. Errors of
+    Temporal are only logged: callers that need the workflow try again anyway.
     """
     try:
         return await _heal(client, workflow_id)
     except RPCError as error:
-        logger.debug("Could not see whether %s is well: %s", workflow_id, error)
+        logger.debug("Could not check whether %s is well: %s", workflow_id, error)
         return False
 
 
@@ -46,20 +46,20 @@ async def _heal(client: Client, workflow_id: str) -> bool:
     execution = WorkflowExecution(workflow_id=workflow_id, run_id=found.run_id)
     failure = await _last_failure(client, execution)
     if failure is None or failure.workflow_task_failed_event_attributes.cause != _NONDETERMINISM:
-        return False  # time-outs of a busy machine, or an error that would come again
+        return False  # timeouts of a busy machine, or an error that a new history does not cure
     await client.workflow_service.reset_workflow_execution(
         ResetWorkflowExecutionRequest(
             namespace=client.namespace,
             workflow_execution=execution,
             reason="It could not be replayed.",
             workflow_task_finish_event_id=await _first_task(client, execution) + 1,
-            # If two notice at the same time, one resets.
+            # If two processes notice at the same time, only one of them resets.
             request_id=f"heal-{found.run_id}",
             reset_reapply_type=ResetReapplyType.RESET_REAPPLY_TYPE_ALL_ELIGIBLE,
         )
     )
     logger.error(
-        "%s could not be replayed, and begins again with all that it was told: %s",
+        "%s could not be replayed, and begins again with all messages that it got: %s",
         workflow_id,
         failure.workflow_task_failed_event_attributes.failure.message,
     )
@@ -67,7 +67,7 @@ async def _heal(client: Client, workflow_id: str) -> bool:
 
 
 async def _last_failure(client: Client, execution: WorkflowExecution) -> HistoryEvent | None:
-    """The failure with which the pending task began to be repeated: only the first is recorded."""
+    """The failure after which the pending task was first repeated; later ones are not recorded."""
     page = await client.workflow_service.get_workflow_execution_history_reverse(
         GetWorkflowExecutionHistoryReverseRequest(
             namespace=client.namespace, execution=execution, maximum_page_size=50
@@ -85,7 +85,7 @@ async def _last_failure(client: Client, execution: WorkflowExecution) -> History
 
 
 async def _first_task(client: Client, execution: WorkflowExecution) -> int:
-    """Id of the event with which the first workflow task began."""
+    """Id of the event by which the first workflow task started."""
     token = b""
     while True:
         page = await client.workflow_service.get_workflow_execution_history(

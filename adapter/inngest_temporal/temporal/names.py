@@ -1,14 +1,12 @@
-"""Names that the ingress, the workers and a Temporal cluster's operator share.
-
-Everything of ours in a namespace is found by these: workflow types, workflow ids, task queues,
-memos.
+"""Names that the ingress, the workers and the operator of a Temporal cluster share: workflow types,
+workflow ids, task queues and memos. Everything of ours in a namespace is found by them.
 """
 
 import hashlib
 import json
 
 TASK_QUEUE_PREFIX = "inngest-"
-"""What task queues begin with that we name."""
+"""Prefix of the task queues that we name."""
 
 SYSTEM_TASK_QUEUE = f"{TASK_QUEUE_PREFIX}system"
 """Task queue of the entity workflows (registry, hubs, mailboxes); every worker process polls it."""
@@ -51,7 +49,7 @@ STATUS_MEMO = "inngestStatus"
 """Memo of a run whose status in Inngest is not Temporal's: `Skipped`."""
 
 ENVIRONMENT_ID = "00000000-0000-4000-b000-000000000000"
-"""What Inngest's development server calls its only environment."""
+"""Id of the only environment of Inngest's development server."""
 
 REGISTRY_ID = "inngest:registry"
 SCHEDULE_PREFIX = "inngest:cron:"
@@ -74,9 +72,9 @@ def hub_id(event_name: str) -> str:
 
 def mailbox_id(event_name: str, path: str, value: object) -> str:
     """Workflow id of the mailbox for events whose value at `path` is `value`; the empty path is for
-    all of them.
+    all events of the name.
 
-    The name stays readable, the rest is hashed: Temporal limits ids to 1,000 characters.
+    Only the name stays readable, because Temporal limits ids to 1,000 bytes.
     """
     if not path:
         return f"inngest:mailbox:{event_name}"
@@ -84,8 +82,8 @@ def mailbox_id(event_name: str, path: str, value: object) -> str:
 
 
 MAX_EVENT_NAME_BYTES = 512
-"""An event name is part of workflow ids, which Temporal limits to 1,000 bytes. Inngest's limit
-where it has one."""
+"""Maximum size of an event name, as in Inngest where it has a limit: the name is part of workflow
+ids, which Temporal limits to 1,000."""
 MAX_SIGNAL_BYTES = 900
 """Maximum size of a signal's name: it is part of a workflow id, which Temporal limits to 1,000."""
 
@@ -101,13 +99,13 @@ def signal_id(signal: str) -> str:
 
 
 def schedule_id(app: str, function_id: str, cron: str) -> str:
-    """Id of the schedule of one cron trigger. Space between the fields does not matter, jitter does
-    not either."""
+    """Id of the schedule of one cron trigger. It depends neither on the space between the fields
+    nor on the jitter."""
     return f"{SCHEDULE_PREFIX}{function_id}:{digest(app, ' '.join(cron.split()))}"
 
 
 def intake_id(events: list[str]) -> str:
-    """Workflow id of what routes the events of a large request, by their internal ids."""
+    """Id of the workflow that routes the events of a large request, from their internal ids."""
     return f"inngest:intake:{events[0]}:{digest(events)}"
 
 
@@ -122,20 +120,20 @@ def cancellation_id(ulid: str) -> str:
 
 
 def gate_id(kind: str, function_id: str, *key: object) -> str:
-    """Workflow id of a gate (`ratelimit`, `debounce`, `batch`) of a function; `key`: the value of
-    its key, if any."""
+    """Workflow id of a gate (`ratelimit`, `debounce`, `batch`) of a function; `key` is the value of
+    its key, if it has one."""
     return ":".join([f"inngest:{kind}:{function_id}", *([digest(*key)] if key else [])])
 
 
 def lock_id(kind: str, owner: str, key: str | None = None, value: object = None) -> str:
-    """Workflow id of a lock of a function or, if it is shared, of its scope; `key`: the expression,
-    if there is one."""
+    """Workflow id of a lock of a function or, if functions share it, of its scope; `key` is the key
+    expression, if there is one."""
     base = f"inngest:{_LOCK_NAMES.get(kind, kind)}:{owner}"
     return f"{base}:{digest(key)}:{digest(value)}" if key else base
 
 
 def lock_prefix(kind: str, owner: str, key: str) -> str:
-    """What the ids of all locks of one key expression begin with."""
+    """Prefix of the ids of all locks of one key expression."""
     return lock_id(kind, owner, key).rpartition(":")[0] + ":"
 
 
@@ -147,7 +145,7 @@ def digest(*parts: object) -> str:
 
 
 def summary_of(name: str) -> str:
-    """A step's name as the summary of its timers and activities: Temporal shows up to 400 bytes of
-    one."""
+    """A step's name as the summary of its timers and activities, which may have 400 bytes in
+    Temporal."""
     name = name.encode(errors="replace").decode()
     return name if len(name) <= 100 else name[:99] + "…"

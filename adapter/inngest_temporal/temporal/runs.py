@@ -1,4 +1,4 @@
-"""What Temporal knows of runs: the one read model of everything that shows or asks for them."""
+"""What Temporal knows about runs: the read model of everything that shows runs or asks for them."""
 
 import asyncio
 import base64
@@ -32,20 +32,20 @@ from .connection import RPC_TIMEOUT
 from .visibility import Visibility
 
 NO_ENTITIES = f"TaskQueue != '{names.SYSTEM_TASK_QUEUE}'"
-"""Leaves out what else we have in a namespace. Our memo can't be asked for; it tells afterwards
-which of the found workflows are somebody else's."""
+"""Leaves out our other workflows in a namespace. A query can't ask for our memo; by the memo we see
+afterwards which of the found workflows are not ours."""
 MAX_PAGE = 1_000
-"""Maximum number of runs of a page, which is Temporal's."""
+"""Maximum number of runs of a page, which is Temporal's limit."""
 STAMP_BYTES = 8
-"""What a cursor begins with: a digest of its list."""
+"""Size of the digest of its list with which a cursor begins."""
 OUTPUTS = 20
-"""Outputs that are read at the same time for one page."""
+"""Maximum number of outputs that are read at once for a page."""
 MAX_RUNS = 100
 """Maximum number of runs of one event that are listed."""
 MAX_BATCHES = 1_000
-"""Maximum number of batches that are looked at for one event."""
+"""Maximum number of batches that are searched for one event."""
 BATCH_GRACE = timedelta(minutes=1)
-"""By how much a batch's run may begin later than its timeout says, or earlier by another clock."""
+"""How much later than its timeout a batch's run may begin, or how much earlier by another clock."""
 _LATEST_MS = 4_102_444_800_000  # 2100-01-01
 
 _STATUS = {
@@ -61,13 +61,13 @@ _STATUS = {
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as far as it has come."""
+    """One run in its current state."""
 
     id: str
     """Run id, which is the workflow id."""
     function_id: str
     event_id: str
-    """Internal id of the first of its events."""
+    """Internal id of its first event."""
     status: str
     """Inngest's word: Scheduled, Running, Completed, Cancelled, Failed or Skipped."""
     started_at: datetime
@@ -77,7 +77,7 @@ class RunRecord:
     error: ErrorInfo | None = None
     """Why a failed run failed."""
     event_ids: tuple[str, ...] = ()
-    """Internal ids of all its events: several if it was batched."""
+    """Internal ids of all its events; a batch has several."""
     original: str | None = None
     """Id of the run whose events a rerun has."""
     trigger: str = ""
@@ -86,7 +86,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class RunFilter:
-    """Which runs a list has; None: any."""
+    """The runs that a list has. None in a field means any."""
 
     app: str | None = None
     """App id: runs of its functions, removed ones included."""
@@ -95,20 +95,21 @@ class RunFilter:
     status: str | None = None
     """A key of `STATUSES`."""
     since: datetime | None = None
-    """They were started then or later."""
+    """Runs that were started then or later."""
     until: datetime | None = None
-    """They were started before."""
+    """Runs that were started before then."""
     event_id: str | None = None
-    """Internal id of the (first) event that started them, or what it begins with."""
+    """Internal id of the (first) event that started the run, or the beginning of that id."""
     queues: tuple[str, ...] = ()
-    """Task queues of apps that chose their own (`Snapshot.queues`). Somebody else's workflows in
-    the namespace, which may be many more, are left out by their queue."""
+    """Task queues of apps that chose their own (`Snapshot.queues`). Workflows of others in the
+    namespace, which may be many more, are left out by their queue."""
     look_alikes: LookAlikes | None = None
-    """What is no function of `app`, although its id begins so (`Snapshot.look_alikes`)."""
+    """Functions that are not of `app`, although their ids begin like it (`Snapshot.look_alikes`).
+    """
 
     def query(self, now: datetime) -> str:
-        """In Temporal's words. A status that only our memo tells finds more than it should. Raises
-        `BodyInvalidError` for a text that can't be part of an id."""
+        """The filter as a query of visibility. It finds too many runs for a status that is only in
+        our memo. Raises `BodyInvalidError` for a text that can't be part of an id."""
         ids = {"app": self.app, "function": self.function, "event": self.event_id}
         for field, text in ids.items():
             events.check_id(field, text or "", names.MAX_FUNCTION_ID_BYTES)
@@ -155,8 +156,8 @@ class RunFilter:
 
 @dataclass(frozen=True)
 class RunPage:
-    """Some runs of a list, without their outputs. It may have fewer than were asked for, or none,
-    although more follow: workflows that are not ours are left out."""
+    """Some runs of a list, without their outputs. There may be fewer than were asked for, or none,
+    although more follow, because workflows that are not ours are left out."""
 
     runs: tuple[RunRecord, ...]
     next_cursor: str | None
@@ -171,21 +172,21 @@ STATUSES = {
     "Cancelled": ("Canceled",),
     "Skipped": ("Completed",),
 }
-"""Inngest's statuses, and what Temporal calls them in queries."""
+"""Inngest's statuses -> Temporal's in queries."""
 
 
 async def list_runs(
     client: Client, filter: RunFilter, cursor: str | None = None, limit: int = 50
 ) -> RunPage:
-    """A page of runs, by one query of visibility: those that run, the latest start first, then
-    those that have ended, the latest end first.
+    """A page of runs, by one query of visibility: first running ones, by their start, then ended
+    ones, by their end, each with the latest first.
 
-    New runs don't move what a cursor stands for; a run that ends meanwhile may be met twice.
-    `limit`: 1 to `MAX_PAGE`. Raises `BodyInvalidError`, `CursorInvalidError`,
+    New runs don't change the place of a cursor; a run that ends meanwhile may be listed twice.
+    `limit` is 1 to `MAX_PAGE`. Raises `BodyInvalidError`, `CursorInvalidError`,
     `VisibilityBusyError`, `RPCError`.
     """
     token = b"" if cursor is None else _token(cursor, filter)
-    # Whoever asks in the same second asks the same query, and shares its answer.
+    # In whole seconds, so that all who ask within one second share one query and its answer.
     now = datetime.now(UTC).replace(microsecond=0)
     page = await Visibility.of(client).list(filter.query(now), limit, token)
     found = [await _listed(each) for each in page.workflows]
@@ -198,8 +199,8 @@ async def list_runs(
 
 
 async def count_runs(client: Client, filter: RunFilter) -> dict[str, int]:
-    """How many runs there are by status, in one query of visibility: skipped ones count as
-    completed, scheduled ones as running. Raises `VisibilityBusyError`, `RPCError`."""
+    """The number of runs by status, by one query of visibility. Skipped runs count as completed,
+    scheduled ones as running. Raises `VisibilityBusyError`, `RPCError`."""
     now = datetime.now(UTC).replace(microsecond=0)
     counts: dict[str, int] = {}
     for status, count in (await Visibility.of(client).count(filter.query(now))).items():
@@ -209,7 +210,7 @@ async def count_runs(client: Client, filter: RunFilter) -> dict[str, int]:
 
 
 async def with_outputs(client: Client, runs: tuple[RunRecord, ...]) -> tuple[RunRecord, ...]:
-    """The same runs with their outputs; each that has ended is read. Raises `RPCError`."""
+    """The same runs with their outputs, for which each ended run is read. Raises `RPCError`."""
     slots = asyncio.Semaphore(OUTPUTS)
 
     async def read(run: RunRecord) -> RunRecord:
@@ -222,7 +223,7 @@ async def with_outputs(client: Client, runs: tuple[RunRecord, ...]) -> tuple[Run
 
 
 async def _listed(found: WorkflowExecution) -> RunRecord | None:
-    """A run as visibility lists it; None if it is no run of ours."""
+    """A run from a list of visibility; None if it is not one of our runs."""
     if not _is_run(found) or found.status is None:
         return None
     try:
@@ -230,7 +231,7 @@ async def _listed(found: WorkflowExecution) -> RunRecord | None:
         trigger = await found.memo_value(names.TRIGGER_MEMO, "")
         status = await _status_of(found)
         original = await found.memo_value(names.ORIGINAL_MEMO, None)
-    except Exception:  # whatever the data converter of another deployment makes of it
+    except Exception:  # another deployment's data converter may have written the memo
         ids, trigger, status, original = (), "", _STATUS[found.status], None
     return RunRecord(
         id=found.id,
@@ -259,7 +260,8 @@ def _cursor(token: bytes, filter: RunFilter) -> str:
 
 
 def _token(cursor: str, filter: RunFilter) -> bytes:
-    """Temporal takes a token of any list, and fails at what is none: so a cursor bears a stamp."""
+    """The token of a cursor. A cursor has a stamp, because Temporal accepts the token of another
+    list, and fails at a text that is not a token. Raises `CursorInvalidError`."""
     try:
         decoded = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except (ValueError, binascii.Error):
@@ -271,10 +273,10 @@ def _token(cursor: str, filter: RunFilter) -> bytes:
 
 
 def _stamp(token: bytes, filter: RunFilter) -> bytes:
-    # Another app makes no other list.
-    alone = replace(filter, queues=(), look_alikes=None)
-    of = {name: str(value) for name, value in asdict(alone).items()}
-    return names.digest(of, token.hex()).encode()[:STAMP_BYTES]
+    # These two change when other apps are published, but the list stays the same.
+    stable = replace(filter, queues=(), look_alikes=None)
+    fields = {name: str(value) for name, value in asdict(stable).items()}
+    return names.digest(fields, token.hex()).encode()[:STAMP_BYTES]
 
 
 async def load(client: Client, run_id: str) -> RunRecord | None:
@@ -288,10 +290,10 @@ async def load(client: Client, run_id: str) -> RunRecord | None:
         result = await handle.result(rpc_timeout=RPC_TIMEOUT)
     except WorkflowFailureError as error:
         info = error_of(error.cause)
-        # A run never retries as a whole, so its failure says nothing of whether user code forbade
+        # A run is never retried as a whole, so its failure does not tell whether user code forbade
         # another attempt.
         return replace(run, error=replace(info, retriable=info.name != "NonRetriableError"))
-    # Python writes NaN where JSON has no such thing.
+    # Python may have written NaN, which JSON does not have: it becomes None.
     return replace(run, output=json.loads(json.dumps(result), parse_constant=lambda _: None))
 
 
@@ -305,11 +307,11 @@ async def of_event(
     client: Client, event_id: str, batches: Mapping[str, timedelta]
 ) -> list[RunRecord]:
     """The runs that an event (by its internal id, a ULID) started, as visibility knows them: a new
-    one is missing for about a second.
+    run is missing for about a second.
 
-    A run's id begins as its event's. That of a batch begins as its first event's; the others are
-    looked for in the batches that began in time. `batches`: the timeouts of the functions with
-    batches. Raises `RPCError`.
+    A run's id begins like that of its event. The id of a batch's run begins like that of its first
+    event; for the other events, the batches that began at the right time are searched. `batches`:
+    function id -> timeout of its batches. Raises `RPCError`.
     """
     queries = [(f"WorkflowId STARTS_WITH '{events.run_prefix(event_id)}'", MAX_RUNS)]
     if batches:
@@ -323,8 +325,8 @@ async def of_event(
 
 
 def _batches_since(ms: int, batches: Mapping[str, timedelta]) -> str:
-    """Finds the runs of these functions that a batch with an event of that time may have begun. The
-    time of an event with an id of its own is none."""
+    """A query for the runs of these functions whose batch may have an event of that time. (The
+    internal id of an event with an id of its own has a meaningless time.)"""
     at = datetime.fromtimestamp(min(ms, _LATEST_MS) / 1000, UTC)
     first, last = at - BATCH_GRACE, at + max(batches.values()) + BATCH_GRACE
     return (
@@ -334,7 +336,7 @@ def _batches_since(ms: int, batches: Mapping[str, timedelta]) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text in a query of visibility."""
+    """A text as a literal in a query of visibility."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
@@ -344,11 +346,11 @@ def _either(texts: Iterable[str]) -> str:
 
 
 async def describe(client: Client, run_id: str) -> WorkflowExecutionDescription | None:
-    """None if there is no such workflow, or it is not one of our runs. Raises `RPCError`."""
+    """What Temporal knows about a run; None if there is none with this id. Raises `RPCError`."""
     try:
         found = await client.get_workflow_handle(run_id).describe(rpc_timeout=RPC_TIMEOUT)
     except RPCError as error:
-        # What can be no id of a workflow, as an empty one, is an invalid argument.
+        # A text that can't be a workflow id, such as an empty one, is an invalid argument.
         if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
             raise
         return None
@@ -356,19 +358,20 @@ async def describe(client: Client, run_id: str) -> WorkflowExecutionDescription 
 
 
 def _is_run(found: WorkflowExecution) -> bool:
-    """Whether it is one of ours; its memo may be another deployment's, which we can't read."""
+    """Whether it is one of our runs. The memo is not read, because another deployment may have
+    encrypted it."""
     return names.EVENTS_MEMO in found.raw_info.memo.fields
 
 
 async def started_by(found: WorkflowExecution) -> list[str]:
-    """Internal ids of the events that started a run; none if it is no run of ours."""
+    """Internal ids of the events that started a run; none if it is not one of our runs."""
     ids: list[str] = await found.memo_value(names.EVENTS_MEMO, [])
     return ids
 
 
 async def input_of(client: Client, run_id: str) -> RunInput | None:
-    """What a run was started with; None if there is no such run, or somebody started it by hand
-    with something else. Raises `RPCError`."""
+    """The input of a run; None if there is no such run, or if somebody started it by hand with
+    another input. Raises `RPCError`."""
     history = client.get_workflow_handle(run_id).fetch_history_events(page_size=1)
     try:
         first = await anext(history)
@@ -378,26 +381,25 @@ async def input_of(client: Client, run_id: str) -> RunInput | None:
         return None
     payloads = first.workflow_execution_started_event_attributes.input.payloads
     try:
-        [given] = await client.data_converter.decode(payloads)
-        return RunInput.from_json(given)
+        [input] = await client.data_converter.decode(payloads)
+        return RunInput.from_json(input)
     except (ValueError, pydantic.ValidationError):
         return None
 
 
 async def event_of(client: Client, event_id: str) -> dict[str, Any] | None:
-    """An event (by its internal id) as a run has it that it started, alone or first in a batch;
-    None if there is no such run. Raises `VisibilityBusyError`, `RPCError`."""
+    """An event (by its internal id), read from a run that it started alone or as the first of a
+    batch; None if there is no such run. Raises `VisibilityBusyError`, `RPCError`."""
     for run in (await list_runs(client, RunFilter(event_id=event_id), limit=10)).runs:
         if event_id in run.event_ids:
-            given = await input_of(client, run.id)
-            if given is not None and event_id in given.event_ids:
-                return given.events[given.event_ids.index(event_id)]
+            input = await input_of(client, run.id)
+            if input is not None and event_id in input.event_ids:
+                return input.events[input.event_ids.index(event_id)]
     return None
 
 
 async def cancel(client: Client, run_id: str) -> bool:
-    """Cancel a run; one that has ended stays as it is. False if there is no such run. Raises
-    `RPCError`."""
+    """Cancel a run; a no-op if it has ended. False if there is no such run. Raises `RPCError`."""
     if await describe(client, run_id) is None:
         return False
     try:
@@ -409,7 +411,7 @@ async def cancel(client: Client, run_id: str) -> bool:
 
 
 async def is_running(client: Client, run: str) -> bool:
-    """Whether a run is there and has not ended. Raises `RPCError`."""
+    """Whether a run exists and has not ended. Raises `RPCError`."""
     try:
         return (await client.get_workflow_handle(run).describe()).close_time is None
     except RPCError as error:
@@ -419,5 +421,10 @@ async def is_running(client: Client, run: str) -> bool:
 
 
 def rfc3339(moment: datetime) -> str:
-    """A time as Inngest's API shows it: UTC, with milliseconds."""
+    """A time in the form of Inngest's API: UTC, with milliseconds."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def rfc3339_of(ms: int) -> str:
+    """`rfc3339` of milliseconds since 1970."""
+    return rfc3339(datetime.fromtimestamp(ms / 1000, UTC))

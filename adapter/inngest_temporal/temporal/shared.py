@@ -1,4 +1,4 @@
-"""What was read of Temporal a moment ago, for all who ask for the same."""
+"""A cache of what was read a moment ago, for all callers that ask for the same."""
 
 import asyncio
 import time
@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 FRESH = 1.0
-"""Seconds for which what may change is good enough."""
+"""Seconds for which a result is used by default."""
 MAX_KEPT = 8
-"""Things of a kind that are kept at most, unless it is said otherwise."""
+"""Maximum number of results that are kept by default."""
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
 class Shared(Generic[K, T]):
-    """What was read last, by its key. Who asks while it is read waits for the same."""
+    """The results that were read last, by key. Callers that ask during a read share its result."""
 
     def __init__(
         self,
@@ -23,25 +23,25 @@ class Shared(Generic[K, T]):
         fresh: Callable[[T], float] = lambda _: FRESH,
         max_kept: int = MAX_KEPT,
     ) -> None:
-        """`fresh`: for how many seconds something is good enough."""
+        """`fresh`: for how many seconds a result is used."""
         self._read = read
         self._fresh = fresh
         self._max_kept = max_kept
         self._found: dict[K, tuple[float, asyncio.Task[Any]]] = {}
-        """Key -> until when it counts, which is for ever while it is read."""
+        """Key -> when the result expires (never, while it is being read), and the read."""
 
     async def get(self, key: K) -> T:
-        """What there is of a key. Raises what reading it raises."""
+        """The result for a key. Raises what reading it raises."""
         now = time.monotonic()
-        for each in [each for each, (until, _) in self._found.items() if until <= now]:
-            del self._found[each]
+        for expired in [each for each, (until, _) in self._found.items() if until <= now]:
+            del self._found[expired]
         until, task = self._found.pop(key, (0.0, None))
         if task is None:
             until, task = float("inf"), asyncio.create_task(self._reading(key))
         self._found[key] = until, task  # the latest comes last
         while len(self._found) > self._max_kept:
             del self._found[next(iter(self._found))]
-        # Who stops waiting does not stop the others.
+        # A caller that is cancelled does not stop the read for the others.
         found: T = await asyncio.shield(task)
         return found
 

@@ -1,9 +1,9 @@
-"""Reading Temporal's visibility, of which a namespace takes only ten requests a second by default.
+"""Reads Temporal's visibility, which takes only ten requests a second for a namespace by default.
 
-All that shows lists of runs asks here. Identical queries share one call and its answer for a
-second, and one process sends few calls however many browsers and scripts ask; so refreshing pages
-never uses up what workers need. Visibility is eventually consistent: a new run is missing for about
-a second.
+Everything that lists runs asks here. Identical queries share one call and its answer for a second,
+and one process sends few calls, however many browsers and scripts ask. So refreshing pages never
+uses up what workers need. Visibility is eventually consistent: a new run is missing for about a
+second.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from .connection import RPC_TIMEOUT
 from .shared import Shared
 
 RATE = 5.0
-"""Calls a second of one process: half of what Temporal allows a namespace."""
+"""Maximum number of calls a second of one process: half of what Temporal allows a namespace."""
 BURST = 5
-"""Calls that may go at once after a pause, so that one page may ask several things."""
+"""Maximum number of calls at once after a pause, so that one page may make several queries."""
 MAX_WAIT = 5.0
-"""Seconds that a query may wait for its turn; one that would wait longer is refused at once."""
+"""Seconds that a query may wait for its turn. A query that would wait longer is refused at once."""
 MAX_KEPT = 64
-"""Answers of a kind that are kept at most: more than can wait for their turn."""
+"""Maximum number of lists, and of counts, that are kept: more than can wait for their turn."""
 
 
 @dataclass(frozen=True)
@@ -46,27 +46,27 @@ class Visibility:
         self._lists = Shared(self._list, max_kept=MAX_KEPT)
         self._counts = Shared(self._count, max_kept=MAX_KEPT)
         self._free_at = 0.0
-        """When all calls so far would be paid for (GCRA)."""
+        """When the whole burst is available again (theoretical arrival time of GCRA)."""
         self.calls = 0
-        """Calls that were sent."""
+        """Number of calls that were sent."""
 
     @staticmethod
     @functools.lru_cache(maxsize=16)
     def of(client: Client) -> "Visibility":
-        """The one of a client: answers are shared by all that use it."""
+        """The reader that all users of a client share, and so its answers."""
         return Visibility(client)
 
     async def list(self, query: str, size: int, token: bytes = b"") -> Listed:
-        """A page of at most `size` workflows: those that run, then those that have ended, the
-        latest first. Temporal's SQL stores know no other order."""
+        """A page of at most `size` workflows: first running ones, then ended ones, the latest
+        first. Temporal's SQL stores know no other order."""
         return await self._lists.get((query, size, token))
 
     async def count(self, query: str) -> dict[str, int]:
         """How many workflows there are, by their status in Temporal, such as `Running`."""
         return await self._counts.get(query)
 
-    async def _list(self, asked: tuple[str, int, bytes]) -> Listed:
-        query, size, token = asked
+    async def _list(self, request: tuple[str, int, bytes]) -> Listed:
+        query, size, token = request
         await self._turn()
         found = self._client.list_workflows(
             query, page_size=size, next_page_token=token or None, rpc_timeout=RPC_TIMEOUT
@@ -82,7 +82,7 @@ class Visibility:
         return {str(group.group_values[0]): group.count for group in found.groups}
 
     async def _turn(self) -> None:
-        """Wait until the next call may go."""
+        """Wait until the next call may be sent. Raises `VisibilityBusyError`."""
         now = time.monotonic()
         free_at = max(self._free_at, now)
         delay = free_at - (BURST - 1) / RATE - now

@@ -1,4 +1,4 @@
-"""The limits that one run waited for, while its history is read."""
+"""The limits that one run waited for, as they are found while its history is read."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class _LockRecord:
     asked_ms: int | None = None
     admitted_ms: int | None = None
     since_ms: int | None = None
-    """Since when the run waits for it, now."""
+    """Since when the run is waiting for it; None if it is not."""
     waited_ms: int = 0
 
 
@@ -26,10 +26,10 @@ class AdmissionRecord:
     def __init__(self, needs: Iterable[LockNeed] = ()) -> None:
         self._locks = {need.lock: _LockRecord(need) for need in needs}
         self.over = False
-        """Whether the run only gives back what it has."""
+        """Whether the run has ended and only gives tickets back."""
 
     def asked(self, locks: Iterable[str], at_ms: int) -> None:
-        """Locks were asked; some of them again."""
+        """Note that locks were asked, some of them perhaps again."""
         for lock in locks:
             record = self._locks.get(lock)
             if record is None or self.over:
@@ -41,13 +41,13 @@ class AdmissionRecord:
                 record.asked_ms = at_ms
 
     def told(self, lock: str, verdicts: Mapping[str, Any], at_ms: int) -> None:
-        """A lock has answered."""
+        """Note the answer of a lock."""
         record = self._locks.get(lock)
         if record is None or GRANTED not in verdicts:
             return
         if record.admitted_ms is None:
             record.admitted_ms = at_ms
-        # It may answer before history says that it was asked.
+        # History may have the answer before it has the request.
         since_ms, record.since_ms = record.since_ms, None
         if record.asked_ms is None or record.asked_ms > record.admitted_ms:
             record.asked_ms = record.admitted_ms
@@ -55,7 +55,7 @@ class AdmissionRecord:
             record.waited_ms += max(0, at_ms - since_ms)
 
     def shown(self, now_ms: int | None) -> tuple[Lock, ...]:
-        """`now_ms`: when the run ended, or of the last thing that history tells."""
+        """`now_ms`: when the run ended, or the time of the last event in history."""
         return tuple(
             Lock(
                 kind=cast(AdmissionKind, each.need.kind),

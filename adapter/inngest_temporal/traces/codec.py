@@ -1,5 +1,5 @@
-"""Undoes what a client's payload codec has made of a history: it may encrypt or compress what runs
-take and return."""
+"""Decodes a history that a client's payload codec has encoded: it may encrypt or compress the
+inputs and results of runs."""
 
 import asyncio
 import itertools
@@ -12,14 +12,14 @@ from temporalio.converter import PayloadCodec
 from .payloads import is_plain
 
 DECODE_SECONDS = 10.0
-"""How long the payloads of one history may take: a codec may ask a server."""
+"""How long decoding one history may take: a codec may ask a server."""
 AT_ONCE = 50
-"""Calls of a codec that are under way at the same time."""
+"""Maximum number of calls of a codec at once."""
 
 
 async def decode(codec: PayloadCodec, messages: Iterable[Message]) -> None:
-    """Replace the payloads anywhere in these messages. What the codec fails at, or has not decoded
-    in time, stays as it is: whoever reads it can't, and says so."""
+    """Decode the payloads anywhere in these messages. A payload that the codec can't decode, or not
+    in time, stays as it is; the trace notes that it can't be read."""
     places = itertools.chain.from_iterable(map(_encoded, messages))
     try:
         async with asyncio.timeout(DECODE_SECONDS):
@@ -30,7 +30,7 @@ async def decode(codec: PayloadCodec, messages: Iterable[Message]) -> None:
 
 
 def _encoded(message: Message) -> Iterator[Payload | Payloads]:
-    """What a codec has made, anywhere in a message. Temporal's own payloads are plain."""
+    """The payloads anywhere in a message that a codec has encoded; Temporal's own are plain."""
     if isinstance(message, Payload):
         if not is_plain(message):
             yield message
@@ -46,7 +46,7 @@ def _encoded(message: Message) -> Iterator[Payload | Payloads]:
             else:
                 inner = value.values() if field.message_type.GetOptions().map_entry else value
             for each in inner:
-                if isinstance(each, Message):  # a map may hold texts
+                if isinstance(each, Message):  # the values of a map may be strings
                     yield from _encoded(each)
 
 

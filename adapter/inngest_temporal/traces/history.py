@@ -1,9 +1,9 @@
-"""From a run's history to its trace: one pure function.
+"""Turns a run's history into its trace: one pure function.
 
-It follows the run workflow (`inngest_temporal_workers.runs.workflow`): what comes from outside is
-read when a workflow task begins, signals first, as Temporal's SDK does; what an execution answers
-is applied to the steps as the run applies it. But where the run may rely on its history, nothing
-is relied on here. Histories may be old, foreign, terminated in the middle, or of a version to come.
+It follows the run workflow (`inngest_temporal_workers.runs.workflow`): events from outside are read
+when a workflow task begins, signals first, like in Temporal's SDK; and the answers of executions
+are applied to the steps like in the run. But nothing in a history is relied on here: it may be old,
+foreign, terminated in the middle, or of a later version.
 """
 
 import functools
@@ -35,23 +35,23 @@ from .payloads import error_in, first_of, ms_of, value_of, values_of
 from .steps import Steps
 
 MAX_NOTES = 20
-"""Notes of one trace; of further ones only the number is told."""
+"""Maximum number of notes of one trace; further ones are only counted."""
 _SUFFIX = "_event_attributes"
 _EXECUTE = "inngest.execute"
 _CANCEL = "workflow_execution_cancel_requested"
 _LOCAL = "core_local_activity"
-"""Name of the marker that Temporal's SDKs leave of a local activity."""
+"""Name of the marker by which Temporal's SDKs record a local activity."""
 
 
 @dataclass(frozen=True)
 class PendingActivity:
-    """An activity that is under way, as Temporal describes it: history does not say so."""
+    """An activity that is under way, as Temporal describes it; history does not have it yet."""
 
     id: str
     started_ms: int | None
     """None: no worker has it yet."""
     details: Sequence[Any] = ()
-    """What its last heartbeat told."""
+    """Details of its last heartbeat."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class _Execution:
 
 @dataclass
 class _Activity:
-    """Another activity."""
+    """An activity of another type."""
 
     type: str
     step: str | None
@@ -81,11 +81,11 @@ def trace_of(
     pending: Iterable[PendingActivity] = (),
     complete: bool = True,
 ) -> Trace:
-    """What happened in a run. Takes time in proportion to the history, and raises nothing: what
-    can't be read is named in the trace's notes.
+    """What happened in a run. Takes time in proportion to the history, and raises nothing: the
+    trace's notes name what can't be read.
 
-    `pending`: what is under way, of a run that has not ended. `complete`: whether this is all of
-    the history.
+    `pending`: the activities that are under way, if the run has not ended. `complete`: whether this
+    is the whole history.
     """
     reader = _HistoryReader(run_id)
     for event in history:
@@ -98,7 +98,7 @@ class _HistoryReader:
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
-        self._given = RunInput([], [])
+        self._input = RunInput([], [])
         self._function_id = ""
         self._temporal_run_id = ""
         self._original: str | None = None
@@ -106,16 +106,17 @@ class _HistoryReader:
         self._admission = AdmissionRecord()
         self._losses = Losses()
         self._executions: dict[int, _Execution] = {}
-        """By the event that scheduled it."""
+        """By the id of the event that scheduled it."""
         self._activities: dict[int, _Activity] = {}
         self._started: dict[int, int] = {}
-        """Event that scheduled an activity -> when that began."""
+        """Id of the event that scheduled an activity -> when the activity began."""
         self._first_request = ExecutionRequest()
         self._attempts: list[Attempt] = []
         self._has_lost = False
-        """Whether the run takes what has ended before it looks again."""
+        """Whether an execution was lost, so that the run takes what has ended before it looks
+        again."""
         self._is_over = False
-        """Whether the handler has come to its end."""
+        """Whether the handler has ended."""
         self._status: RunStatus = "Running"
         self._skipped = False
         self._queued_ms = self._now_ms = self._task_ms = 0
@@ -126,11 +127,11 @@ class _HistoryReader:
         self._notes: list[str] = []
         self._left_out = 0
         self._stuck = ""
-        """Why the run does not go on, if it does not."""
+        """Why the run can't continue for now; empty if it can."""
         self._inbox: list[HistoryEvent] = []
-        """What has come from outside since the last workflow task that was completed."""
+        """Events from outside since the last workflow task that was completed."""
         self._seen = 0
-        """How much of it the workflow task knows that is under way."""
+        """How many of these the current workflow task knows."""
 
     # Events.
 
@@ -155,7 +156,7 @@ class _HistoryReader:
             self._end(kind, event)
 
     def _take(self, inbox: Sequence[HistoryEvent]) -> None:
-        """What a workflow task begins with."""
+        """Read the events with which a workflow task begins."""
         others = []
         is_cancelled = False
         for event in inbox:
@@ -166,7 +167,7 @@ class _HistoryReader:
             else:
                 others.append(event)
         self._steps.resume()
-        if is_cancelled:  # the run takes nothing any more, also of what came before that
+        if is_cancelled:  # the run takes nothing any more, not even events before the cancellation
             self._is_over = self._admission.over = self._steps.held = True
         for event in others:
             self._read_outside(event)
@@ -181,7 +182,7 @@ class _HistoryReader:
         kind: str,
         event: Any,
     ) -> None:
-        """Read an event, whatever is in it."""
+        """Read an event; if it can't be read, note that."""
         attributes = getattr(event, kind + _SUFFIX)
         try:
             read(self, attributes, ms_of(event.event_time), event)
@@ -189,7 +190,7 @@ class _HistoryReader:
             self._note(f"Event {event.event_id} ({kind}) can't be read: {_shown(error)}")
 
     def _fails(self, error: Exception) -> None:
-        self._note(f"What has ended can't be read: {_shown(error)}")
+        self._note(f"The end of a step can't be read: {_shown(error)}")
 
     def _note(self, text: str) -> None:
         if len(self._notes) < MAX_NOTES:
@@ -197,49 +198,49 @@ class _HistoryReader:
         else:
             self._left_out += 1
 
-    def _begun(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+    def _begun(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
         if self._function_id:
             return  # a run begins once
         self._queued_ms = at_ms
-        self._function_id = given.workflow_type.name
-        self._temporal_run_id = given.original_execution_run_id
-        original = given.memo.fields.get(names.ORIGINAL_MEMO)
+        self._function_id = attributes.workflow_type.name
+        self._temporal_run_id = attributes.original_execution_run_id
+        original = attributes.memo.fields.get(names.ORIGINAL_MEMO)
         if original is not None:
             self._original = str(value_of(original))
         try:
-            self._given = RunInput.from_json(first_of(given.input.payloads))
+            self._input = RunInput.from_json(first_of(attributes.input.payloads))
         except Exception as error:
-            text = f"Its input is none of a run of a function: {_shown(error)}"
+            text = f"Its input is not that of a function's run: {_shown(error)}"
             self._note(text)
             return
-        self._steps.inputs = self._given.inputs
-        self._steps.from_original(self._given.memos, at_ms)
-        self._admission = AdmissionRecord(self._given.needs)
-        self._first_request = ExecutionRequest(retries=self._given.retries, url=self._given.url)
+        self._steps.inputs = self._input.inputs
+        self._steps.from_original(self._input.memos, at_ms)
+        self._admission = AdmissionRecord(self._input.needs)
+        self._first_request = ExecutionRequest(retries=self._input.retries, url=self._input.url)
 
-    def _memo(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        status = given.upserted_memo.fields.get(names.STATUS_MEMO)
+    def _memo(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        status = attributes.upserted_memo.fields.get(names.STATUS_MEMO)
         if status is not None and value_of(status) == "Skipped":
             self._skipped = True
 
-    def _task_failed(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        reason = given.failure.message or "no reason is given"
+    def _task_failed(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        reason = attributes.failure.message or "no reason is given"
         self._stuck = f"Its workflow task fails, and is repeated: {reason}"
 
     # Activities.
 
-    def _scheduled(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        kind = given.activity_type.name
+    def _scheduled(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        kind = attributes.activity_type.name
         if kind != _EXECUTE:
-            argument = first_of(given.input.payloads)
+            argument = first_of(attributes.input.payloads)
             argument = argument if isinstance(argument, Mapping) else {}
             locks = [each["need"]["lock"] for each in argument.get("locks", ())]
             activity = _Activity(kind, argument.get("step"), locks)
             self._activities[event.event_id] = activity
             self._admission.asked(locks, at_ms)
             return
-        request = from_wire(ExecutionRequest, first_of(given.input.payloads))
-        execution = _Execution(request, given.activity_id, at_ms)
+        request = from_wire(ExecutionRequest, first_of(attributes.input.payloads))
+        execution = _Execution(request, attributes.activity_id, at_ms)
         self._executions[event.event_id] = execution
         if request.target is None:
             if self._has_lost:
@@ -250,8 +251,8 @@ class _HistoryReader:
             if record.position is None:
                 record.status = "Queued"
 
-    def _activity_started(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        self._started[given.scheduled_event_id] = at_ms
+    def _activity_started(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        self._started[attributes.scheduled_event_id] = at_ms
 
     def _ended_execution(self, scheduled: int, at_ms: int) -> _Execution | None:
         execution = self._executions.pop(scheduled, None)
@@ -260,28 +261,28 @@ class _HistoryReader:
             execution.ended_ms = at_ms
         return execution
 
-    def _completed(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        execution = self._ended_execution(given.scheduled_event_id, at_ms)
+    def _completed(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        execution = self._ended_execution(attributes.scheduled_event_id, at_ms)
         if execution is not None:
-            progress = from_wire(Progress, first_of(given.result.payloads))
+            progress = from_wire(Progress, first_of(attributes.result.payloads))
             self._apply(execution, progress)
             return
-        activity = self._activities.pop(given.scheduled_event_id, None)
+        activity = self._activities.pop(attributes.scheduled_event_id, None)
         if activity is not None:
-            result = first_of(given.result.payloads)
+            result = first_of(attributes.result.payloads)
             self._steps.answered(activity.type, result, activity.step, at_ms)
 
-    def _failed(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        execution = self._ended_execution(given.scheduled_event_id, at_ms)
+    def _failed(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        execution = self._ended_execution(attributes.scheduled_event_id, at_ms)
         if execution is not None:
             base = execution.request.base
-            self._apply(execution, Progress(base, lost=error_in(given.failure).message))
+            self._apply(execution, Progress(base, lost=error_in(attributes.failure).message))
 
-    def _timed_out(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        execution = self._ended_execution(given.scheduled_event_id, at_ms)
+    def _timed_out(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        execution = self._ended_execution(attributes.scheduled_event_id, at_ms)
         if execution is None:
             return
-        base, timeout = execution.request.base, given.failure.timeout_failure_info
+        base, timeout = execution.request.base, attributes.failure.timeout_failure_info
         details = values_of(timeout.last_heartbeat_details.payloads)
         if timeout.timeout_type != Timeout.TIMEOUT_TYPE_START_TO_CLOSE:
             self._apply(execution, silent(base, details))
@@ -291,9 +292,9 @@ class _HistoryReader:
         target = self._target_of(execution)
         self._apply(execution, overdue(base, details, target, timed_out(), retry_ms))
 
-    def _cancelled(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        """The run ends, so its activity was cancelled."""
-        execution = self._ended_execution(given.scheduled_event_id, at_ms)
+    def _cancelled(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        """An activity was cancelled, because the run ends."""
+        execution = self._ended_execution(attributes.scheduled_event_id, at_ms)
         if execution is None:
             return
         self._started_ms = self._started_ms or execution.started_ms
@@ -307,12 +308,12 @@ class _HistoryReader:
         record = None if target is None else self._steps.get(target)
         return None if record is None else record.op
 
-    def _marker(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        """A local activity has ended: history has only its result."""
-        if given.marker_name != _LOCAL or given.HasField("failure"):
-            return  # a regular one follows
-        kind = first_of(given.details["data"].payloads)["activity_type"]
-        result = first_of(given.details["result"].payloads)
+    def _marker(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        """A local activity has ended; history has only its result."""
+        if attributes.marker_name != _LOCAL or attributes.HasField("failure"):
+            return  # after a failure, a regular activity follows
+        kind = first_of(attributes.details["data"].payloads)["activity_type"]
+        result = first_of(attributes.details["result"].payloads)
         if kind == _EXECUTE:
             begun_ms = self._task_ms or at_ms
             execution = _Execution(self._first_request, "", None, begun_ms, at_ms)
@@ -322,7 +323,7 @@ class _HistoryReader:
         elif kind != "inngest.finish":
             self._steps.answered(kind, result, None, at_ms)
 
-    # What executions answer, applied as the run applies it.
+    # The answers of executions are applied like in the run workflow.
 
     def _apply(self, execution: _Execution, progress: Progress) -> None:
         is_look = execution.request.target is None
@@ -337,7 +338,8 @@ class _HistoryReader:
             self._steps.release()
 
     def _take_progress(self, execution: _Execution, progress: Progress) -> bool:
-        """Whether the run takes next what else has ended: not if it looks, or will."""
+        """Apply an answer. Returns whether the run next takes what else has ended; it does not if
+        it executes the handler now, or is about to."""
         if progress.unstarted is not None:
             if progress.missing or progress.busy:
                 self._stuck = f"It can't be executed for now: {progress.unstarted}"
@@ -372,7 +374,7 @@ class _HistoryReader:
 
     @property
     def _is_http(self) -> bool:
-        return self._given.url is not None
+        return self._input.url is not None
 
     def _done(self, execution: _Execution, done: Done, index: int, together: bool) -> None:
         """One attempt of a step."""
@@ -381,7 +383,7 @@ class _HistoryReader:
         if record is None:
             record = self._steps.begin(done.op, began_ms)
         if record.position is not None:
-            return  # what is said of it first holds
+            return  # only the first result of a step counts
         record.together = record.together or together
         retry_at_ms = None if done.retry_ms is None else execution.ended_ms + done.retry_ms
         is_target = done.op.id == execution.request.target
@@ -402,7 +404,7 @@ class _HistoryReader:
             record.status = "Waiting"
 
     def _number(self, execution: _Execution, done: Done, index: int) -> int:
-        """The number of the attempt in which something was done."""
+        """The number of the attempt that this result is of."""
         request = execution.request
         if done.op.id == request.target or (self._is_http and not index):
             return request.attempt
@@ -415,7 +417,7 @@ class _HistoryReader:
         error: ErrorInfo | None = None,
         retry_at_ms: int | None = None,
     ) -> Attempt:
-        """An attempt that took as long as the execution."""
+        """An attempt that lasted for the whole execution."""
         return Attempt(
             number,
             execution.started_ms,
@@ -428,7 +430,7 @@ class _HistoryReader:
     def _handler_ended(
         self, execution: _Execution, progress: Progress, failed: Failed | None
     ) -> None:
-        """The handler failed, or returned after it had."""
+        """The handler failed, or returned after earlier failures."""
         request, error, retry_at_ms = execution.request, None, None
         if failed is not None:
             error = failed.error
@@ -439,8 +441,7 @@ class _HistoryReader:
         self._attempts.append(self._attempt_of(execution, number, error, retry_at_ms))
 
     def _lost(self, execution: _Execution, progress: Progress, why: str) -> bool:
-        """A worker was lost with the execution, which is repeated, or not. Whether a step is to be
-        tried again."""
+        """An execution was lost with its worker. Returns whether a step is to be tried again."""
         ids = {done.op.id for done in progress.done}
         target, attempt = self._target_of(execution), execution.request.attempt
         target = None if target is not None and target.id in ids else target
@@ -448,11 +449,11 @@ class _HistoryReader:
         if target is None:
             target, attempt = progress.begun, 0
         error = ErrorInfo("WorkerLostError", f"Its worker was lost: {why}")
-        if begun is not None and not self._given.retries and not self._is_http:
+        if begun is not None and not self._input.retries and not self._is_http:
             self._lose(execution, begun, attempt, step_lost(begun), None)
             return False
         retry_at_ms = execution.ended_ms + self._losses.add() * 1000
-        if self._losses.end_it(attempt, self._given.retries) and not self._is_http:
+        if self._losses.end_it(attempt, self._input.retries) and not self._is_http:
             if target is not None:
                 self._lose(execution, target, attempt, self._losses.error(why), None)
         elif target is not None:
@@ -466,7 +467,7 @@ class _HistoryReader:
     def _lose(
         self, execution: _Execution, op: Op, attempt: int, error: ErrorInfo, retry_at: int | None
     ) -> None:
-        """A step's attempt was lost; for good, if there is no next one."""
+        """An attempt of a step was lost. If there is no next one, the step has failed."""
         record = self._steps.begin(op, execution.started_ms or execution.ended_ms)
         record.attempted(self._attempt_of(execution, attempt, error, retry_at))
         if retry_at is None:
@@ -477,20 +478,20 @@ class _HistoryReader:
 
     # Timers and signals.
 
-    def _timer_started(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        length = given.start_to_fire_timeout
+    def _timer_started(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        length = attributes.start_to_fire_timeout
         summary = None
         if event.user_metadata.HasField("summary"):
             summary = str(value_of(event.user_metadata.summary))
         length_ms = length.seconds * 1000 + length.nanos // 1_000_000
         self._steps.timer_started(event.event_id, summary, length_ms, at_ms)
 
-    def _timer_fired(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        self._steps.timer_fired(given.started_event_id, at_ms)
+    def _timer_fired(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        self._steps.timer_fired(attributes.started_event_id, at_ms)
 
-    def _signalled(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
-        name = given.signal_name
-        arguments = values_of(given.input.payloads)
+    def _signalled(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
+        name = attributes.signal_name
+        arguments = values_of(attributes.input.payloads)
         if name == "event":
             self._steps.delivered(arguments[0], at_ms)
         elif name == "signal":
@@ -515,19 +516,19 @@ class _HistoryReader:
             execution.ended_ms = self._ended_ms
         self._steps.end(self._ended_ms)
 
-    def _outcome(self, given: Any, at_ms: int, event: HistoryEvent) -> None:
+    def _outcome(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
-            self._output = first_of(given.result.payloads)
+            self._output = first_of(attributes.result.payloads)
         elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
-            self._error = error_in(given.failure)
+            self._error = error_in(attributes.failure)
         elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED:
-            reason = given.reason or "no reason is given"
+            reason = attributes.reason or "no reason is given"
             self._error = ErrorInfo("TerminatedError", f"It was terminated in Temporal: {reason}")
         elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT:
             self._error = ErrorInfo("TimeoutError", "It ran into a timeout of Temporal.")
 
     def _go_on(self, pending: Sequence[PendingActivity]) -> None:
-        """What is under way in a run that has not ended."""
+        """Read what is under way in a run that has not ended."""
         self._take(self._inbox)
         self._inbox = []
         self._steps.closed = self._is_over
@@ -551,7 +552,7 @@ class _HistoryReader:
             self._running(execution, op)
 
     def _running(self, execution: _Execution, op: Op | None) -> None:
-        """The step that an execution is at."""
+        """Show the step that an execution is at."""
         if op is None:
             return
         started_ms, request = execution.started_ms, execution.request
@@ -563,7 +564,7 @@ class _HistoryReader:
         number = request.attempt if is_target else 0
         last_ms = max((each.ended_ms or 0 for each in self._steps), default=0)
         if not is_target and started_ms is not None:
-            started_ms = max(started_ms, last_ms)  # it began when the one before it had ended
+            started_ms = max(started_ms, last_ms)  # it began when the previous step had ended
             record.started_ms = started_ms
         queued_ms = execution.queued_ms if is_target else None
         error = record.error
@@ -581,13 +582,13 @@ class _HistoryReader:
             self._note("Its history has no beginning.")
         if self._left_out:
             self._notes.append(f"{self._left_out} further problems are left out.")
-        given = self._given
+        input = self._input
         return Trace(
             run_id=self._run_id,
             function_id=self._function_id,
             status=self._status,
-            events=tuple(given.events),
-            event_ids=tuple(given.event_ids),
+            events=tuple(input.events),
+            event_ids=tuple(input.event_ids),
             queued_ms=self._queued_ms,
             started_ms=self._started_ms,
             ended_ms=self._ended_ms,
@@ -596,20 +597,20 @@ class _HistoryReader:
             attempts=tuple(self._attempts),
             output=self._output,
             error=self._error,
-            retries=given.retries,
+            retries=input.retries,
             original_run=self._original,
-            from_step=given.from_step,
-            is_cron=_is_named(given, events.TIMER),
+            from_step=input.from_step,
+            is_cron=_is_named(input, events.TIMER),
             is_batch=self._is_batch(),
-            invoked_by=None if given.invoker is None else given.invoker.workflow_id,
-            served_at=given.url,
+            invoked_by=None if input.invoker is None else input.invoker.workflow_id,
+            served_at=input.url,
             temporal_run_id=self._temporal_run_id,
             complete=complete,
             notes=tuple(self._notes),
         )
 
     def _is_batch(self) -> bool:
-        ids = self._given.event_ids
+        ids = self._input.event_ids
         return len(ids) > 1 or (
             bool(ids) and self._run_id == events.batch_run_id(self._function_id, ids[0])
         )
@@ -623,7 +624,7 @@ class _HistoryReader:
         "activity_task_canceled": _cancelled,
         "timer_fired": _timer_fired,
     }
-    """What a workflow task learns."""
+    """Events from outside, which a workflow task learns."""
     _COMMANDS: ClassVar[dict[str, "Callable[[_HistoryReader, Any, int, HistoryEvent], None]"]] = {
         "workflow_execution_started": _begun,
         "workflow_properties_modified": _memo,
@@ -632,7 +633,7 @@ class _HistoryReader:
         "marker_recorded": _marker,
         "timer_started": _timer_started,
     }
-    """What a workflow task does, and what is read at once."""
+    """Commands of a workflow task, and other events, which are read at once."""
     _ENDS: ClassVar[dict[str, RunStatus]] = {
         "workflow_execution_completed": "Completed",
         "workflow_execution_failed": "Failed",
@@ -642,11 +643,11 @@ class _HistoryReader:
     }
 
 
-def _is_named(given: RunInput, name: str) -> bool:
-    return bool(given.events) and given.events[0].get("name") == name
+def _is_named(input: RunInput, name: str) -> bool:
+    return bool(input.events) and input.events[0].get("name") == name
 
 
 def _shown(error: Exception) -> str:
-    """One line of what is wrong, with a full stop."""
+    """An error as one line that ends with a full stop."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
     return text if text.endswith(".") else f"{text}."

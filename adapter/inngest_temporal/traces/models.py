@@ -1,4 +1,4 @@
-"""What happened in a run, as people and the API are shown it. All times are ms since 1970."""
+"""What happened in a run, in the form that people and the API get. All times are ms since 1970."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -6,8 +6,8 @@ from typing import Any, Literal
 from inngest_temporal.drivers.protocol import ErrorInfo
 
 RunStatus = Literal["Scheduled", "Running", "Completed", "Failed", "Cancelled", "Skipped"]
-"""Inngest's words. Scheduled: nothing was executed yet, as the run waits for its event's time, for
-a lock, or for a worker."""
+"""Inngest's words. Scheduled: nothing was executed yet, because the run waits for its event's time,
+for a lock, or for a worker."""
 
 StepKind = Literal["run", "sleep", "wait_for_event", "wait_for_signal", "invoke", "fetch", "ai"]
 """`fetch` and `ai`: a request that an app over HTTP leaves to us."""
@@ -23,8 +23,8 @@ StepStatus = Literal[
     "TimedOut",
 ]
 """Queued: it is to be executed, and no worker has begun. Waiting: for an event, a signal or an
-invoked run; or, after an attempt, for the next one. TimedOut: nothing came that a wait or an
-invocation waited for. Cancelled: the run ended while the step was under way."""
+invoked run, or for the next attempt. TimedOut: a wait or an invocation got no answer in time.
+Cancelled: the run ended while the step was under way."""
 
 AdmissionKind = Literal["pause", "singleton", "throttle", "run", "step"]
 """`pause`: the function was paused. `run`: concurrency of whole runs. `step`: concurrency of
@@ -38,14 +38,14 @@ class Attempt:
     number: int
     """Zero-based."""
     started_ms: int | None
-    """None: it is to begin, and no worker has it yet."""
+    """None: no worker has begun it yet."""
     ended_ms: int | None = None
-    """None: it is under way, or nobody knows when it ended."""
+    """None: it is under way, or its end is not known."""
     error: ErrorInfo | None = None
     queued_ms: int | None = None
-    """When it was given to Temporal; None if it followed in the same execution."""
+    """When it was scheduled in Temporal; None if it followed in the same execution."""
     retry_at_ms: int | None = None
-    """When the next one begins, after a failure that is not the last."""
+    """When the next attempt begins, after a failure that is not the last."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TraceStep:
     id: str
     """Hashed step id."""
     name: str
-    """The user's step id; what it is called, over HTTP."""
+    """The user's step id; over HTTP the step's display name."""
     kind: StepKind
     status: StepStatus
     started_ms: int
@@ -64,14 +64,14 @@ class TraceStep:
     attempts: tuple[Attempt, ...] = ()
     """Only steps whose body is executed have attempts."""
     input: Any = None
-    """What the step was given, as far as history tells: `{function_id, payload, ...}` of an
-    invocation, `{events, if, timeout_ms}` and `{signal, ...}` of waits, `{duration_ms}` or
-    `{until_ms}` of a sleep; the arguments (a list) with which a rerun replaced those of a body."""
+    """The step's input, as far as history has it: `{function_id, payload, ...}` of an invocation,
+    `{events, if, timeout_ms}` and `{signal, ...}` of waits, `{duration_ms}` or `{until_ms}` of a
+    sleep; or the arguments (a list) by which a rerun replaced those of a body."""
     output: Any = None
-    """What the handler was given: a body's result, the matching event or signal, the invoked run's
+    """What the handler got: a body's result, the matching event or signal, or the invoked run's
     result."""
     error: ErrorInfo | None = None
-    """What it failed with for good; while it is tried again, the last attempt's."""
+    """The error of the step or, while it is tried again, of its last attempt."""
     deadline_ms: int | None = None
     """When a sleep ends, or a wait gives up."""
     event: dict[str, Any] | None = None
@@ -79,12 +79,12 @@ class TraceStep:
     invoked_run: str | None = None
     """Id of the run that was invoked."""
     together: bool = False
-    """Whether the body was executed with others in one execution, and not alone in an activity."""
+    """Whether the body was executed with others in one execution, not alone in an activity."""
     from_original: bool = False
-    """Whether it was not executed, but taken from the run of which this one is a rerun."""
+    """Whether it was not executed, but taken from the original run of this rerun."""
     position: int | None = None
-    """Where it is in the order in which steps ended; None: it has not, or only when its run did, so
-    that the run has no memo of it."""
+    """Its position in the order in which steps ended. None: it has not ended, or only together with
+    its run, which therefore has no memo of it."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ class Lock:
     asked_ms: int | None = None
     """None: it was not asked yet."""
     admitted_ms: int | None = None
-    """None: the run waits for it; or it ended, or was skipped, before it was admitted."""
+    """None: the run waits for it, or ended or was skipped before it was admitted."""
     waited_ms: int = 0
-    """How long the run waited for it, all times together; `asked_ms` and `admitted_ms` are of the
-    first."""
+    """How long the run has waited for it in total; `asked_ms` and `admitted_ms` are those of the
+    first time."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Trace:
     function_id: str
     status: RunStatus
     events: tuple[dict[str, Any], ...]
-    """As the ingress stamped them: `{id, name, data, ts, user?, v?}`."""
+    """The stamped events: `{id, name, data, ts, user?, v?}`."""
     event_ids: tuple[str, ...]
     """Their internal ids."""
     queued_ms: int
@@ -124,15 +124,15 @@ class Trace:
     """When its first execution began."""
     ended_ms: int | None = None
     admission: tuple[Lock, ...] = ()
-    """In the order in which they are passed."""
+    """The limits, in the order in which they are passed."""
     steps: tuple[TraceStep, ...] = ()
-    """In the order in which they began."""
+    """The steps, in the order in which they began."""
     attempts: tuple[Attempt, ...] = ()
-    """The handler's own, outside steps: its failures and what followed. Empty: it never failed."""
+    """Attempts of the handler itself, outside steps. Empty if it never failed."""
     output: Any = None
     error: ErrorInfo | None = None
     retries: int = 0
-    """Attempts after the first that each step, and the handler, may have."""
+    """How many more attempts, after the first, each step and the handler may have."""
     original_run: str | None = None
     """Id of the run whose events a rerun has."""
     from_step: str | None = None
@@ -148,4 +148,4 @@ class Trace:
     complete: bool = True
     """Whether all of the history was read."""
     notes: tuple[str, ...] = ()
-    """What could not be read, and why: whole sentences."""
+    """Sentences that say what could not be read, and why."""

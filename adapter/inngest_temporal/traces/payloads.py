@@ -1,4 +1,4 @@
-"""Reading of what a history holds: payloads, times, failures. Nothing here trusts its input."""
+"""Reads payloads, times and failures in a history. Nothing here trusts its input."""
 
 import json
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ _EMPTY = b"binary/null"
 
 
 def is_plain(payload: Payload) -> bool:
-    """Whether its encoding is one that can be read."""
+    """Whether a payload can be read without a codec."""
     return payload.metadata.get("encoding", b"") in (_JSON, _EMPTY)
 
 
 def value_of(payload: Payload) -> Any:
-    """The value of a payload as our workers write them. Python writes NaN where JSON has no such
-    thing: it is None. Raises `ValueError`."""
+    """The value of a payload of our workers. NaN, which Python writes and JSON does not have,
+    becomes None. Raises `ValueError`."""
     encoding = payload.metadata.get("encoding", b"")
     if encoding == _EMPTY:
         return None
@@ -50,12 +50,12 @@ def ms_of(moment: Timestamp) -> int:
 
 
 def error_in(failure: Failure) -> ErrorInfo:
-    """The error of user code that a failure holds, or what Temporal says instead."""
+    """The error of user code in a failure, or what Temporal says instead."""
     kind = failure.WhichOneof("failure_info")
     if kind == "application_failure_info":
         info = failure.application_failure_info
         name = info.type or "Error"
-        # A run never retries as a whole: its failure does not say whether user code forbade it.
+        # A run is never retried as a whole: its failure does not tell whether user code forbade it.
         return ErrorInfo(
             name, failure.message, failure.stack_trace or None, name != "NonRetriableError"
         )

@@ -1,4 +1,4 @@
-"""The trace of a run, read from Temporal."""
+"""Reads the trace of a run from Temporal."""
 
 from collections.abc import AsyncIterator
 
@@ -16,16 +16,16 @@ from .models import Trace
 from .payloads import ms_of, values_of
 
 MAX_EVENTS = 60_000
-"""Events that are read of a history: Temporal ends a workflow that has about 50,000."""
+"""Maximum number of events that are read of a history. Temporal ends a workflow at about 50,000."""
 MAX_BYTES = 64 * 1024 * 1024
-"""The same by size, of which Temporal's limit is 50 MiB."""
+"""Maximum size that is read of a history. Temporal ends a workflow at about 50 MiB."""
 
 
 async def load_trace(client: Client, run_id: str) -> Trace | None:
     """What happened in a run so far; None if there is no such run. Raises `RPCError`.
 
-    Of a longer history than any run should have, the trace is not `complete`. What the client's
-    payload codec can't decode is named in its notes.
+    If the history is longer than any run's should be, the trace is not `complete`. Its notes name
+    what the client's payload codec can't decode.
     """
     found = await runs.describe(client, run_id)
     if found is None:
@@ -42,7 +42,7 @@ async def load_trace(client: Client, run_id: str) -> Trace | None:
     except RPCError as error:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
-        return None  # its retention is over
+        return None  # it was deleted meanwhile, at the end of its retention
     codec = client.data_converter.payload_codec
     if codec is not None:
         await decode(codec, [*events, *found.raw_description.pending_activities])
@@ -55,8 +55,8 @@ def _history(client: Client, run_id: str, execution: str | None) -> AsyncIterato
 
 
 def _pending(found: WorkflowExecutionDescription) -> list[PendingActivity]:
-    """The activities that are under way: history has the beginning of one only once it has
-    ended."""
+    """The activities that are under way. History has the beginning of an activity only after its
+    end."""
     begun = (
         PendingActivityState.PENDING_ACTIVITY_STATE_STARTED,
         PendingActivityState.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED,

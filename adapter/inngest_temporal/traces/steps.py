@@ -1,4 +1,4 @@
-"""The steps of one run while its history is read."""
+"""The steps of one run, as they are found while its history is read."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,19 +21,19 @@ from .models import Attempt, StepKind, StepStatus, TraceStep
 
 INVOKE_TIMEOUT = ErrorInfo(INVOKE_TIMEOUT_NAME, INVOKE_TIMEOUT_MESSAGE)
 DEFAULT_TIMEOUT_MS = 365 * 86_400_000
-"""For invocations and waits for signals that set no timeout."""
+"""Timeout of invocations and waits for signals that set none."""
 _CALLS = {
     "inngest.wait": protocol.WAIT_FOR_EVENT,
     "inngest.claim_signal": protocol.WAIT_FOR_SIGNAL,
     "inngest.invoke": protocol.INVOKE,
 }
-"""Activity by which a step begins -> the step's kind."""
+"""Activity by which a step begins -> kind of that step."""
 _TAKES_BACK = ("inngest.unwait", "inngest.release_signal")
 
 
 @dataclass
 class StepRecord:
-    """One step, as far as it has been read."""
+    """One step, as far as history has been read."""
 
     op: Op
     started_ms: int
@@ -49,18 +49,19 @@ class StepRecord:
     together: bool = False
     from_original: bool = False
     position: int | None = None
-    """Where its memo is in the order in which steps ended; None: it has not ended."""
+    """Position of its memo in the order in which steps ended; None: it has not ended."""
     since: int = 0
     """How many events had been delivered when it began."""
     registered: bool = False
     has_come: bool = False
-    """Whether what it waits for has come."""
+    """Whether it has got what it waits for."""
     remaining_ms: int = 0
-    """What is left of an invocation's timeout."""
+    """The rest of an invocation's timeout."""
     is_gone: bool = False
-    """Whether the run that it invoked has ended, as far as is known without an answer."""
+    """Whether a check found that the invoked run has ended."""
     waits_since: int = 0
-    """The event that started its last timer: who began to wait first goes on first."""
+    """Id of the event that started its last timer. Steps that began to wait first continue
+    first."""
 
     @property
     def kind(self) -> StepKind:
@@ -78,20 +79,20 @@ class Steps:
     """All steps of one run, in the order in which they began."""
 
     def __init__(self, run_id: str, fails: Callable[[Exception], None]) -> None:
-        """`fails`: told what can't be read of what has ended."""
+        """`fails` gets the error if the end of a step can't be read."""
         self._run_id = run_id
         self._fails = fails
         self._all: dict[str, StepRecord] = {}
         self._named: dict[str, Op] = {}
-        """What the handler asked for, whether or not that was begun."""
+        """The ops that the handler asked for, whether or not they were begun."""
         self.inputs: Mapping[str, list[Any]] = {}
-        """Step -> what a rerun gives it."""
+        """Hashed id of a step -> the arguments that a rerun gives to it."""
         self.stored = 0
-        """Memos so far."""
+        """Number of memos so far."""
         self.queue: deque[Callable[[], None]] = deque()
-        """What has ended while the run looks what the handler needs: it takes that afterwards."""
+        """Ends that came while the run looks what the handler needs; it takes them afterwards."""
         self.held = True
-        """Whether it looks."""
+        """Whether the run looks what the handler needs."""
         self.closed = False
         """Whether the run has ended, and stores nothing any more."""
         self._delivered: dict[str, int] = {}
@@ -100,15 +101,15 @@ class Steps:
         self._unregistered: dict[str, deque[StepRecord]] = {each: deque() for each in _CALLS}
         self._taking_back: deque[StepRecord] = deque()
         self._checking: deque[StepRecord] = deque()
-        """Invocations whose run is looked after."""
+        """Invocations whose run is being checked."""
         self._resumed: list[tuple[StepRecord, int, ErrorInfo | None]] = []
-        """What signals of a workflow task have brought, and when."""
+        """Steps that signals of the current workflow task resume, and when these came."""
         self._untimed: dict[str, deque[StepRecord]] = {}
-        """Summary -> steps whose timer is still to begin."""
+        """Summary -> steps whose timer has not begun yet."""
         self._timers: dict[int, tuple[StepRecord, int]] = {}
-        """Event that started the timer -> its step, and its length in ms."""
+        """Id of the event that started a timer -> its step, and its length in ms."""
         self._invocations: dict[str, StepRecord] = {}
-        """Id of the run that would be invoked -> the step."""
+        """Id that the invoked run will have -> the step that invokes it."""
 
     def __iter__(self) -> Iterator[StepRecord]:
         return iter(self._all.values())
@@ -119,18 +120,18 @@ class Steps:
     # Beginning.
 
     def from_original(self, memos: Iterable[Done], at_ms: int) -> None:
-        """The steps that a rerun was given."""
+        """Add the steps with which a rerun began."""
         for done in memos:
             record = self._add(done.op, at_ms, "Queued")
             record.from_original = True
             self.store(record, at_ms, done.data, done.error)
 
     def name(self, ops: Iterable[Op]) -> None:
-        """Remember what the handler asked for."""
+        """Remember the ops that the handler asked for."""
         self._named.update((op.id, op) for op in ops)
 
     def begin(self, op: Op, at_ms: int) -> StepRecord:
-        """The run has heard of a step."""
+        """Add a step, unless it is known."""
         known = self._all.get(op.id)
         if known is not None:
             return known
@@ -147,7 +148,7 @@ class Steps:
         return record
 
     def target(self, step: str, at_ms: int) -> StepRecord:
-        """A step that is to be executed."""
+        """Add a step that is to be executed, unless it is known."""
         return self.begin(self._named.get(step) or Op(protocol.RUN, step, step), at_ms)
 
     def _add(self, op: Op, at_ms: int, status: StepStatus) -> StepRecord:
@@ -155,13 +156,13 @@ class Steps:
         return record
 
     def forget(self, step: str) -> None:
-        """The handler does not ask for it any more."""
+        """Remove a step that the handler does not ask for any more."""
         record = self._all.get(step)
         if record is not None and not record.attempts and record.position is None:
             del self._all[step]
 
     def _expect(self, record: StepRecord, at_ms: int) -> None:
-        """What the history will say of a step that waits."""
+        """Prepare for what history will have about a step that waits."""
         options = record.op.options
         kind = record.op.kind
         record.since = len(self._delivered)
@@ -191,7 +192,7 @@ class Steps:
     def store(
         self, record: StepRecord, at_ms: int, data: Any = None, error: ErrorInfo | None = None
     ) -> None:
-        """A step has ended: what the run keeps is its memo."""
+        """Store the memo of a step that has ended."""
         if record.position is not None:
             return
         if not self.closed:
@@ -206,7 +207,7 @@ class Steps:
     def _ended(
         self, record: StepRecord, at_ms: int, data: Any = None, error: ErrorInfo | None = None
     ) -> None:
-        """A step that waited has ended."""
+        """End a step that waited, as soon as the run takes that."""
 
         def take() -> None:
             self.store(record, at_ms, data, error)
@@ -214,14 +215,14 @@ class Steps:
         self.later(take)
 
     def later(self, take: Callable[[], None]) -> None:
-        """Do something as soon as the run takes what has ended."""
+        """Call `take` as soon as the run takes what has ended."""
         if self.held:
             self.queue.append(take)
         else:
             take()
 
     def release(self) -> None:
-        """The run takes what has ended."""
+        """Take what has ended while the run looked what the handler needs."""
         self.held = False
         while self.queue and not self.held:
             take = self.queue.popleft()
@@ -230,10 +231,10 @@ class Steps:
             except Exception as error:
                 self._fails(error)
 
-    # What calls answer by which steps begin to wait, or stop.
+    # The answers of activities by which steps begin or stop to wait.
 
     def answered(self, activity: str, result: Any, step: str | None, at_ms: int) -> None:
-        """An activity of a waiting step has ended. `step`: hashed id, if that is known."""
+        """An activity of a waiting step has ended; `step` is the step's hashed id, if known."""
         if activity in _TAKES_BACK:
             self._taken_back(at_ms)
             return
@@ -250,7 +251,7 @@ class Steps:
             if "error" in result:
                 self._ended(record, at_ms, error=ErrorInfo("Error", str(result["error"])))
         elif "error" in result or "conflict" in result:
-            # It ends the run, whose error is this one.
+            # This error ends the run.
             record.status, record.ended_ms = "Failed", at_ms
         elif record.has_come:
             self._take_back(record)
@@ -258,8 +259,9 @@ class Steps:
     def _registered(
         self, activity: str, result: Mapping[str, Any], step: str | None
     ) -> StepRecord | None:
-        """A local activity leaves no input in history. They end in the order in which the steps
-        began, unless one fails locally; what is invoked is known by its run."""
+        """Find the step that an activity has registered. History does not have the input of a local
+        activity; but such activities end in the order in which their steps began, unless one fails
+        locally. An invocation is found by the id of its run."""
         waiting = self._unregistered[activity]
         record = None if step is None else self._all.get(step)
         if activity == "inngest.invoke" and record is None:
@@ -272,7 +274,7 @@ class Steps:
         return record
 
     def _take_back(self, record: StepRecord) -> None:
-        """A wait that is taken back has ended once that is done."""
+        """A wait is being taken back, and ends when that is done."""
         self._taking_back.append(record)
 
     def _taken_back(self, at_ms: int) -> None:
@@ -280,7 +282,7 @@ class Steps:
             self._come(self._taking_back.popleft(), at_ms)
 
     def _come(self, record: StepRecord, at_ms: int) -> None:
-        """A wait has ended, with what came, or with nothing."""
+        """End a wait, with what has come or as timed out."""
 
         def take() -> None:
             self.store(record, at_ms, record.output)
@@ -292,7 +294,7 @@ class Steps:
     # Timers.
 
     def timer_started(self, event_id: int, summary: str | None, length_ms: int, at_ms: int) -> None:
-        """A timer of a step, or one of ours."""
+        """A timer has begun: that of a step, or another one of the run."""
         record = self._timed(summary, length_ms)
         if record is None:
             return
@@ -308,11 +310,11 @@ class Steps:
         record = waiting[0]
         exact = "until_ms" not in record.op.options and record.op.kind != protocol.INVOKE
         if exact and abs(record.remaining_ms - length_ms) > 1:
-            return None  # a timer of ours, whose summary is the name of a step
+            return None  # another timer, whose summary happens to be the name of a step
         return waiting.popleft()
 
     def timer_fired(self, event_id: int, at_ms: int) -> None:
-        """What a step waited for has not come; or a sleep is over."""
+        """A sleep is over, or a step has not got in time what it waited for."""
         record, length_ms = self._timers.pop(event_id, (None, 0))
         if record is None or record.position is not None or record.has_come:
             return
@@ -340,14 +342,15 @@ class Steps:
     # What comes from outside.
 
     def delivered(self, delivery: Mapping[str, Any], at_ms: int) -> None:
-        """An event that waits match. It resumes each wait once, and none that began later."""
+        """An event that matches waits has come. It resumes each wait once, and none that began
+        later."""
         order = self._delivered.setdefault(str(delivery["id"]), len(self._delivered) + 1)
         event = dict(delivery["event"])
         for step in delivery.get("waits", ()):
             self._answer(step, (order, event), at_ms)
 
     def signalled(self, step: str, signal: Any, data: Any, at_ms: int) -> None:
-        """The signal that a step waits for."""
+        """The signal has come that a step waits for."""
         self._answer(step, {"signal": signal, "data": data}, at_ms)
 
     def invoked(self, step: str, result: Mapping[str, Any], at_ms: int) -> None:
@@ -381,14 +384,14 @@ class Steps:
         self._resumed.append((record, at_ms, error))
 
     def resume(self) -> None:
-        """All signals of a workflow task were read: steps go on in the order in which they began
-        to wait."""
+        """Resume steps after all signals of a workflow task were read, in the order in which the
+        steps began to wait."""
         resumed, self._resumed = self._resumed, []
         for record, at_ms, error in sorted(resumed, key=lambda each: each[0].waits_since):
             if record.op.kind != protocol.WAIT_FOR_EVENT:
                 self._ended(record, at_ms, record.output, error)
             elif not record.registered:
-                continue  # it goes on once it is
+                continue  # it continues when its registration has ended
             elif len(record.op.options.get("events", ())) > 1:
                 self._take_back(record)
             else:
@@ -397,7 +400,7 @@ class Steps:
     # The end.
 
     def end(self, at_ms: int) -> None:
-        """The run has ended, and so has what was under way."""
+        """The run has ended, and with it all steps that were under way."""
         self.closed = True
         self.release()
         for record in self:

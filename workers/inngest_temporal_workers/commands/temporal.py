@@ -7,7 +7,7 @@ from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError, RPCStatusCode
 
-from inngest_temporal.temporal.connection import connect, find_namespace, passes
+from inngest_temporal.temporal.connection import connect, find_namespace, is_temporary
 
 from .processes import ProcessError, complain, say
 
@@ -27,7 +27,7 @@ class Waiting:
 
     def on(self, error: BaseException) -> None:
         """Something failed that is tried again. Raises `ProcessError` if that can't help."""
-        if not passes(error):
+        if not is_temporary(error):
             raise ProcessError(_refusal(error)) from error
         message = _reason(error)
         if self._is_quiet:

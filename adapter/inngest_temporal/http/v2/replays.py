@@ -1,6 +1,5 @@
 """Replays: all runs of a function that ended in some way, run again."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -10,7 +9,7 @@ from temporalio.client import Client
 from inngest_temporal.errors import FunctionNotFoundError
 from inngest_temporal.routing import replays
 from inngest_temporal.routing.registry import Follower
-from inngest_temporal.temporal.runs import rfc3339
+from inngest_temporal.temporal.runs import rfc3339_of
 
 from . import models
 from .functions import App, FunctionId
@@ -88,12 +87,8 @@ class ReplayRoutes:
 def _shown(replay: replays.ReplayRecord) -> models.ReplayView:
     return models.ReplayView(
         id=replay.id,
-        created_at=_time(replay.created_ms),
-        ended_at=None if replay.ended_ms is None else _time(replay.ended_ms),
+        created_at=rfc3339_of(replay.created_ms),
+        ended_at=None if replay.ended_ms is None else rfc3339_of(replay.ended_ms),
         remaining=replay.progress.remaining,
         progress=models.instance_of(replay.progress),
     )
-
-
-def _time(ms: int) -> str:
-    return rfc3339(datetime.fromtimestamp(ms / 1000, UTC))
