@@ -1,11 +1,11 @@
 """The ingress: Inngest's event API and run API over HTTP, in front of Temporal.
 
-It keeps nothing: any number of replicas do. `200` means that Temporal has accepted everything that
-an event causes. When Temporal can't be reached the reply is `503`, and the sender should repeat the
-request: events that have ids, or come with the same seed header, have no effect twice. Source:
-semantics §1, §2.2, §2.3.
+It keeps no state, so it can have any number of replicas. `200` means that Temporal has accepted
+everything that an event causes. If Temporal can't be reached the reply is `503`, and the sender
+should repeat the request: events with ids, or with the same seed header, have no second effect.
+Source: semantics §1, §2.2, §2.3.
 
-Each resource has a file of its own here, with a class whose `routes` are put together below.
+Each resource has its own file here, with a class whose `routes` are put together below.
 """
 
 import logging
@@ -66,8 +66,8 @@ def create_ingress(
     """The ASGI application. With a lazy `client` (`settings.connect`) it starts before Temporal
     does.
 
-    While it runs (ASGI lifespan) it follows the registry; whoever gives a `follower` starts and
-    stops it.
+    While it runs (ASGI lifespan) it follows the registry. A caller that passes a `follower` has to
+    start and stop it.
     """
     own = follower is None
     follower = follower or Follower(client)
@@ -85,8 +85,7 @@ def create_ingress(
         title="inngest-temporal", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     app.state.follower = follower
-    # Plain routes: what FastAPI adds for typed parameters costs time on each event and is not
-    # needed here.
+    # Plain routes: FastAPI's typed parameters would cost time on each event, and are not needed.
     keys, bodies, recent = Keys(settings), Bodies(), RecentEvents()
     app.state.guard = Guard(keys, bodies)
     events = Events(router, Intake(client, router), keys, bodies, recent)
@@ -134,8 +133,7 @@ def _run_api(
 
 
 class _RunApi:
-    """What all resources of the run API have in common: keys, readiness, and the shape of
-    errors."""
+    """Checks keys and readiness for all resources of the run API, and gives errors their form."""
 
     def __init__(self, app: ASGIApp, keys: Keys, follower: Follower) -> None:
         self._app = app
@@ -167,8 +165,8 @@ class _Health:
         self._follower = follower
 
     async def get(self, _: Request) -> Response:
-        """`GET /health`: the process answers. In dev mode 503 until the functions are known: events
-        are not accepted before."""
+        """`GET /health`: the process answers. In dev mode 503 until the functions are known,
+        because events are not accepted before."""
         if self._is_dev and self._follower.snapshot is None:
             reason = str(RegistryNotReadyError())
             return json_reply({"status": 503, "message": reason}, 503)
@@ -176,7 +174,7 @@ class _Health:
 
 
 class _Ready:
-    """Whether this process can accept events now. It logs nothing, since anyone may ask."""
+    """Whether this process can accept events now. It logs nothing, because anyone may ask."""
 
     def __init__(self, client: Client, follower: Follower) -> None:
         self._client = client
@@ -198,10 +196,11 @@ class _Ready:
 
 
 def _finish_replies(app: FastAPI, kind: str) -> None:
-    """What is the same for all replies: errors that no resource knows, and headers."""
+    """Add what is the same for all replies: headers, and errors that no resource handles."""
 
     async def internal_error(_: Request, __: Exception) -> Response:
-        """The server logs the traceback; the sender gets none. This reply passes no middleware."""
+        """The server logs the traceback; the sender does not get it. This reply does not pass
+        through middleware."""
         response = error_reply(500, "Internal server error")
         response.headers["X-Inngest-Server-Kind"] = kind
         return response
@@ -243,7 +242,7 @@ async def _reply(_: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What no route answers."""
+    """The reply to a request that no route answers."""
     assert isinstance(error, HTTPException)
     if request.url.path.startswith("/v2/"):
         code = "not_found" if error.status_code == 404 else "invalid_request"
@@ -255,5 +254,5 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _disconnected(_: Request, __: Exception) -> Response:
-    """No one reads it; it is no error of ours."""
+    """The reply to a sender that has gone: nobody reads it, and it is not our error."""
     return error_reply(400, "The request was not sent to its end")

@@ -1,4 +1,4 @@
-"""Who may send events, invoke functions, register apps, and see and cancel runs."""
+"""Checks who may send events, invoke functions, register apps, and see and cancel runs."""
 
 import binascii
 import hashlib
@@ -14,8 +14,7 @@ from .replies import ReplyError, error_reply, json_reply, v1_error
 
 
 class Keys:
-    """The keys of an ingress. Whoever presents none of them gets the reply that its `ReplyError`
-    holds."""
+    """The keys of an ingress. A request without a valid key ends with a `ReplyError`."""
 
     def __init__(self, settings: Settings) -> None:
         self._dev = settings.dev
@@ -25,7 +24,7 @@ class Keys:
         ]
 
     def check_event_key(self, key: str) -> None:
-        """Who may send events."""
+        """Check that a sender may send events."""
         if not key:
             raise ReplyError(error_reply(401, "Event key is required"))
         if self._event_keys:
@@ -40,14 +39,15 @@ class Keys:
             raise ReplyError(json_reply(body, 503))
 
     def check_invocation(self, request: Request) -> None:
-        """Who may invoke: whoever may send events or cancel runs."""
+        """Check that a caller may invoke functions: everybody who may send events or cancel
+        runs."""
         if self._dev and not (self._event_keys or self._tokens):
             return
         if not _is_any(_bearer(request), [*self._event_keys, *self._tokens]):
             raise ReplyError(error_reply(401, "Authentication failed"))
 
     def check_signing_key(self, request: Request) -> None:
-        """Who may use the run API."""
+        """Check that a caller may use the run API."""
         if self._tokens:
             if not _is_any(_bearer(request), self._tokens):
                 raise ReplyError(Response("Authentication failed", 401, media_type="text/plain"))
@@ -55,11 +55,11 @@ class Keys:
             raise ReplyError(v1_error(503, "A signing key is required to serve runs securely"))
 
     def is_signing_key(self, text: str) -> bool:
-        """Whether a text is a signing key, in one of the forms in which it may be presented."""
+        """Whether a text is a signing key, in any of the accepted forms."""
         return _is_any(text, self._tokens)
 
     def check_registration(self, request: Request) -> None:
-        """Who may register an app."""
+        """Check that a caller may register apps."""
         if self._tokens:
             if not _is_any(_bearer(request), self._tokens):
                 raise ReplyError(error_reply(401, "Authentication failed"))
@@ -69,11 +69,11 @@ class Keys:
 
 
 def signing_tokens(key: str) -> list[str]:
-    """What a caller may present for a signing key: as it is, without `signkey-<env>-`, or the hash
-    of its bytes (§2.2).
+    """The accepted forms of a signing key: as it is, without `signkey-<env>-`, or the hash of its
+    bytes (§2.2).
 
-    The hash needs a key of hexadecimal digits. SDKs send it after the key's own prefix, so that
-    counts too. A prefix alone is no key.
+    There is a hash only if the key has hexadecimal digits. SDKs send the hash after the key's
+    prefix, so that is accepted, too. A prefix alone is not a key.
     """
     prefix, bare = "", key
     if key.startswith("signkey-"):
@@ -94,9 +94,9 @@ def _bearer(request: Request) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _is_any(given: str, known: Sequence[bytes]) -> bool:
-    """Compares with all of them, each in constant time."""
+def _is_any(text: str, keys: Sequence[bytes]) -> bool:
+    """Whether a text is one of the keys. Compares with all of them, each in constant time."""
     found = False
-    for one in known:
-        found |= hmac.compare_digest(given.encode("utf-8", "replace"), one)
+    for key in keys:
+        found |= hmac.compare_digest(text.encode("utf-8", "replace"), key)
     return found

@@ -15,7 +15,7 @@ MAX_HELD_BYTES = 64 * 1024 * 1024
 
 
 class OverloadedError(Exception):
-    """More bodies at once than there should be in memory."""
+    """There are more bodies at once than memory should hold."""
 
 
 class Bodies:
@@ -26,7 +26,7 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The body, which counts as held for as long as the context lasts.
+        """The body, which counts as held until the context ends.
 
         Raises `BodyInvalidError` if it is too large, `OverloadedError` if there are too many.
         """

@@ -155,8 +155,8 @@ class Cancellations:
         return envelope(wanted.shown(id, "Running", 0), 0, 201)
 
     async def latest(self, _: Request) -> Response:
-        """`GET /v1/cancellations`: the latest, newest first, as visibility knows them: a new one is
-        missing for about a second."""
+        """`GET /v1/cancellations`: the latest cancellations, newest first. A new one is missing for
+        about a second."""
         listed = await self._client.workflow_service.list_batch_operations(
             ListBatchOperationsRequest(namespace=self._client.namespace, page_size=MAX_LISTED),
             timeout=RPC_TIMEOUT,
@@ -179,8 +179,8 @@ class Cancellations:
         return envelope(found, 0)
 
     async def delete(self, request: Request) -> Response:
-        """`DELETE /v1/cancellations/{id}`: stop it. What it has cancelled stays so; one that has
-        ended stays as it is."""
+        """`DELETE /v1/cancellations/{id}`: stop it, unless it has ended. Runs that it has cancelled
+        stay cancelled."""
         id = ulid(request.path_params["id"])
         try:
             await self._client.workflow_service.stop_batch_operation(
@@ -211,7 +211,7 @@ class Cancellations:
             operation.executions.extend(WorkflowExecution(workflow_id=run) for run in chosen)
         elif chosen is None:
             operation.visibility_query = wanted.query
-        else:  # Temporal takes no empty list: nothing has this id
+        else:  # Temporal refuses an empty list, so the query matches nothing
             operation.visibility_query = f"WorkflowId = '{id}'"
         try:
             await self._client.workflow_service.start_batch_operation(
@@ -227,7 +227,7 @@ class Cancellations:
             raise ReplyError(v1_error(503, message)) from None
 
     async def _matching(self, wanted: Cancellation) -> list[str]:
-        """The runs that the condition chooses. Raises `BodyInvalidError` if they are too many."""
+        """The runs that the condition matches. Raises `BodyInvalidError` if there are too many."""
         found = self._client.list_workflows(
             wanted.query, limit=MAX_EXAMINED + 1, rpc_timeout=RPC_TIMEOUT
         )
@@ -237,9 +237,9 @@ class Cancellations:
 
         async def matches(run: str) -> bool:
             async with slots:
-                given = await input_of(self._client, run)
-            # Without an event, somebody started it by hand.
-            return bool(given and given.events and condition.matches(given.events[0]))
+                input = await input_of(self._client, run)
+            # A run that somebody started by hand may have no event.
+            return bool(input and input.events and condition.matches(input.events[0]))
 
         _check_count("is evaluated for", len(ids), MAX_EXAMINED)
         kept = await asyncio.gather(*map(matches, ids))
@@ -248,7 +248,7 @@ class Cancellations:
         return chosen
 
     async def _find(self, id: str) -> dict[str, Any] | None:
-        """One by its id (ULID), as it is shown."""
+        """A cancellation by its id (ULID), in the form of the API."""
         try:
             found = await self._client.workflow_service.describe_batch_operation(
                 DescribeBatchOperationRequest(
@@ -274,7 +274,7 @@ class Cancellations:
             function = snapshot and snapshot.function(id)
             if function and function.app_id == app_id:
                 return id
-        # One that was removed may have left runs.
+        # A function that was removed may have left runs.
         now_ms = _now_ms()
         found = await asyncio.gather(
             *(
@@ -328,7 +328,7 @@ def _fields(raw: object) -> dict[str, Any]:
         try:
             check_expression(fields["if"])
         except ExpressionError as error:
-            raise BodyInvalidError(f"if is no valid expression: {error}") from None
+            raise BodyInvalidError(f"if is not a valid expression: {error}") from None
     return fields
 
 

@@ -1,8 +1,8 @@
 """Steps that apps report while a call to them is open: `/v1/checkpoint/{run}/async`.
 
-A step is durable before the reply says so. The process that has the call makes it so
-(`LocalCalls`). Another one finds that process by what Temporal says of the run, and hands the
-request over: workers that call apps tell Temporal, as their identity, where they listen. Source:
+The reply says that the steps are durable. The process that has the call makes them so
+(`LocalCalls`). Other processes find that process in Temporal's description of the run, and hand the
+request over to it: workers that call apps have their address in their identity. Source:
 http-protocol §14.
 """
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     import httpx
 
 RELAYED = "x-inngest-temporal-relayed"
-"""Header of a request that another ingress has handed over: it goes no further."""
+"""Header of a request that another ingress has handed over. It is not handed over again."""
 RELAY_SECONDS = 10.0
 MAX_REMEMBERED = 10_000
-"""Calls of which an ingress remembers who has them."""
+"""Maximum number of calls whose worker an ingress remembers."""
 
 _IDENTITY = "inngest-http "
 _EXECUTION = "inngest.execute"
@@ -43,21 +43,21 @@ class Committed(enum.Enum):
     DONE = 200
     """They are durable."""
     STALE = 409
-    """The call is over, or another one has taken its place: the app is to stop."""
+    """The call is over, or another one has taken its place: the app must stop."""
     LATER = 503
-    """Not now; the app may report again, or return the steps with its reply."""
+    """They are not durable. The app may report them again, or return them with its reply."""
 
 
 class LocalCalls(Protocol):
     """The calls to apps that are under way in this process."""
 
     async def commit(self, dispatch: str, run: str, steps: list[Done]) -> Committed:
-        """Make steps durable. `dispatch`: id of the call. Raises `RPCError`."""
+        """Make steps durable; `dispatch` is the id of the call. Raises `RPCError`."""
         ...
 
 
 def identity_of(url: str) -> str:
-    """The identity by which a worker tells ingresses where it listens. `url`: without a path."""
+    """The identity by which a worker tells ingresses where it listens; `url` has no path."""
     return _IDENTITY + url
 
 
@@ -65,7 +65,7 @@ class CheckpointCalls:
     """Takes the steps that apps report."""
 
     def __init__(self, client: Client, bodies: Bodies, local: LocalCalls | None) -> None:
-        """`local`: None if this process calls no apps."""
+        """`local` is None if this process calls no apps."""
         self._client = client
         self._bodies = bodies
         self._local = local
@@ -74,8 +74,7 @@ class CheckpointCalls:
 
     @functools.cached_property
     def _http(self) -> "httpx.AsyncClient":
-        # Imported and made when it is needed first: most ingresses hand nothing over, and it reads
-        # certificates.
+        # Created on first use: most ingresses hand nothing over, and it reads certificates.
         import httpx
 
         return httpx.AsyncClient(timeout=RELAY_SECONDS, trust_env=False)
@@ -116,7 +115,7 @@ class CheckpointCalls:
         return _reply(status)
 
     async def _find(self, run: str) -> list[str]:
-        """Where the workers listen that execute the run now."""
+        """The addresses of the workers that execute the run now."""
         described = await self._client.get_workflow_handle(run).describe()
         return [
             each.last_worker_identity.removeprefix(_IDENTITY)
@@ -150,5 +149,5 @@ def _reply(status: int) -> Response:
     if status == Committed.DONE.value:
         return json_reply({"data": None})
     if status == Committed.STALE.value:
-        return v1_error(status, "This call is not the run's current one: another one goes on.")
+        return v1_error(status, "This call is not the run's current one any more.")
     return v1_error(status, "The steps can't be stored now; report them again.")

@@ -40,7 +40,7 @@ class EventLog:
 
     async def latest(self, request: Request) -> Response:
         """`GET /v1/events` (`limit`, `cursor`, `name`, `received_after`, `received_before`): the
-        latest events of this replica, which are no durable log; without our own."""
+        latest events of this replica, without our own. They are not a durable log."""
         query = request.query_params
         found = select(
             self._recent,
@@ -75,8 +75,8 @@ def select(
     before: datetime | None = None,
     internal: bool = False,
 ) -> Iterator[RecentEvent]:
-    """The latest first. `cursor`: internal id of the last one that was seen. `internal`: with
-    invocations."""
+    """Recent events, the latest first. `cursor` is the internal id of the last one that was seen;
+    `internal` includes invocations."""
     after_ms = None if after is None else after.timestamp() * 1000
     before_ms = None if before is None else before.timestamp() * 1000
     for each in recent.latest(cursor):
@@ -90,19 +90,19 @@ def select(
 
 
 async def named(client: Client, recent: RecentEvent) -> RecentEvent:
-    """The event with the names of the runs that it resumed or cancelled, where they are known."""
+    """The event with the runs that it resumed or cancelled, if these are known."""
     if all(outcome.kind != "delivered" for outcome in recent.outcomes):
         return recent
     runs = await Waits.of(client).resumed(recent.event, recent.internal_id)
-    told = [Outcome("cancelled" if one.cancelled else "resumed", run=one.run) for one in runs]
-    if not told:
+    effects = [Outcome("cancelled" if one.cancelled else "resumed", run=one.run) for one in runs]
+    if not effects:
         return recent
     others = [outcome for outcome in recent.outcomes if outcome.kind != "delivered"]
-    return replace(recent, outcomes=(*others, *told))
+    return replace(recent, outcomes=(*others, *effects))
 
 
 def scope(recent: RecentEvents) -> str:
-    """What a list of recent events is, in a sentence."""
+    """A text that says what a list of recent events has."""
     since = rfc3339_of(recent.since_ms)
     return (
         f"the last events that this ingress replica accepted since {since}; other replicas have"
@@ -111,7 +111,7 @@ def scope(recent: RecentEvents) -> str:
 
 
 def shown(recent: RecentEvent) -> dict[str, Any]:
-    """An event in Inngest's shape, with what became of it."""
+    """An event in Inngest's form, with what became of it."""
     received = rfc3339_of(recent.received_ms)
     outcomes = [
         {

@@ -1,6 +1,6 @@
 """Sending events and invoking functions: `/e/{key}` and `/invoke/{slug}`.
 
-This is the hot path, so bodies are checked by hand (`inngest_temporal.routing.events`) and not by
+This is the hot path, so bodies are checked by hand (`inngest_temporal.routing.events`), not by
 models.
 """
 
@@ -40,7 +40,7 @@ class Events:
         bodies: Bodies,
         recent: RecentEvents,
     ) -> None:
-        """`recent` is told of each event."""
+        """Each event is added to `recent`."""
         self._router = router
         self._intake = intake
         self._keys = keys
@@ -72,7 +72,7 @@ class Events:
                 accepted.append(events.stamp(raw, seed.internal_id(index) if seed else None))
         except BodyInvalidError as error:
             problem = error
-        # As in Inngest, what stands before a bad event is accepted all the same.
+        # As in Inngest, the events before a bad one are accepted.
         alone = body if len(accepted) == 1 and problem is None else None
         routed = (
             await self._routed(accepted, self._intake.take(accepted), alone) if accepted else []
@@ -87,8 +87,8 @@ class Events:
         return json_reply({"ids": ids, "status": 200}, headers=headers)
 
     async def invoke(self, request: Request) -> Response:
-        """`POST /invoke/{slug}`: start a function by its full id; `{"id": "...", "status": 200}`.
-        Does not wait."""
+        """`POST /invoke/{slug}`: start a function by its full id, without waiting for its end;
+        `{"id": "...", "status": 200}`."""
         self._keys.check_invocation(request)
         slug = request.path_params["slug"]
         if not slug:
@@ -125,8 +125,8 @@ class Events:
         routing: Coroutine[Any, Any, list[Routed]],
         body: bytes | None = None,
     ) -> list[Routed] | tuple[int, str]:
-        """What became of the events, or status and message if something failed. `body`: of the
-        request, if it had one event alone."""
+        """What became of the events, or status and message if something failed. `body` is that of a
+        request with a single event."""
         try:
             routed = await routing
         except Exception as error:
@@ -158,8 +158,8 @@ def _failed(failure: tuple[int, str]) -> Response:
 def _unmatched_header(
     accepted: Sequence[Stamped], routed: Sequence[Routed]
 ) -> dict[str, str] | None:
-    """Names of events that nothing listens to, percent-encoded, so that none of them vanishes in
-    silence."""
+    """A header with the names of events that nothing listens to, percent-encoded, so that such
+    events don't vanish silently."""
     names = {
         one.event["name"]: None
         for one, result in zip(accepted, routed, strict=True)

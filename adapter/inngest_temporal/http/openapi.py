@@ -1,8 +1,8 @@
-"""The description of all routes, `/openapi.json`, and a page of it, `/docs`, which needs nothing
-from elsewhere.
+"""The description of all routes, `/openapi.json`, and a page that shows it, `/docs`, which loads
+nothing from other sites.
 
-FastAPI describes `/v2`. The other routes are plain, because what FastAPI adds costs time on each
-event; they are described here by hand.
+FastAPI describes `/v2`. The other routes are plain, because FastAPI would cost time on each event;
+they are described here by hand.
 """
 
 import functools
@@ -134,7 +134,7 @@ def described_routes(app: FastAPI) -> list[Route]:
         return json_reply(schema())
 
     async def page(_: Request) -> Response:
-        """`GET /docs`: the same as a page."""
+        """`GET /docs`: the same description as a page."""
         return HTMLResponse(_page(schema()), headers={"Content-Security-Policy": _POLICY})
 
     return [Route("/openapi.json", document), Route("/docs", page)]
@@ -144,7 +144,8 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def plain_routes(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[tuple[str, str, Route]]:
-    """Method, path and route of each that FastAPI does not describe; not of pages for people."""
+    """Method, path and route of each route that FastAPI does not describe, except pages for
+    people."""
     for route in routes:
         if isinstance(route, Mount):
             yield from plain_routes(route.routes, prefix + route.path)
@@ -166,7 +167,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     for operations in paths.values():
         for operation in operations.values():
             operation["security"] = [{"signingKey": []}]
-            # FastAPI takes 422 for what a caller has sent wrongly; here that is 400.
+            # FastAPI describes 422 for invalid requests; here these are answered with 400.
             unused = operation["responses"].get("422", {})
             if "HTTPValidationError" in str(unused):
                 del operation["responses"]["422"]

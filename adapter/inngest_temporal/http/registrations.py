@@ -2,8 +2,8 @@
 they look for a development server.
 
 An SDK calls `/fn/register` when somebody asks it to (`inngest_temporal.http.syncing`), and passes
-the answer on. JavaScript's reads status and error in the body, not the status of the reply, and
-takes no `error` that is null. Source: HTTP protocol, §4.
+the answer on. The JavaScript SDK reads status and error from the body, not the status of the reply,
+and does not accept a null `error`. Source: HTTP protocol, §4.
 """
 
 import asyncio
@@ -44,15 +44,14 @@ from .bodies import Bodies
 from .replies import ReplyError, error_reply, json_reply, unavailable
 
 REGISTER_SECONDS = 8.0
-"""How long an app waits for its answer: whoever has asked it to register gives up after 10."""
+"""How long an app waits for its answer. The caller that asked it to register gives up after 10."""
 MEND_SECONDS = 60.0
-"""How often the schedules of an app that registers the same functions again and again are looked
-at."""
+"""How often schedules are checked if an app registers the same functions again and again."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """What came of a registration."""
+    """The result of a registration."""
 
     is_modified: bool
     version: int
@@ -66,11 +65,11 @@ async def register(
     *,
     mend: bool = True,
 ) -> Registered:
-    """Make an app's functions known. `mend`: as for `publish`.
+    """Publish an app's functions; `mend` is that of `publish`.
 
     Raises:
         SdkDeniedError: The app must upgrade its SDK.
-        FunctionConfigInvalidError: As `publish`.
+        FunctionConfigInvalidError: See `publish`.
         WorkerMissingError: No worker did it in time.
         RPCError: Temporal can't be reached.
     """
@@ -101,7 +100,7 @@ class Registrations:
         self._keys = keys
         self._bodies = bodies
         self._mended: dict[str, tuple[str, float]] = {}
-        """App -> the release whose schedules were looked at, and when."""
+        """App id -> the release whose schedules were checked, and when."""
 
     def routes(self) -> list[Route]:
         found = [
@@ -127,7 +126,7 @@ class Registrations:
             return refusal
 
     async def remove(self, request: Request) -> Response:
-        """`DELETE /fn/remove?url=`: forget the app that is served there."""
+        """`DELETE /fn/remove?url=`: remove the app that is served at this URL."""
         self._keys.check_registration(request)
         try:
             url = app_url(request.query_params.get("url", ""))
@@ -144,7 +143,8 @@ class Registrations:
             return refusal
 
     async def dev(self, _: Request) -> Response:
-        """`GET /dev`: that this is a development server, and what it knows."""
+        """`GET /dev`: tells SDKs that this is a development server, and which functions it
+        knows."""
         snapshot = self._follower.snapshot
         apps = () if snapshot is None else snapshot.apps
         return json_reply(
@@ -189,8 +189,8 @@ class Registrations:
         await self._refresh()
 
     async def _refresh(self) -> None:
-        """Events that come now start the functions that are known now. Whoever has not begun to
-        follow the registry has a reason."""
+        """Read the registry, so that events start the new functions at once. Not if this process
+        has not begun to follow the registry yet."""
         if self._follower.snapshot is not None:
             with contextlib.suppress(RPCError, RuntimeError, TimeoutError):
                 await self._follower.refresh()
@@ -205,7 +205,7 @@ class Registrations:
 
 
 def _refusal(error: Exception) -> Response | None:
-    """What answers an error, unless it is a bug."""
+    """The reply to an error; None for a bug."""
     if isinstance(error, SdkDeniedError):
         body = {"code": "sdk_version_denied", "error": error.message, "status": 400}
         return json_reply(body, 400)
@@ -219,8 +219,8 @@ def _refusal(error: Exception) -> Response | None:
 
 def _no_worker() -> WorkerMissingError:
     return WorkerMissingError(
-        "No worker has taken the registration in time. Start one (inngest-temporal worker --http),"
-        " or try again if there is one."
+        "No worker has handled the registration in time. Start one (inngest-temporal worker"
+        " --http), or try again if there is one."
     )
 
 

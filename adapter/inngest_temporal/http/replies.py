@@ -1,4 +1,4 @@
-"""The shapes of replies, and what a failure of Temporal is to a sender."""
+"""The forms of replies, and the replies to failures of Temporal."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from .bodies import OverloadedError
 logger = logging.getLogger(__name__)
 
 TELL_SECONDS = 10.0
-"""Between two lines that say that requests fail because of Temporal."""
+"""Seconds between two log lines about requests that fail because of Temporal."""
 
 
 class ReplyError(Exception):
@@ -34,10 +34,10 @@ class ReplyError(Exception):
 def json_reply(
     body: Mapping[str, Any] | list[Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A JSON body. What is refused for now may be asked again in a second."""
+    """A reply with a JSON body. After a 503, a sender may try again in a second."""
     if status == 503:
         headers = {"Retry-After": "1", **(headers or {})}
-    # ASCII, because text from user code may hold halves of characters, which UTF-8 can't.
+    # ASCII, because text from user code may have halves of characters, which UTF-8 can't encode.
     return Response(json.dumps(body, separators=(",", ":")), status, headers, "application/json")
 
 
@@ -54,7 +54,7 @@ def v1_error(status: int, message: str) -> Response:
 def envelope(
     data: Any, seconds: int, status: int = 200, more: Mapping[str, Any] | None = None
 ) -> Response:
-    """Data of the run API, which may be cached for so many seconds; `more` metadata."""
+    """Data of the run API, which may be cached for `seconds`; `more` is further metadata."""
     now = datetime.now(UTC)
     metadata = {
         "fetched_at": rfc3339(now),
@@ -69,7 +69,7 @@ def envelope(
 
 
 class Outage:
-    """Says that requests fail because of Temporal, which all may do while it is overloaded: one
+    """Logs that requests fail because of Temporal. During an outage all may fail, so it logs one
     line in `TELL_SECONDS`."""
 
     def __init__(self) -> None:
@@ -77,11 +77,11 @@ class Outage:
         self._untold = 0
 
     def tell(self, problem: str) -> None:
-        """A request has failed."""
+        """Log the problem of a request, or count it if another one was logged a moment ago."""
         if time.monotonic() < self._quiet_until:
             self._untold += 1
             return
-        more = f" ({self._untold} more requests failed so)" if self._untold else ""
+        more = f" ({self._untold} more requests failed like this)" if self._untold else ""
         logger.warning("%s%s", problem, more)
         self._quiet_until = time.monotonic() + TELL_SECONDS
         self._untold = 0
@@ -91,8 +91,8 @@ _outage = Outage()
 
 
 def unavailable(error: Exception) -> tuple[int, str] | None:
-    """Status and public message for what Temporal's client raises; None for anything else, which is
-    a bug."""
+    """Status and public message for an error of Temporal's client; None for any other error, which
+    is a bug."""
     if isinstance(error, RegistryNotReadyError | VisibilityBusyError):
         return 503, str(error)
     if isinstance(error, OverloadedError):
@@ -109,12 +109,12 @@ def unavailable(error: Exception) -> tuple[int, str] | None:
 
 
 def is_connect(error: Exception) -> bool:
-    """Whether a client could not connect: Temporal's raises no class of its own for that."""
+    """Whether Temporal's client could not connect, for which it has no own class of errors."""
     return isinstance(error, RuntimeError) and "connect" in str(error)
 
 
 def ulid(text: str) -> str:
-    """An id of a path, as it is written usually. Raises `ReplyError`."""
+    """An id from a path, in its usual form. Raises `ReplyError`."""
     try:
         return str(ULID.from_str(text.upper()))
     except ValueError:

@@ -44,7 +44,7 @@ class Runs:
         return envelope(_shown(run), 3)
 
     async def cancel(self, request: Request) -> Response:
-        """`DELETE /v1/runs/{id}`: cancel a run; one that has ended stays as it is."""
+        """`DELETE /v1/runs/{id}`: cancel a run; a no-op if it has ended."""
         if not await runs.cancel(self._client, ulid(request.path_params["id"])):
             raise _not_found()
         return Response(status_code=200)
@@ -55,7 +55,7 @@ def _not_found() -> ReplyError:
 
 
 def _shown(run: RunRecord) -> dict[str, Any]:
-    """A run in Inngest's shape. Ids that Inngest has and Temporal lacks are slugs or constants."""
+    """A run in Inngest's form. Ids that Inngest has and Temporal lacks are slugs or constants."""
     shown = {
         "run_id": run.id,
         "run_started_at": rfc3339(run.started_at),

@@ -1,7 +1,7 @@
-"""How the ingress is served: uvicorn with httptools, and limits that neither of them has.
+"""Serves the ingress by uvicorn with httptools, with limits that neither of them has.
 
-Anyone can connect, so nothing that a connection sends before its key is checked may take much
-memory or time, or write into the log.
+Anyone can connect. So before its key is checked, a connection must not take much memory or time, or
+write into the log.
 """
 
 from asyncio import TimerHandle, Transport
@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 MAX_HEAD_BYTES = 64 * 1024
 """Maximum size of a request's URL, headers and trailers together."""
 MAX_CONNECTIONS = 1_000
-"""Maximum number of connections of one process; it needs some more open files than that."""
+"""Maximum number of connections of one process, which needs some more open files than that."""
 HEAD_SECONDS = 10.0
 """How long a connection may take to send the head of a request."""
 BODY_SECONDS = 60.0
@@ -22,13 +22,13 @@ BODY_SECONDS = 60.0
 
 
 def config(app: ASGIApp, drain_seconds: int) -> uvicorn.Config:
-    """How uvicorn is to serve the ingress; at its end, requests in progress have so long."""
+    """The configuration of uvicorn. When it stops, requests in progress have `drain_seconds`."""
     return uvicorn.Config(
         app,
         log_config=None,
         http=GuardedProtocol,
         ws="none",
-        # uvicorn warns of each request that it can't read.
+        # Otherwise uvicorn would warn of each request that it can't read.
         log_level="error",
         access_log=False,
         timeout_graceful_shutdown=drain_seconds,
@@ -36,8 +36,8 @@ def config(app: ASGIApp, drain_seconds: int) -> uvicorn.Config:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """HTTP of one connection, within the limits above. What exceeds them is answered with 431 or
-    400 where an answer is possible, and the connection is closed."""
+    """HTTP of one connection, within the limits above. A request that exceeds them is answered with
+    431 or 400 if that is possible, and the connection is closed."""
 
     _head_bytes = 0
     """Bytes of URL, headers and trailers of the current request."""
@@ -48,8 +48,8 @@ class GuardedProtocol(HttpToolsProtocol):
     _allowed: float | None = None
     """How many seconds the current part of a request may take; None: there is no request."""
     _armed: float | None = None
-    """For how many seconds the deadline was set. It is set when data ends within a request: most
-    requests come in one piece, and cost no timer."""
+    """The seconds for which the deadline was set. It is set when data ends in the middle of a
+    request, so most requests, which come in one piece, need no timer."""
     _deadline: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -81,7 +81,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._silent_bytes > MAX_HEAD_BYTES:
             self._refuse(431)
         elif self._allowed is None and not self._reported:
-            self._allowed = HEAD_SECONDS  # empty lines, which uvicorn would wait behind for ever
+            self._allowed = HEAD_SECONDS  # after empty lines uvicorn would wait for ever
         self._expect()
 
     def on_message_begin(self) -> None:
@@ -110,7 +110,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        # If it was answered before its end, uvicorn waits for the next one without a limit.
+        # If it was answered before its end, uvicorn waits for the next request without a limit.
         self._allowed = HEAD_SECONDS if self.cycle.response_complete else None
         super().on_message_complete()
 
@@ -121,7 +121,7 @@ class GuardedProtocol(HttpToolsProtocol):
             raise ValueError  # makes the parser stop
 
     def _expect(self) -> None:
-        """Close the connection unless it goes on within the time that is allowed."""
+        """Close the connection if the current part of a request takes longer than allowed."""
         if self._allowed == self._armed:
             return
         if self._deadline is not None:

@@ -24,8 +24,8 @@ class Signals:
         return [Route("/signals", self.send, methods=["POST"])]
 
     async def send(self, request: Request) -> Response:
-        """`POST /v1/signals` `{"signal": "...", "data": any}`: `{"data": {"run_id": "..."}}`; 404:
-        nobody waits."""
+        """`POST /v1/signals` `{"signal": "...", "data": any}`: `{"data": {"run_id": "..."}}`; 404
+        if no run waits."""
         async with self._bodies.read(request) as raw:
             body = events.parse(raw)
         name = body.get("signal") if isinstance(body, dict) else None

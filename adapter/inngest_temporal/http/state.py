@@ -1,6 +1,6 @@
-"""Events and memos of a run that are too large to travel with a call: `/v0/runs/{run}`.
+"""Events and memos of a run, if they are too large to be sent with a call: `/v0/runs/{run}`.
 
-An app that was called without them asks for them. Source: http-protocol §13.
+An app that was called without them asks for them here. Source: http-protocol §13.
 """
 
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from .replies import json_reply, v1_error
 
 
 class RunState:
-    """Reads what a run that is under way knows."""
+    """Reads the events and memos of a run that is under way."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

@@ -1,7 +1,7 @@
 """Asks an app that is served over HTTP to register: the PUT that Inngest calls a sync.
 
 The app either answers with its functions (in-band), or calls `/fn/register` of its Inngest server
-before it answers (out-of-band). Which one it does is up to its SDK. Source: HTTP protocol, §4.
+before it answers (out-of-band), depending on its SDK. Source: HTTP protocol, §4.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ class Synced:
     """What an app answered."""
 
     registration: Registration | None
-    """Its functions, which whoever asked must publish; None: it has called `/fn/register`."""
+    """Its functions, which the caller must publish; None: it has called `/fn/register`."""
     app_id: str | None = None
-    """Its name, if the answer tells."""
+    """The app's id, if the answer has it."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class _Answer:
     status: int
     headers: Mapping[str, str]
     body: Any
-    """Decoded JSON; None if it is none."""
+    """The decoded body; None if it is not JSON."""
 
 
 def sync_client() -> httpx.AsyncClient:
-    """What `sync` needs: it has a limit of time of its own."""
+    """A client for `sync`, which has its own time limit."""
     return httpx.AsyncClient(timeout=None)
 
 
@@ -54,15 +54,15 @@ async def sync(
 
     Args:
         dev: Whether the server that asks is in dev mode.
-        keys: Signing keys, of which the app must know one.
+        keys: Signing keys; the app must have one of them.
         server: The server's own address, for messages.
 
-    Raises `SyncError` if the app is not there, refuses, or was refused.
+    Raises `SyncError` if there is no app, or if it refuses or was refused.
     """
     try:
         url = app_url(url)
     except BodyInvalidError as error:
-        raise SyncError(f"That is no address of an app. {error.message}.") from None
+        raise SyncError(f"That is not the address of an app. {error.message}.") from None
     kind = "dev" if dev else "cloud"
     answer = await _ask(http, url, kind, keys[0] if keys else None)
     for key in keys[1:]:
@@ -76,7 +76,7 @@ async def sync(
 
 
 async def is_served(http: httpx.AsyncClient, url: str, seconds: float) -> bool:
-    """Whether an app in dev mode answers there."""
+    """Whether an app in dev mode answers at a URL."""
     try:
         async with asyncio.timeout(seconds), http.stream("GET", url) as response:
             return "x-inngest-sdk" in response.headers
@@ -85,7 +85,7 @@ async def is_served(http: httpx.AsyncClient, url: str, seconds: float) -> bool:
 
 
 async def _ask(http: httpx.AsyncClient, url: str, kind: str, key: str | None) -> _Answer:
-    # Nothing else may be in the body.
+    # The body must not have other fields.
     body = canonical({"url": url})
     headers = {
         "content-type": "application/json",
@@ -102,7 +102,7 @@ async def _ask(http: httpx.AsyncClient, url: str, kind: str, key: str | None) ->
             return _Answer(response.status_code, response.headers, await _read(url, response))
     except TimeoutError:
         raise SyncError(
-            f"The app at {url} did not answer within {SYNC_SECONDS:g} s. See what it does, or is"
+            f"The app at {url} did not answer within {SYNC_SECONDS:g} s. Check what it is doing or"
             " waiting for."
         ) from None
     except httpx.ConnectError as error:

@@ -161,7 +161,7 @@ async def sleepers_of(
         ),
         ({"started_after": "soon"}, "started_after must be a time with a time zone"),
         ({"started_after": "2026-02-01T00:00:00Z"}, "started_after must be before started_before"),
-        ({"if": "event.data =="}, "if is no valid expression: "),
+        ({"if": "event.data =="}, "if is not a valid expression: "),
     ],
 )
 async def test_a_request_that_can_not_be_meant_is_refused(

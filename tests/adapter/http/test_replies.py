@@ -44,4 +44,4 @@ def test_later_lines_count_what_failed_meanwhile(
     while len(caplog.messages) == 1:
         outage.tell("later")
         count += 1
-    assert caplog.messages == ["first", f"later ({count - 1} more requests failed so)"]
+    assert caplog.messages == ["first", f"later ({count - 1} more requests failed like this)"]

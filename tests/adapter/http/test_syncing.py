@@ -185,7 +185,7 @@ async def test_an_app_that_is_not_there_is_told_as_such() -> None:
     async with app(closed) as http:
         assert not await is_served(http, URL, 1)
         for url in ("shop", "ftp://x", "http://[x"):
-            with pytest.raises(SyncError, match="no address of an app"):
+            with pytest.raises(SyncError, match="not the address of an app"):
                 await sync(http, url, dev=True)
 
 

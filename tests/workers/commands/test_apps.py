@@ -41,7 +41,7 @@ COMMANDS = {
     "py": (sys.executable, str(Path(__file__).parents[2] / "apps" / "registering.py")),
 }
 SDKS = {"js": ("js:v4.24.0", "express"), "py": ("py:v0.5.19", "fast_api")}
-TOO_LATE = "No worker has taken the registration in time"
+TOO_LATE = "No worker has handled the registration in time"
 """Or the embedded server has lost a workflow task, as it does now and then."""
 both = pytest.mark.parametrize("language", ["js", "py"])
 
@@ -465,5 +465,5 @@ def test_urls_are_read_as_people_write_them() -> None:
     assert read_url("localhost:3000/api/inngest") == "http://localhost:3000/api/inngest"
     assert read_url("https://shop.example/x") == "https://shop.example/x"
     for text in ("", "ftp://x", "http://"):
-        with pytest.raises(ProcessError, match="is no address of an app"):
+        with pytest.raises(ProcessError, match="is not the address of an app"):
             read_url(text)

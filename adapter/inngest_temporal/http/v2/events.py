@@ -39,8 +39,8 @@ class EventRoutes:
         limit: Limit = 20,
     ) -> Response:
         """The last events that this ingress replica accepted, the latest first, with what became of
-        each. It is in memory: other replicas have others, and a restart forgets them. `from` and
-        `until` are of their arrival; with `invocations` those are listed, too."""
+        each. They are in memory: other replicas have others, and a restart forgets them. `from` and
+        `until` limit the time of arrival; with `invocations` those are listed, too."""
         if cursor is not None and self._recent.get(cursor) is None:
             raise ApiError(
                 400, "invalid_request", "cursor: this replica does not know that event any more"
@@ -59,8 +59,8 @@ class EventRoutes:
         return listing(data, following, limit, event_log.scope(self._recent))
 
     async def get(self, event_id: ULID) -> Response:
-        """One event by its internal id, if this replica remembers it, or it started a run that
-        Temporal still has. Runs that it resumed or cancelled are named for a while."""
+        """One event by its internal id, if this replica remembers it or it started a run that
+        Temporal still has. The runs that it resumed or cancelled are known for a while."""
         id = event_id.upper()
         recent = self._recent.get(id)
         if recent is not None:

@@ -28,7 +28,7 @@ from .runs import RunRoutes, known, shown
 App = Annotated[str, Path(max_length=900)]
 FunctionId = Annotated[str, Path(max_length=1_800)]
 _HELD = {
-    "debounced": ("function_debounced", "The function is debounced: it starts later."),
+    "debounced": ("function_debounced", "The function is debounced and starts later."),
     "batched": ("function_batched", "The event is in a batch, which starts later."),
     "rate_limited": ("rate_limited", "The function's rate limit is reached."),
     "refused": ("function_refused", "The function does not run."),
@@ -106,19 +106,19 @@ class FunctionRoutes:
         cursor: Cursor = None,
         limit: Limit = 20,
     ) -> Response:
-        """The runs of a function, also of one that was removed, in the order of `/v2/runs`."""
+        """The runs of a function, even if it was removed, in the order of `/v2/runs`."""
         id = function if function.startswith(f"{app}-") else f"{app}-{function}"
         filter = RunFilter(function=id, status=status, until=until)
         return await RunRoutes(self._client, self._follower).page(filter, cursor, limit, False)
 
     async def pause(self, app: App, function: FunctionId) -> Response:
-        """Pause a function: new runs wait until it is resumed, those under way go on."""
+        """Pause a function: new runs wait until it is resumed, and runs under way continue."""
         await pauses.pause(self._client, self._find(app, function))
         await self._follower.refresh()
         return answer(_function(self._find(app, function)))
 
     async def resume(self, app: App, function: FunctionId) -> Response:
-        """Let the runs of a paused function start, those that waited first."""
+        """Resume a paused function: its runs start again, first those that waited."""
         await pauses.resume(self._client, self._find(app, function))
         await self._follower.refresh()
         return answer(_function(self._find(app, function)))
@@ -127,13 +127,13 @@ class FunctionRoutes:
         self, app: App, function: FunctionId, request: models.InvokeRequest
     ) -> Response:
         """Start a run of a function. A second request with the same `idempotencyKey` is answered
-        with 409 and the first run's id. With `waitSeconds` the answer has the run's end, if that
-        comes in time."""
+        with 409 and the first run's id. With `waitSeconds` the answer has the run's result, if it
+        ends in time."""
         target = self._find(app, function)
-        given: dict[str, Any] = {"data": request.data, "user": request.user or {}}
+        event: dict[str, Any] = {"data": request.data, "user": request.user or {}}
         if request.idempotency_key is not None:
-            given["id"] = f"invoke:{names.digest(target.id, request.idempotency_key)}"
-        stamped = events.stamp_invocation(given, target.id)
+            event["id"] = f"invoke:{names.digest(target.id, request.idempotency_key)}"
+        stamped = events.stamp_invocation(event, target.id)
         outcome = await self._started(stamped)
         if outcome.run is None:
             code, message = _HELD[outcome.kind]
@@ -144,7 +144,7 @@ class FunctionRoutes:
         return answer(invoked, 409 if outcome.kind == "existed" else 200)
 
     async def _started(self, stamped: events.Stamped) -> Outcome:
-        """What became of an invocation for the function that it names."""
+        """Route an invocation; returns what became of it for the function that it names."""
         try:
             [routed] = await self._router.route([stamped])
         except Exception as error:
@@ -158,7 +158,7 @@ class FunctionRoutes:
         return routed.outcomes[0]
 
     async def _end_of(self, run: str, seconds: float) -> models.Invoked:
-        """A run, once it has ended or the time is over."""
+        """The run, after it has ended or the time is over."""
         ends = time.monotonic() + seconds
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + seconds):
@@ -177,7 +177,7 @@ class FunctionRoutes:
         )
 
     def _apps(self) -> list[models.AppView]:
-        """Releases of an app, as one."""
+        """All apps; the releases of an app are shown as one."""
         found: dict[str, list[AppConfig]] = {}
         for config in known(self._follower).apps:
             found.setdefault(config.app_id, []).append(config)

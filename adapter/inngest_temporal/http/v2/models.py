@@ -1,5 +1,5 @@
-"""What `/v2` takes and answers. Names are camelCase on the wire; times are RFC 3339 in UTC with
-milliseconds, or `...Ms`: milliseconds since 1970."""
+"""The requests and answers of `/v2`. Names are camelCase in JSON. Times are RFC 3339 in UTC with
+milliseconds; fields named `...Ms` have milliseconds since 1970."""
 
 import dataclasses
 import functools
@@ -33,13 +33,13 @@ Key = Annotated[str | None, pydantic.Field(min_length=1, max_length=200)]
 
 
 class Body(pydantic.BaseModel):
-    """Base of all."""
+    """Base of all models."""
 
     model_config = pydantic.ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
 class RequestBody(Body):
-    """Base of what callers send: a name that means nothing is refused."""
+    """Base of requests: unknown fields are refused."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -96,7 +96,7 @@ class RunView(Body):
     started_at: str
     ended_at: str | None
     original_run_id: str | None
-    """The run whose events a rerun has."""
+    """The original run of a rerun."""
     output: Any = None
     """What a completed run returned; in lists only on request."""
     error: ErrorView | None = None
@@ -111,7 +111,7 @@ class StepChoice(RequestBody):
     id: str
     """The step's id, or its hash."""
     input: list[Any] | None = None
-    """Arguments of the step in place of those that it had."""
+    """New arguments for the step."""
 
 
 class RerunRequest(RequestBody):
@@ -123,7 +123,7 @@ class InvokeRequest(RequestBody):
     data: dict[str, Any]
     user: dict[str, Any] | None = None
     idempotency_key: Key = None
-    """Within the namespace's retention one run is started with it."""
+    """Only one run is started with the same key, within the namespace's retention."""
     wait_seconds: Annotated[float, pydantic.Field(ge=0, le=60)] = 0
     """How long the answer may wait for the run's end."""
 
@@ -173,14 +173,14 @@ class EventView(Body):
     ts: int
     v: str | None = None
     received_at: str | None = None
-    """Null if no replica that was asked remembers it, and a run has it."""
+    """Null if this replica does not remember the event, and it was read from a run."""
     outcomes: list[OutcomeView] | None = None
-    """The same."""
+    """Null in the same case."""
 
 
 class EventMetadata(Metadata):
     scope: str
-    """What the list is: one replica's, and not durable."""
+    """A sentence that says what the list has: the events of one replica, which are not durable."""
 
 
 class EventList(Body):
@@ -204,7 +204,7 @@ class ReplayStarted(Body):
 
 @functools.cache
 def model_of(record: type) -> type[Body]:
-    """The model of a dataclass, under the same name, and of those within it."""
+    """The model of a dataclass, with the same name; so are the dataclasses in its fields."""
     hints = get_type_hints(record)
     fields: dict[str, Any] = {
         each.name: (_modelled(hints[each.name]), _default_of(each))
@@ -214,7 +214,7 @@ def model_of(record: type) -> type[Body]:
 
 
 def instance_of(record: Any) -> Any:
-    """A dataclass as its model; what it holds is not looked at."""
+    """A dataclass as an instance of its model, whose values are not validated."""
     fields = {
         each.name: _instance(getattr(record, each.name)) for each in dataclasses.fields(record)
     }

@@ -1,4 +1,4 @@
-"""What all routes of `/v2` have in common: keys, the envelope, and errors."""
+"""Keys, the envelope, and errors, which all routes of `/v2` have in common."""
 
 import dataclasses
 import json
@@ -51,14 +51,14 @@ class ApiError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """What stands before all routes; the application's `state.guard`."""
+    """The checks before all routes; the application's `state.guard`."""
 
     keys: Keys
     bodies: Bodies
 
 
 def _replayed(body: bytes) -> Receive:
-    """The body of a request that was read already, within its limits."""
+    """A receiver of the body of a request that was read already, within its limits."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -67,7 +67,7 @@ def _replayed(body: bytes) -> Receive:
 
 
 class Route(APIRoute):
-    """Answers every error in the API's own shape."""
+    """Answers every error in the API's form."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -105,14 +105,14 @@ def _problem(error: Exception) -> Response | None:
             return failed(503, "too_many_requests", error.message)
         case ReplyError():
             return _refused(error.reply)
-        case HTTPException():  # a body that is no JSON
+        case HTTPException():  # a body that is not JSON
             return failed(400, "invalid_request", str(error.detail))
     found = unavailable(error)
     return found and failed(found[0], "unavailable" if found[0] == 503 else "refused", found[1])
 
 
 def _refused(reply: Response) -> Response:
-    """What keys say, in this API's shape."""
+    """The refusal of a request, in the API's form."""
     if reply.status_code == 401:
         return failed(401, "authentication_failed", "Authentication failed")
     body = json.loads(bytes(reply.body))
@@ -120,7 +120,7 @@ def _refused(reply: Response) -> Response:
 
 
 def _explained(problems: Iterable[Any]) -> str:
-    """What is wrong with a request, each with its place."""
+    """The problems of a request, each with its place."""
     parts = []
     for each in problems:
         place = ".".join(str(part) for part in each["loc"] if part not in ("body", "query", "path"))
@@ -141,14 +141,14 @@ def answer(data: object, status: int = 200) -> Response:
 def listing(
     data: Iterable[object], cursor: str | None, limit: int, scope: str | None = None
 ) -> Response:
-    """A page of a list; `scope`: what the list is."""
+    """A page of a list; `scope` is a sentence that says what the list has."""
     page = {"cursor": cursor, "hasMore": cursor is not None, "limit": limit}
     metadata = _metadata() if scope is None else {**_metadata(), "scope": scope}
     return _reply({"data": [*map(plain, data)], "metadata": metadata, "page": page}, 200)
 
 
 def plain(data: object) -> Any:
-    """As JSON with camelCase names: of a model, or of a dataclass that has one."""
+    """A model, or a dataclass that has one, as JSON with camelCase names."""
     if isinstance(data, pydantic.BaseModel):
         return data.model_dump(by_alias=True)
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
@@ -161,7 +161,8 @@ def _metadata() -> dict[str, Any]:
 
 
 def _reply(body: dict[str, Any], status: int) -> Response:
-    """Python writes NaN where JSON has no such thing; outputs of user code may hold it."""
+    """A reply without NaN, which Python writes and JSON does not have: outputs of user code may
+    have it."""
     reply = json_reply(body, status)
     if b"NaN" in reply.body or b"Infinity" in reply.body:
         cleaned = json.loads(bytes(reply.body), parse_constant=lambda _: None)

@@ -71,9 +71,9 @@ class RunRoutes:
         cursor: Cursor = None,
         limit: Limit = 20,
     ) -> Response:
-        """Runs: those that are under way, the latest first, then those that have ended, the latest
-        end first. `from` and `until` are of their starts; `function` is a full id. A page may have
-        fewer than `limit`: follow `page.cursor`."""
+        """Runs: first those that are under way, by their start, then those that have ended, by
+        their end, the latest first. `from` and `until` limit their starts; `function` is a full id.
+        A page may have fewer than `limit`: follow `page.cursor`."""
         snapshot = self._follower.snapshot
         filter = RunFilter(app, function, status, since, until, event_id)
         if snapshot is not None:
@@ -121,8 +121,8 @@ class RunRoutes:
         return answer(shown(run, self._follower.snapshot))
 
     async def rerun(self, run_id: ULID, request: models.RerunRequest | None = None) -> Response:
-        """Run it again: a new run with the same events, from the beginning or from a step, of which
-        the steps before are not executed again. With an `idempotencyKey` it is started once."""
+        """Start a new run with the same events, from the beginning or from a step. Steps before
+        that step are not executed again. With an `idempotencyKey` only one run is started."""
         wanted = request or models.RerunRequest()
         step = wanted.from_step
         new = await reruns.rerun(
@@ -142,9 +142,9 @@ class RunRoutes:
 
 
 def known(follower: Follower) -> Snapshot:
-    """All functions. Raises `ApiError` as long as nobody knows them."""
+    """All functions. Raises `ApiError` until the registry was read."""
     if follower.snapshot is None:
-        raise ApiError(503, "unavailable", "The functions are not read from Temporal yet.")
+        raise ApiError(503, "unavailable", "The functions were not read from Temporal yet.")
     return follower.snapshot
 
 
