@@ -16,7 +16,7 @@ from .sync import maybe_await
 
 SEND_ATTEMPTS = 5
 SEND_BACKOFF_SECONDS = 0.1
-"""Wait after the first attempt; doubled each time, and a random part of it added."""
+"""Wait after the first attempt. It is doubled each time, and a random part of it is added."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Sender:
     http: httpx.AsyncClient | httpx.Client
     pause: Callable[[float], Awaitable[None] | None]
     origin: str
-    """The ingress's, for errors."""
+    """Origin of the ingress, for error messages."""
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> SendEventsResult:
-        """What the ingress answers, or what is wrong with the last attempt."""
+        """Post a body; returns the answer of the ingress, or the problem of the last attempt."""
         result = SendEventsResult()
         for attempt in range(SEND_ATTEMPTS):
             if attempt:
@@ -63,14 +63,14 @@ class Connections:
         self._async: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
 
     def synchronous(self) -> Sender:
-        """For any thread."""
+        """A sender for any thread."""
         with self._lock:
             if self._sync is None:
                 self._sync = httpx.Client(timeout=self._timeout, verify=_tls())
             return Sender(self._sync, time.sleep, self._origin)
 
     def asynchronous(self) -> Sender:
-        """For the running event loop."""
+        """A sender for the running event loop."""
         loop = asyncio.get_running_loop()
         with self._lock:
             if loop not in self._async:
@@ -84,7 +84,7 @@ class Connections:
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    """Shared: it takes some 10 ms to make."""
+    """A shared context, because creating one takes about 10 ms."""
     return httpx.create_ssl_context()
 
 

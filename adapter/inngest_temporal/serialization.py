@@ -1,4 +1,4 @@
-"""From Python values to JSON and back."""
+"""Converts Python values to JSON and back."""
 
 import functools
 import inspect
@@ -134,7 +134,7 @@ def _awaitable_text(obj: object) -> str:
     if not inspect.iscoroutine(obj):
         return f"a {type(obj).__name__}"
     arguments = {} if obj.cr_frame is None else obj.cr_frame.f_locals
-    obj.close()  # or Python warns that nobody awaited it
+    obj.close()  # otherwise Python warns that nobody awaited it
     of_step = f'("{arguments["step_id"]}")' if "step_id" in arguments else "(...)"
     return f"a coroutine, {obj.__qualname__}{of_step}"
 

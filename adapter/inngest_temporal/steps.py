@@ -1,7 +1,7 @@
-"""`ctx.step` and `ctx.group`: the durable steps of a handler, one by one and side by side.
+"""`ctx.step` and `ctx.group`: the durable steps of a handler, one by one and in parallel.
 
 `Step` is the only implementation. `StepSync` drives the same coroutines from the handler's thread:
-there they never suspend, because a step that can't go on raises an interrupt instead of waiting.
+there they never suspend, because a step that can't continue raises an interrupt instead of waiting.
 """
 
 import asyncio
@@ -25,18 +25,18 @@ Ts = TypeVarTuple("Ts")
 
 
 class StepRunner(Protocol):
-    """What a driver gives to the steps of one execution."""
+    """The interface of a driver to the steps of one execution."""
 
     app_id: str
     function_id: str
     """The full id, for messages."""
     is_async: bool
     ended: bool
-    """The execution is over: the handler must stop at its next step."""
+    """Whether the execution is over, so that the handler must stop at its next step."""
     unwinding: bool
-    """A handler that is not async is on its way out of a step."""
+    """Whether a handler that is not async is leaving a step by an interrupt."""
     side_by_side: bool
-    """A handler that is not async collects steps that are to be executed in parallel."""
+    """Whether a handler that is not async collects steps that are executed in parallel."""
 
     async def step(
         self,
@@ -54,20 +54,20 @@ class StepRunner(Protocol):
         ...
 
     async def send_events(self, step_id: str, events: list[Event]) -> list[str]:
-        """Send events durably; their ids."""
+        """Send events durably; returns their ids."""
         ...
 
     async def send_signal(self, signal: str, data: Any) -> str | None:
-        """Send a signal durably; the id of the run that waited for it."""
+        """Send a signal durably; returns the id of the run that waited for it."""
         ...
 
     def asked(self, step_id: Any, call: Coroutine[Any, Any, Any]) -> None:
-        """The handler has asked for a step, and may not await the call."""
+        """Note a step that the handler has asked for, because it may forget to await the call."""
         ...
 
 
 class Invocable(Generic[T]):
-    """What `step.invoke` needs of a function that returns `T`."""
+    """The interface of a function that returns `T`, for `step.invoke`."""
 
     output_type: object
 
@@ -81,7 +81,7 @@ F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 def _told(method: F) -> F:
-    """A method of `Step` that tells the runner of its call."""
+    """Have a method of `Step` note its calls at the runner."""
 
     @functools.wraps(method)
     def begin(self: "Step", *args: Any, **options: Any) -> Coroutine[Any, Any, Any]:
@@ -154,7 +154,7 @@ class Step:
                 )
 
         async def body() -> list[str]:
-            # Middleware changes them in place, in each attempt again.
+            # A copy, because middleware changes them in place, in each attempt.
             copies = [event.model_copy(deep=True) for event in batch]
             return await self._runner.send_events(step_id, copies)
 
@@ -281,7 +281,7 @@ class Step:
         timeout: int | datetime.timedelta | None = None,
         v: str | None = None,
     ) -> object:
-        """As `invoke`, by the local id of a function of any app (default: this one)."""
+        """Like `invoke`, by the local id of a function of any app (default: this one)."""
         fq_id = f"{app_id or self._runner.app_id}-{function_id}"
         return await self._invoke(step_id, fq_id, data, timeout, v, EmptySentinel)
 
@@ -476,7 +476,7 @@ def _is_event_name(name: object) -> bool:
 def _not_a_function(step_id: str, given: object) -> str:
     if not inspect.iscoroutine(given):
         return f"run takes a function and its arguments, not {shown(given)}."
-    given.close()  # or Python warns that nobody awaited it
+    given.close()  # otherwise Python warns that nobody awaited it
     name = given.__name__
     return (
         f"run takes a function and its arguments, not the coroutine that {name}(...) returned."
@@ -486,7 +486,7 @@ def _not_a_function(step_id: str, given: object) -> str:
 
 @functools.lru_cache(maxsize=1_000)
 def _problem_of(expression: str) -> str | None:
-    """Why an expression does not compile; cached, as a handler is executed many times."""
+    """Why an expression does not compile; cached, because a handler is executed many times."""
     try:
         check_condition(expression)
     except ExpressionError as error:

@@ -24,5 +24,5 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def maybe_await(result: T | Awaitable[T]) -> T:
-    """What `result` is or becomes, whether a hook or a transport is async or not."""
+    """The result of a hook or a transport, which may be async or not."""
     return await result if inspect.isawaitable(result) else result

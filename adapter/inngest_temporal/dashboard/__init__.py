@@ -1,4 +1,4 @@
 """The dashboard: pages over what Temporal knows, served by the ingress.
 
-They are rendered here; one that is open asks for its live part again.
+They are rendered on the server; an open page requests its live part again and again.
 """

@@ -10,7 +10,7 @@ BUCKETS = 12
 BUCKET = timedelta(minutes=5)
 HOUR = BUCKET * BUCKETS
 ORDER = ("Completed", "Running", "Scheduled", "Skipped", "Cancelled", "Failed")
-"""From the bottom of a bar to its top: what went wrong is at the top."""
+"""The order from the bottom of a bar to its top, where the failures are."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Chart:
 
     pieces: tuple[Piece, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
-    """By status; none that is 0."""
+    """Number of runs by status, without statuses that have none."""
 
     @property
     def text(self) -> str:
-        """The chart for those who don't see it."""
+        """The chart as text, for screen readers."""
         counted = ", ".join(f"{count} {word.lower()}" for word, count in self.counts.items())
         return f"Runs of the last hour: {counted or 'none'}"
 

@@ -48,7 +48,7 @@ class EventsSection:
         return await self._show(request)
 
     async def send(self, request: Request) -> Response:
-        """`POST /events`: send one, as if it had been posted to `/e/{key}`."""
+        """`POST /events`: send an event, as if it had been posted to `/e/{key}`."""
         form = await self._site.form(request)
         raw: dict[str, object] = {"name": form.text("name").strip()}
         try:
@@ -98,7 +98,7 @@ def _address(*, after: str | None = None, event: str | None = None) -> str:
 
 
 def _names(snapshot: Snapshot | None, shown: Sequence[RecentEvent]) -> list[str]:
-    """What one may want to send."""
+    """Names of events that somebody may want to send."""
     known = [example_name(name) for _, name in triggered(snapshot)]
     sent = [event.name for event in shown if not events.is_internal(event.name)]
     return [*dict.fromkeys([*known, *sent])]
@@ -110,7 +110,7 @@ def _example(snapshot: Snapshot | None, shown: Sequence[RecentEvent]) -> str:
 
 
 def _data(shown: Sequence[RecentEvent]) -> str:
-    """The latest event's, if it is one that somebody sent."""
+    """The data of the latest event, if somebody sent it."""
     latest = next((each for each in shown if not events.is_internal(each.name)), None)
     if latest is None or len(latest.json) > 20_000:
         return "{}"

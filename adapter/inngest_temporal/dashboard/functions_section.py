@@ -44,11 +44,11 @@ from .welcome import suggestion
 from .words import sayings, triggers_of
 
 SHOWN_RUNS = 10
-"""Runs that the page of a function shows."""
+"""Number of runs on the page of a function."""
 KNOWN_LOOKS = 40
-"""How often a page looks, for two seconds, whether this process knows of a pause."""
+"""How often a page checks, within two seconds, whether this process knows of a pause."""
 MAX_EXAMPLE = 20_000
-"""Maximum length of an event that a form is filled in with, in characters."""
+"""Maximum length in characters of an event that is filled into a form."""
 
 
 class FunctionsSection:
@@ -59,7 +59,7 @@ class FunctionsSection:
         self._client = client
         self._router = router
         self._accepting = accepting
-        # Pages that are open ask for these every two seconds.
+        # Open pages ask for these every two seconds.
         self._hours = Shared(self._last_hour)
         self._examples = Shared(self._example, lambda _: KEPT)
         self._flow = Shared(self._flow_state)
@@ -150,7 +150,7 @@ class FunctionsSection:
         )
 
     async def _last_hour(self, function_id: str) -> RunPage:
-        """The runs of a function, or of all if its id is empty."""
+        """The runs of a function, or of all functions if the id is empty."""
         # Rounded, so that the query is the same for a minute.
         since = (datetime.now(UTC) - HOUR).replace(second=0, microsecond=0)
         queues = self._router.functions.queues
@@ -161,7 +161,7 @@ class FunctionsSection:
         return await flow_state(self._client, self._function_of(function_id))
 
     async def _filled_in(self, latest: Sequence[RunRecord]) -> str:
-        """What one may want to invoke the function with."""
+        """Data with which somebody may want to invoke the function."""
         return await self._examples.get(latest[0].id) if latest else "{}"
 
     async def _example(self, run_id: str) -> str:
@@ -187,7 +187,7 @@ class FunctionsSection:
         return RedirectResponse(run_address(routed.invoked), 303)
 
     async def _paused(self, function: RegisteredFunction, paused: bool) -> Response:
-        """Goes on once this process knows of it, which takes a moment."""
+        """Wait until this process knows of a pause or its end, which takes a moment."""
         for _ in range(KNOWN_LOOKS):
             if bool(self._function_of(function.id).config.paused) is paused:
                 break

@@ -1,4 +1,4 @@
-"""The dashboard: all its pages, put together."""
+"""The routes of all pages of the dashboard."""
 
 import mimetypes
 
@@ -41,7 +41,7 @@ def dashboard_routes(
 
 
 async def _static(request: Request) -> Response:
-    """`GET /static/{name}`: its address changes with its content."""
+    """`GET /static/{name}`: a file, whose address changes with its content."""
     name = request.path_params["name"]
     if name not in FILES:
         raise HTTPException(404)

@@ -1,4 +1,4 @@
-"""What pages read of Temporal besides visibility, read once for all who look at the same."""
+"""What pages read from Temporal besides visibility, shared by all who open the same page."""
 
 from temporalio.client import Client
 
@@ -7,11 +7,11 @@ from inngest_temporal.traces.models import Trace
 from inngest_temporal.traces.reading import load_trace
 
 KEPT = 30.0
-"""Seconds for which the trace of a run that has ended is kept: people click from step to step."""
+"""Seconds for which the trace of an ended run is kept, because people click from step to step."""
 
 
 def shared_traces(client: Client) -> Shared[str, Trace | None]:
-    """Traces by the ids of runs; None: there is no such run."""
+    """Traces by run id; None if there is no such run."""
 
     def fresh(trace: Trace | None) -> float:
         return FRESH if trace is None or trace.ended_ms is None else KEPT

@@ -1,4 +1,4 @@
-"""Templates, and how times, durations and JSON are written in them.
+"""Templates, and the form of times, durations and JSON in them.
 
 Everything that a template is given is escaped. JSON is written as a tree that folds, whose text is
 the JSON itself, so that it can be copied.
@@ -16,11 +16,11 @@ import jinja2
 from markupsafe import Markup, escape
 
 MAX_TREE_NODES = 2_000
-"""JSON with more values than that is written as text, which a browser shows sooner."""
+"""JSON with more values is written as text, which a browser shows faster."""
 MAX_TEXT = 200_000
 """Maximum length of such a text, in characters."""
 OPEN_DEPTH = 3
-"""Down to which depth a tree is unfolded."""
+"""Depth to which a tree is unfolded."""
 MAX_OPEN_ITEMS = 50
 """Lists and objects with more items are folded."""
 
@@ -61,7 +61,7 @@ def moment(ms: float | None, *, day: bool = True) -> Markup:
 
 
 def pretty(value: Any) -> str:
-    """JSON as text. Halves of characters, which no page can hold, are written as escapes."""
+    """JSON as text. Halves of characters, which can't be in a page, are written as escapes."""
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     except RecursionError:
@@ -85,7 +85,7 @@ def json_view(value: Any) -> Markup:
 
 
 def _count(value: Any, limit: int) -> int:
-    """How many values there are, counted up to a bit more than the limit."""
+    """The number of values, counted up to a bit more than the limit."""
     count = 0
     open_values = [value]
     while open_values and count <= limit:
@@ -95,7 +95,7 @@ def _count(value: Any, limit: int) -> int:
             open_values.extend(each.values())
         elif isinstance(each, list | tuple):
             open_values.extend(each)
-    # One that is nested very deep has few values, and is no tree to look at.
+    # Very deep nesting has few values, but is not readable as a tree.
     return count
 
 
@@ -141,7 +141,7 @@ def static_file(name: str) -> tuple[bytes, str]:
 
 
 def static_url(name: str) -> str:
-    """Address of a file of `static/`: another one with each version of it."""
+    """Address of a file of `static/`, which differs for each version of the file."""
     return f"/static/{name}?v={static_file(name)[1]}"
 
 
@@ -169,5 +169,5 @@ def environment() -> jinja2.Environment:
 def render(template: str, **context: Any) -> str:
     """A page, or a part of one."""
     text = environment().get_template(template).render(**context)
-    # User code may have put halves of characters anywhere; UTF-8 has none.
+    # User code may have put halves of characters anywhere, which UTF-8 can't encode.
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Replays: which there are, and how far each has come."""
+"""Replays: the list of them, and the progress of each."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -50,7 +50,7 @@ class ReplaysSection:
         return done(replay_address(replay.id), "replay-cancelled")
 
     async def _replay(self, request: Request) -> ReplayRecord:
-        """It is read from Temporal's memo of it, not from visibility."""
+        """The replay, read from its workflow's memo, not from visibility."""
         replay_id = request.path_params["id"]
         found = await replays.load(self._client, replay_id)
         if found is None:

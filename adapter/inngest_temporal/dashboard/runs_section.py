@@ -33,12 +33,12 @@ WITHIN = {
     "7d": ("Last 7 days", timedelta(days=7)),
 }
 MAX_CHOSEN = 100
-"""Runs that one form cancels or starts again."""
+"""Maximum number of runs that one form cancels or reruns."""
 
 
 @dataclass(frozen=True)
 class _Filter:
-    """What the list of runs is asked for, as its address says."""
+    """The filter of the list of runs, which is in its address."""
 
     status: str
     function: str
@@ -47,7 +47,7 @@ class _Filter:
 
     @classmethod
     def of(cls, request: Request) -> "_Filter":
-        """From an address; what is no choice counts as none."""
+        """From an address; a value that can't be chosen is ignored."""
         params = request.query_params
         status, within = params.get("status", ""), params.get("within", "")
         return cls(
@@ -62,11 +62,11 @@ class _Filter:
         return not (self.status or self.function or self.within or self.event)
 
     def address(self, cursor: str | None = None) -> str:
-        """The address of the list, from a cursor on."""
+        """The address of the list, from this cursor on."""
         return address("/runs", **vars(self), cursor=cursor)
 
     def for_runs(self, snapshot: Snapshot | None) -> RunFilter:
-        """As the read model takes it. The time is rounded, so that all browsers ask the same."""
+        """The filter of the read model. The time is rounded, so that all browsers share a query."""
         since = None
         if self.within:
             now = datetime.now(UTC).replace(second=0, microsecond=0)
@@ -143,7 +143,7 @@ class RunsSection:
             try:
                 await reruns.rerun(self._client, self._router.functions, run, key=key)
                 count += 1
-            except RunNotFoundError:  # its retention is over
+            except RunNotFoundError:  # it was deleted at the end of its retention
                 continue
         return done(back, "rerun", count)
 
@@ -214,7 +214,7 @@ def _function_ids(snapshot: Snapshot) -> list[str]:
 
 
 def _arguments(text: str) -> list[Any] | None:
-    """Other arguments of a step. Raises `BodyInvalidError`."""
+    """New arguments for a step. Raises `BodyInvalidError`."""
     if not text.strip():
         return None
     given = read_json(text, "The input")

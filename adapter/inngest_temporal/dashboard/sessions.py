@@ -1,4 +1,4 @@
-"""Who may see the dashboard: whoever has signed in with a signing key.
+"""Sessions of the dashboard, which everybody may see who has signed in with a signing key.
 
 A session is a cookie that the key itself vouches for, so no process keeps any, and each replica
 accepts those of the others. It ends after `SESSION_SECONDS`, or when the key is taken out of use.
@@ -19,7 +19,7 @@ COOKIE = "inngest_dashboard"
 SESSION_SECONDS = 12 * 3600
 
 _PURPOSE = b"inngest-temporal: session of the dashboard"
-"""What is derived from a key for one purpose is of no use for another."""
+"""Text that a session's key derives from, so that it is of no use for another purpose."""
 
 
 class Sessions:
@@ -36,7 +36,7 @@ class Sessions:
 
     @property
     def needed(self) -> bool:
-        """Whether one must sign in at all."""
+        """Whether a browser has to sign in."""
         return bool(self._secrets)
 
     def is_open(self, request: Request) -> bool:
@@ -44,13 +44,13 @@ class Sessions:
         return not self.needed or self._is_valid(request.cookies.get(COOKIE, ""))
 
     def begin(self, request: Request, response: Response) -> None:
-        """Have the reply sign the browser in."""
+        """Sign the browser in by a cookie of the reply."""
         stated = f"{int(self._clock()) + SESSION_SECONDS}.{secrets.token_urlsafe(12)}"
         value = f"{stated}.{_signature(self._secrets[0], stated)}"
         self._set(request, response, value, SESSION_SECONDS)
 
     def end(self, request: Request, response: Response) -> None:
-        """Have the reply sign the browser out."""
+        """Sign the browser out by removing the cookie."""
         self._set(request, response, "", 0)
 
     def _is_valid(self, cookie: str) -> bool:
@@ -101,7 +101,7 @@ def origin_of(request: Request) -> Origin:
 
 
 def local_path(text: str) -> str:
-    """Where to go after signing in: a path of ours, whatever the address asks for."""
+    """The path to open after signing in, which is always one of ours."""
     parts = urlsplit(text)
     is_ours = not parts.scheme and not parts.netloc and text.startswith("/")
     return text if is_ours and "\\" not in text and text.isprintable() else "/"

@@ -47,7 +47,7 @@ Page = Callable[[Request], Awaitable[Response]]
 
 
 class PageError(Exception):
-    """Ends a request with a page that says what is wrong."""
+    """Ends a request with a page that shows the problem."""
 
     def __init__(self, status: int, title: str, text: str) -> None:
         super().__init__(title)
@@ -58,7 +58,7 @@ class PageError(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """What a page says above its content."""
+    """A message above the content of a page."""
 
     text: str
     bad: bool = False
@@ -66,7 +66,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the frame around a page shows."""
+    """The content of the frame around a page."""
 
     section: str
     """Path of the page in the navigation; empty: none."""
@@ -84,11 +84,11 @@ class Form:
         self._fields = fields
 
     def text(self, name: str) -> str:
-        """A field; empty if there is none."""
+        """A field's text, empty if the form does not have it."""
         return self._fields.get(name, [""])[0]
 
     def texts(self, name: str) -> list[str]:
-        """All fields of that name."""
+        """The texts of all fields with this name."""
         return list(self._fields.get(name, []))
 
 
@@ -102,7 +102,7 @@ class Site:
         self._sessions = Sessions(settings.signing_keys)
 
     def page(self, path: str, get: Page, post: Page | None = None) -> Route:
-        """A page for those who are signed in, and what its forms do."""
+        """The route of a page for signed-in users; `post` handles its forms."""
 
         async def answer(request: Request) -> Response:
             if not self._may_open():
@@ -137,7 +137,8 @@ class Site:
         message: Message | None = None,
         **context: Any,
     ) -> Response:
-        """A page. Large ones take a moment, in which others are served."""
+        """Render a page in a thread: a large one takes a moment, and others must be served
+        meanwhile."""
         signed_in = self._may_open() and self._sessions.is_open(request)
         site = Shown(
             section,
@@ -153,7 +154,7 @@ class Site:
         return HTMLResponse(text, status)
 
     async def form(self, request: Request) -> Form:
-        """What a form has sent. Raises `BodyInvalidError`, `OverloadedError`."""
+        """The form in a request. Raises `BodyInvalidError`, `OverloadedError`."""
         async with self._bodies.read(request) as body:
             try:
                 fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
@@ -202,7 +203,7 @@ class Site:
             )
 
     def _guarded(self, page: Page) -> Page:
-        """Answers errors with a page, and has the headers of all replies."""
+        """Adds pages for errors, and the headers of all replies."""
 
         @wraps(page)
         async def answer(request: Request) -> Response:
@@ -268,18 +269,18 @@ def replay_address(replay_id: str) -> str:
 
 
 def unknown_action(form: Form) -> PageError:
-    """For a form that no page of ours sends."""
+    """The error for a form that none of our pages sends."""
     return PageError(400, "This can't be done", f"There is no action {form.text('action')!r}.")
 
 
 def done(path: str, code: str, count: int = 1) -> Response:
-    """Go to a page that says what was done."""
+    """Redirect to a page that says what was done."""
     mark = "&" if "?" in path else "?"
     return RedirectResponse(f"{path}{mark}done={code}&n={count}", 303)
 
 
 def _message(request: Request) -> Message | None:
-    """What the form before has done; an address can make a page say nothing else than this."""
+    """The message about the form before. An address can't make a page show any other text."""
     said = _MESSAGES.get(request.query_params.get("done", ""))
     if said is None:
         return None
@@ -290,7 +291,7 @@ def _message(request: Request) -> Message | None:
 
 
 def _problem(error: Exception) -> PageError | None:
-    """What a page says of an error; None for a bug."""
+    """The page for an error; None for a bug."""
     if isinstance(error, PageError):
         return error
     if isinstance(error, VisibilityBusyError):
@@ -311,7 +312,7 @@ def _problem(error: Exception) -> PageError | None:
 
 
 def read_json(text: str, what: str) -> Any:
-    """What a person has typed. Raises `BodyInvalidError`."""
+    """Decode JSON that a person has typed. Raises `BodyInvalidError`."""
     try:
         return json.loads(text or "{}", parse_constant=_no_constant)
     except ValueError as error:

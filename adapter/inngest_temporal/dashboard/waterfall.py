@@ -1,4 +1,4 @@
-"""The timeline of a run: which bars its steps have, on which axis."""
+"""The timeline of a run: the bars of its steps, and the axis."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Row:
     bars: tuple[Bar, ...]
     took_ms: int
     executions: int
-    """How often its body was begun."""
+    """How many times its body was begun."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Waterfall:
-    """What the template draws."""
+    """The timeline that the template draws."""
 
     rows: tuple[Row, ...]
     ticks: tuple[Tick, ...]
@@ -57,7 +57,7 @@ class Waterfall:
 
 
 def waterfall_of(trace: Trace, now_ms: int) -> Waterfall:
-    """The timeline of a trace. What is under way goes on to `now_ms`."""
+    """The timeline of a trace. Bars of what is under way end at `now_ms`."""
     end = trace.ended_ms if trace.ended_ms is not None else now_ms
     ends = [at for step in trace.steps for at in (step.ended_ms, step.started_ms) if at is not None]
     axis = _Axis(trace.queued_ms, max([end, *ends, trace.queued_ms + MIN_SPAN_MS]))
@@ -97,7 +97,7 @@ class _Axis:
 
 
 def _nice(ms: float) -> float:
-    """The next round duration that is at least so long."""
+    """The shortest round duration that is at least this long."""
     unit = 1.0
     for size in (1, 10, 100, 1_000, 60_000, 3_600_000, 86_400_000, 8_640_000_000):
         unit = float(size)
@@ -168,7 +168,7 @@ def _queued(axis: _Axis, number: int, start: int, end: int) -> Bar:
 
 
 def _asked(attempt: Attempt) -> int:
-    """When an attempt was given to Temporal, or else began."""
+    """When an attempt was scheduled in Temporal; otherwise, when it began."""
     asked = attempt.queued_ms if attempt.queued_ms is not None else attempt.started_ms
     return 0 if asked is None else asked
 

@@ -1,4 +1,4 @@
-"""What the first page of an empty system says to do next."""
+"""The suggestion on the first page of an empty system."""
 
 import json
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from inngest_temporal.routing.registry import Snapshot
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What to try."""
+    """Something to try."""
 
     function: str | None
-    """Id of a function that an event triggers; None: there is none."""
+    """Id of a function that an event triggers; None if there is none."""
     event: str
     """Name of such an event."""
     command: str
-    """What sends it."""
+    """A command that sends the event."""
 
 
 def suggestion(snapshot: Snapshot | None, base_url: str, *, dev: bool) -> Suggestion:
-    """The curl for the first function that was found."""
+    """A curl command for the first function that an event triggers."""
     function, trigger = next(triggered(snapshot), (None, "shop/order.created"))
     event = example_name(trigger)
     body = json.dumps({"name": event, "data": {}}, ensure_ascii=False).replace("'", r"'\''")
@@ -30,7 +30,7 @@ def suggestion(snapshot: Snapshot | None, base_url: str, *, dev: bool) -> Sugges
 
 
 def triggered(snapshot: Snapshot | None) -> Iterator[tuple[str, str]]:
-    """Each function that users' events trigger, with the names of those."""
+    """Each function that users' events trigger, with the names of these events."""
     for app in () if snapshot is None else snapshot.apps:
         for config in app.functions:
             for trigger in config.triggers:
@@ -39,5 +39,5 @@ def triggered(snapshot: Snapshot | None) -> Iterator[tuple[str, str]]:
 
 
 def example_name(pattern: str) -> str:
-    """A name that a trigger's name or prefix stands for."""
+    """A name that matches a trigger's name or prefix."""
     return pattern[:-1] + "example" if pattern.endswith(("/*", ".*")) else pattern

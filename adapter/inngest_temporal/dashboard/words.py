@@ -33,7 +33,7 @@ class Saying:
 
 
 def triggers_of(config: FunctionConfig) -> list[Markup]:
-    """What starts a function."""
+    """The triggers of a function."""
     said = []
     for trigger in config.triggers:
         if isinstance(trigger, TriggerEvent):
@@ -45,7 +45,7 @@ def triggers_of(config: FunctionConfig) -> list[Markup]:
 
 
 def sayings(config: FunctionConfig) -> list[Saying]:
-    """All that is configured besides the triggers."""
+    """The configuration of a function, without its triggers."""
     return [*_flow_control(config), *_queueing(config), *_ends(config)]
 
 

@@ -1,2 +1,2 @@
-"""What apps of Inngest's official SDKs speak over HTTP: signatures, requests, replies. Pure
+"""The HTTP protocol of Inngest's official SDKs: signatures, requests, replies. Pure
 functions, without I/O."""

@@ -1,4 +1,4 @@
-"""Durations and moments as official SDKs write them."""
+"""Durations and moments in the formats of official SDKs."""
 
 import re
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from inngest_temporal.drivers.failures import RETRY_AFTER_MS
 from inngest_temporal.models import parse_duration
 
 _BELOW_MS = re.compile(r"\d+(?:\.\d+)?(?:us|µs|μs|ns)")
-"""Parts of a duration of Go that count for nothing here."""
+"""Parts of a Go duration below a millisecond, which are ignored."""
 _MAX_DIGITS = 18
 _WHOLE_SECONDS = re.compile(r"[+-]?\d{1,6}")
 
@@ -27,7 +27,7 @@ def duration_ms(text: str) -> int:
 
 
 def moment_ms(text: str) -> int | None:
-    """Milliseconds since 1970 of an ISO moment; None if it is none."""
+    """Milliseconds since 1970 of an ISO moment; None for another text."""
     if len(text) < 10:
         return None
     try:

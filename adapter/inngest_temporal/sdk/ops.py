@@ -1,4 +1,4 @@
-"""The operations of which official SDKs' replies consist."""
+"""The operations in replies of official SDKs."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from inngest_temporal.temporal import names
 from .durations import duration_ms, moment_ms, remaining_ms
 
 MAX_DEPTH = 200
-"""Levels of nesting of a reply."""
+"""Maximum nesting of a reply."""
 MAX_CAUSE_BYTES = 50_000
 """Maximum size of an error's cause, which is dropped if it is larger."""
 _MAX_ID_BYTES = 200
@@ -43,14 +43,14 @@ class GatewayCall:
 def parse_json(body: bytes) -> Any:
     """Decode what an app sent. Raises `BodyInvalidError`."""
     value = parse(body)
-    # Few brackets can't nest deeply: most bodies need no walk.
+    # A body with few brackets can't be nested deeply, so most bodies need no walk.
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and deeper(value, MAX_DEPTH):
         raise BodyInvalidError(f"The body is nested too deeply: Max {MAX_DEPTH} levels")
     return value
 
 
 def step_of(wire: Mapping[str, Any]) -> Op:
-    """What identifies a step, whatever its kind: of kind RUN. Raises `BodyInvalidError`."""
+    """The id and name of a step of any kind, as an op of kind RUN. Raises `BodyInvalidError`."""
     step, userland = wire.get("id"), wire.get("userland")
     if not isinstance(step, str) or not step:
         raise BodyInvalidError("an operation has no id")
@@ -65,7 +65,7 @@ def step_of(wire: Mapping[str, Any]) -> Op:
 
 
 def sleep_of(wire: Mapping[str, Any]) -> Op:
-    """Raises `BodyInvalidError`, as the functions below do."""
+    """Raises `BodyInvalidError`, like the functions below."""
     text = _text(wire, "duration", "name")
     until_ms = moment_ms(text)
     if until_ms is not None:
@@ -165,7 +165,7 @@ def error_of(
 
 
 def _decoded(value: Any) -> Any:
-    """JSON in a JSON text, as some SDKs send their errors."""
+    """Decode JSON in a JSON string, the form in which some SDKs send errors."""
     if isinstance(value, str) and value[:1] in ('"', "{"):
         try:
             inner = parse_json(value.encode())

@@ -22,7 +22,7 @@ DENIED_JS = ((3, 22, 0), (3, 53, 1))
 """First and last version of the JavaScript SDK that Inngest's servers refuse, because of
 CVE-2026-42047."""
 MAX_URL = 2048
-"""Characters of a URL."""
+"""Maximum length of a URL."""
 
 _SPELLINGS = {"maxsize": "maxSize", "ratelimit": "rateLimit", "batchevents": "batchEvents"}
 _OF_FUNCTION = (
@@ -79,7 +79,7 @@ def read_registration(body: object, sdk: str = "") -> Registration:
 
 
 def denied(sdk: str) -> str | None:
-    """Why an SDK (`js:v3.30.0`) is refused, if it is."""
+    """Why an SDK (such as `js:v3.30.0`) is refused; None if it is not."""
     found = re.fullmatch(r"(?:inngest-)?js:v(\d+)\.(\d+)\.(\d+)(?:-.*)?", sdk)
     if found is None or not DENIED_JS[0] <= tuple(map(int, found.groups())) <= DENIED_JS[1]:
         return None
@@ -144,7 +144,7 @@ def _function(given: object, index: int, app_id: str) -> FunctionConfig:
 
 
 def _defaults(fields: dict[str, Any]) -> None:
-    """What an SDK may leave out, and has another default there than in a configuration of ours."""
+    """Set fields that an SDK may omit, if its default differs from that of our configuration."""
     if isinstance(throttle := fields.get("throttle"), dict):
         throttle.setdefault("burst", 0)
     if isinstance(singleton := fields.get("singleton"), dict):
@@ -152,7 +152,7 @@ def _defaults(fields: dict[str, Any]) -> None:
 
 
 def _served(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """URL and retries, from the one step that each function has."""
+    """URL and retries, from the single step of each function."""
     steps = raw.get("steps")
     if not isinstance(steps, dict) or len(steps) != 1:
         raise BodyInvalidError("steps: there must be exactly one")
@@ -246,7 +246,7 @@ def _url(given: object, field: str) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """Keys as `FunctionConfig` has them on the wire; nothing that is null."""
+    """A value with the keys of `FunctionConfig`, and without nulls."""
     if isinstance(value, list):
         return [_canonical(each) for each in value]
     if not isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""What an app's reply means: to the request for an execution, and in a checkpoint.
+"""Reads what an app replies to the request for an execution, and what it sends in a checkpoint.
 
 An SDK answers 206 with operations, 200 with what the function returned, 201 with an envelope around
-either, and anything else if the function failed. Whether that is tried again is said by the header
-`x-inngest-no-retry`, never by the status.
+either, and anything else if the function failed. Whether that is tried again depends on the header
+`x-inngest-no-retry`, never on the status.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ from .ops import (
 )
 
 MAX_REPLY_BYTES = 8 * 1024 * 1024
-"""Maximum size of a reply, as in Inngest. Whoever reads one may stop after a byte more."""
+"""Maximum size of a reply, as in Inngest. A reader may stop after one more byte."""
 
 HANDLER_ID: Final = hashlib.sha1(b"complete").hexdigest()
 """Id of an operation that is about the function itself."""
@@ -47,7 +47,7 @@ HANDLER_ID: Final = hashlib.sha1(b"complete").hexdigest()
 _MOST_ESCAPED = 3
 """How many times longer a text may be with escapes than in UTF-8."""
 _SHOWN_BYTES = 2_000
-"""How much is shown of a reply that can't be read."""
+"""How many bytes are shown of a reply that can't be read."""
 _TOO_LARGE = ErrorInfo(
     "output_too_large",
     "output_too_large: Your function's response body exceeds the maximum size limit",
@@ -60,7 +60,7 @@ class Reply:
 
     status: int
     headers: Mapping[str, str]
-    """By lower case names."""
+    """The headers, with names in lower case."""
     body: bytes
 
 
@@ -69,11 +69,11 @@ class Answer:
     """What a reply means."""
 
     done: list[Done] = field(default_factory=list)
-    """Steps that were executed, in order, with their result or the error they ended with."""
+    """Steps that were executed, in order, each with its result or error."""
     retry: tuple[Op, ErrorInfo] | None = None
     """A step whose attempt failed, and which may be tried again."""
     ops: list[Op] | None = None
-    """What the handler needs next; None: the reply says nothing of it."""
+    """What the handler needs next; None if the reply does not say that."""
     returned: Returned | None = None
     failed: ErrorInfo | None = None
     """Why this attempt of the function failed."""
@@ -81,15 +81,15 @@ class Answer:
     """By step: requests that are to be made. The step is in `ops`, of kind RUN, with the option
     `gateway`."""
     version: int | None = None
-    """Version of the protocol, as the app said."""
+    """Version of the protocol in the reply."""
     ignored: list[str] = field(default_factory=list)
     """Operations that were accepted and have no effect, such as `DeferAdd later`."""
     is_foreign: bool = False
-    """Whether the reply is none that an SDK gives: something else answered, or the SDK erred."""
+    """Whether no SDK would reply like this: something else answered, or the SDK has a bug."""
 
     @property
     def has_only_executed(self) -> bool:
-        """Whether steps were executed, all with success, and what comes next is not known."""
+        """Whether steps were executed successfully, and what is needed next is not known."""
         others = (self.retry, self.ops, self.returned, self.failed)
         return (
             bool(self.done)
@@ -117,7 +117,7 @@ def read_reply(reply: Reply, now_ms: int | None = None) -> Answer:
 
 
 def read_checkpoint(body: bytes) -> tuple[str, list[Done]]:
-    """The id of the dispatch that a checkpoint belongs to, and the steps that are done.
+    """The id of a checkpoint's dispatch, and the steps that are done.
 
     Raises `BodyInvalidError`.
     """
@@ -253,7 +253,7 @@ class _Reader:
         self._return(wire.get("data"))
 
     def nothing(self, wire: Mapping[str, Any]) -> None:
-        """What is needed next is to be found out once more, which an empty list says, too."""
+        """The app has to be asked again what it needs, which an empty list means as well."""
 
     def lazy(self, wire: Mapping[str, Any]) -> None:
         self._ignored.append(f"{wire['op']} {step_of(wire).name}")
@@ -350,13 +350,13 @@ def _unwrapped(reply: Reply) -> Reply:
 
 
 def _version(reply: Reply) -> int | None:
-    """Anything but a version that an SDK would understand counts as none."""
+    """The protocol's version; None for anything that is not a version of an SDK."""
     text = reply.headers.get("x-inngest-req-version", "")
     return int(text) if text in ("1", "2") else None
 
 
 def _opcode(wire: Any) -> str:
-    """In lower case. Raises `BodyInvalidError`."""
+    """The operation's name in lower case. Raises `BodyInvalidError`."""
     opcode = wire.get("op") if isinstance(wire, Mapping) else None
     if not isinstance(opcode, str):
         raise BodyInvalidError("The reply has something that is no operation.")
@@ -383,7 +383,7 @@ def _ns(value: Any) -> int:
 
 
 def _too_large(value: Any, body: bytes, what: str) -> ErrorInfo | None:
-    """Why a value that came in `body` can't be stored, if it can't."""
+    """The error of a value in `body` that is too large to be stored; None if it is not."""
     if len(body) * _MOST_ESCAPED <= MAX_OUTPUT_BYTES:
         return None
     size = json_size(value)
@@ -402,7 +402,7 @@ def _says_never_again(wire: Mapping[str, Any]) -> bool:
 
 
 def _json_or_text(body: bytes) -> Any:
-    """None if it is empty."""
+    """The value of a body as JSON or text; None if it is empty."""
     if not body.strip():
         return None
     try:

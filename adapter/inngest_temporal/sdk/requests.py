@@ -76,7 +76,7 @@ def execution_call(
 
 @functools.lru_cache(maxsize=1024)
 def function_uuid(function_id: str) -> str:
-    """The id of a function as `ctx.fn_id` has it: Go's SDK wants a UUID."""
+    """The id of a function in `ctx.fn_id`, which must be a UUID for the Go SDK."""
     return str(uuid.uuid5(_FUNCTIONS, function_id))
 
 
@@ -87,7 +87,7 @@ def _ctx(
     request: ExecutionRequest,
     dispatch: str | None,
 ) -> dict[str, Any]:
-    """No key is null: the SDK of JavaScript refuses that."""
+    """The context without null fields, which the JavaScript SDK refuses."""
     target = None if request.gateway else request.target
     ctx = {
         "attempt": request.attempt,

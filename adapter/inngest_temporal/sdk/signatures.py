@@ -1,6 +1,6 @@
-"""Signatures of what passes between us and apps: HMAC-SHA256 of a body, followed by the time.
+"""Signatures of requests and replies between us and apps: HMAC-SHA256 of a body and the time.
 
-Of a request the canonical form of its JSON is signed (RFC 8785), of a reply its bytes as they are.
+For a request, the canonical form of its JSON is signed (RFC 8785); for a reply, its plain bytes.
 The key is what follows `signkey-<env>-`, as text.
 """
 

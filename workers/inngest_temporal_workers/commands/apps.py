@@ -23,7 +23,7 @@ from .temporal import Waiting, wait_for_temporal
 from .working import listed
 
 POLL_SECONDS = 5.0
-"""Between two looks at an app, as in Inngest's command."""
+"""Seconds between two looks at an app, as in Inngest's command."""
 PROBE_SECONDS = 1.0
 """How long discovery waits for one answer."""
 PORTS = (
@@ -31,11 +31,11 @@ PORTS = (
     *range(8910, 8916),
 )
 PATHS = ("/api/inngest", "/x/inngest", "/.netlify/functions/inngest", "/.redwood/functions/inngest")
-"""Where discovery looks, as Inngest's does."""
+"""Paths that discovery tries, as in Inngest."""
 
 
 def read_url(text: str) -> str:
-    """An app's URL as a person writes it. Raises `ProcessError`."""
+    """The URL of an app, from what a person has written. Raises `ProcessError`."""
     try:
         return app_url(text if "://" in text else f"http://{text}")
     except BodyInvalidError:
@@ -94,16 +94,16 @@ def _is_same(app: AppConfig, url: str, synced: Synced) -> bool:
 
 @dataclass
 class _Known:
-    """What was seen of an app, and said of it."""
+    """What was seen of an app, and logged about it."""
 
     key: str = ""
-    """Key of the release that was registered last, if the app told what it is."""
+    """Key of the release that was registered last, if it is known."""
     app: AppConfig | None = None
     problem: str = ""
 
 
 class AppsFollower:
-    """For `dev`: keeps the functions of apps registered as they are at the moment."""
+    """For `dev`: keeps the current functions of apps registered."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class AppsFollower:
         self._own_ports = own_ports
 
     async def follow(self) -> None:
-        """Look at the apps again and again. Ends only by cancellation."""
+        """Look at the apps again and again, until it is cancelled."""
         async with sync_client() as http:
             while True:
                 if self._discovers:
@@ -149,7 +149,7 @@ class AppsFollower:
             known.problem = ""
 
     async def _is_unchanged(self, known: _Known, synced: Synced) -> bool:
-        """Whether the registry has what the app has told now."""
+        """Whether the registry has what the app has just answered."""
         if known.app is None or not known.key or known.key != _key(synced):
             return False
         return known.app in (await self._follower.refresh()).apps

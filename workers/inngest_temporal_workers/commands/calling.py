@@ -1,6 +1,6 @@
 """`inngest-temporal worker --http`: calls the apps that are served over HTTP.
 
-It may be an ingress, too: what apps report during a call then reaches it without a detour.
+It may be an ingress, too; then apps report steps to it directly.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ class CallingOptions:
     listen: str | None = None
     """HOST:PORT of its ingress."""
     advertise: str | None = None
-    """URL under which other ingresses reach that."""
+    """URL under which other ingresses reach this one."""
     grace: float = 0
-    """Seconds that calls may go on after a stop was asked for."""
+    """Seconds that calls may continue after a stop was requested."""
     retry_interval: float | None = None
 
 
@@ -96,7 +96,7 @@ def _address(options: CallingOptions) -> str | None:
 
 
 def _own_address() -> str:
-    """The address of this machine in its network, as far as it has one."""
+    """The address of this machine in its network, if it has one."""
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing: it only chooses an interface

@@ -78,5 +78,5 @@ async def in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator["async
         yield task
     finally:
         task.cancel()
-        # Its error, if it has one, was for whoever watches the task.
+        # Its error, if it has one, was for the code that watches the task.
         await asyncio.wait({task})

@@ -30,7 +30,7 @@ from .sources import Source
 
 
 class DevServer:
-    """All that `inngest-temporal dev` runs."""
+    """Everything that `inngest-temporal dev` runs."""
 
     def __init__(self, options: DevOptions) -> None:
         self._options = options
@@ -136,7 +136,7 @@ class DevServer:
                 yield asyncio.create_task(process.wait())
 
     async def _announced(self, pipe: IO[bytes]) -> None:
-        """A worker that has published its functions tells them over the pipe, and closes it."""
+        """Wait for the text that a worker writes to the pipe when its functions are published."""
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_read_pipe(

@@ -29,7 +29,7 @@ ANSWER_INTERVAL = 0.02
 
 
 class DevIngress:
-    """All of `dev` that is no child."""
+    """The parts of `dev` that are not children."""
 
     def __init__(self, options: DevOptions, published: "asyncio.Queue[str]") -> None:
         """`published`: what each worker says once it has published its functions."""
@@ -72,7 +72,7 @@ class DevIngress:
 
     async def _call_apps(self, settings: Settings, dispatches: Dispatches) -> None:
         """Run the functions of apps that are served over HTTP."""
-        # A third of a second that the functions of a module need not wait for.
+        # Imported here: it takes a third of a second, for which a module's functions need not wait.
         await imported("inngest_temporal_workers.http.worker")
         from inngest_temporal_workers.http.worker import create_http_worker
 
@@ -87,7 +87,7 @@ class DevIngress:
         await worker.run()
 
     async def _follow_apps(self, client: Client) -> None:
-        """Keep the functions of such apps registered."""
+        """Keep the functions of apps that are served over HTTP registered."""
         from .apps import AppsFollower
 
         options = self._options
@@ -114,7 +114,7 @@ class DevIngress:
             )
 
     async def _tell(self, follower: Follower) -> None:
-        """Whenever functions were published, say so once the ingress knows them."""
+        """Whenever functions were published, print that when the ingress knows them."""
         while True:
             functions = await self._published.get()
             await _read(follower)

@@ -8,15 +8,15 @@ from .processes import url_of
 from .sources import Source
 
 GRACE_SECONDS = 2.0
-"""Time for running steps when the worker is restarted: someone is waiting for it."""
+"""Time for running steps when the worker is restarted: somebody waits for the restart."""
 
 
 @dataclass(frozen=True)
 class DevOptions:
-    """What the command line says."""
+    """The options of the command."""
 
     source: Source | None
-    """None: no worker; start some elsewhere."""
+    """None: `dev` starts no worker."""
     host: str
     port: int
     temporal_port: int
@@ -31,7 +31,7 @@ class DevOptions:
     discovers: bool = False
     """Whether to look for such apps."""
     dashboard: str = "on"
-    """What the ingress serves of it, a `DashboardMode`."""
+    """The ingress's `DashboardMode`."""
 
     @property
     def follows_apps(self) -> bool:

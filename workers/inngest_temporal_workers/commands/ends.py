@@ -1,4 +1,4 @@
-"""Says in `dev` how each run ended, whatever ended it: one line in the log, a moment later."""
+"""Logs in `dev` how each run ended, whatever ended it: one line, a moment later."""
 
 import asyncio
 import logging
@@ -27,7 +27,8 @@ _ENDED = {
 
 
 async def report_ends(client: Client) -> None:
-    """Until it is cancelled. What it can't see because Temporal is away it says nothing of."""
+    """Log the ends of runs until it is cancelled; not those that it misses while Temporal is
+    away."""
     since = datetime.now(UTC)
     told: dict[str, datetime] = {}
     while True:
@@ -46,7 +47,7 @@ async def report_ends(client: Client) -> None:
 
 
 async def _ended(client: Client, since: datetime) -> list[WorkflowExecution]:
-    """Runs that ended since then, in order."""
+    """The runs that have ended since a time, in order."""
     found = [
         run
         async for run in client.list_workflows(f"CloseTime > '{since.isoformat()}'")

@@ -28,7 +28,7 @@ def read_settings(dashboard: str, temporal_ui_url: str) -> Settings:
 
 
 async def run_ingress(settings: Settings, host: str, port: int, stop: asyncio.Event) -> None:
-    """Answer until `stop`. Raises `ProcessError`."""
+    """Serve the ingress until `stop`. Raises `ProcessError`."""
     place = temporal_place()
     listener = listen(host, port, "--port")
     async with serving(create_ingress(await connect(), settings), listener) as server:

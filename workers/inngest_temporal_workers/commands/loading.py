@@ -131,7 +131,7 @@ def _all(module: ModuleType, source: Source) -> list[Function[Any]]:
 
 
 def _items(value: Any) -> list[Any]:
-    """What a list, tuple or dict holds; anything else is itself the only item."""
+    """The items of a list, tuple or dict; any other value is the only item."""
     if isinstance(value, dict):
         return list(value.values())
     return list(value) if isinstance(value, list | tuple) else [value]
@@ -142,7 +142,7 @@ def _is_official(value: object) -> bool:
 
 
 def _official(module: ModuleType, source: Source) -> ModuleError:
-    """For a module whose functions are the official SDK's, whether it meant to or not."""
+    """The error for a module whose functions are the official SDK's, intended or not."""
     for line, name in _rebinding(module):
         return ModuleError(
             f"{source.text}, line {line}: `import {name}` makes `inngest` the official SDK again."

@@ -1,4 +1,4 @@
-"""What our processes log, and how: one format for us, for handlers, and for Temporal's core."""
+"""Logging of our processes: one format for us, for handlers, and for Temporal's core."""
 
 import logging
 import sys

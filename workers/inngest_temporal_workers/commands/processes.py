@@ -1,4 +1,4 @@
-"""What our processes have in common: how they say something, serve HTTP, and stop.
+"""What our processes have in common: printing, serving HTTP, and stopping.
 
 Nothing here imports Temporal's SDK, nor `inngest_temporal`, which take half a second: `dev` starts
 its children before.
@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any
 
 DRAIN_SECONDS = 10
-"""How long requests in progress may take after a stop was asked for."""
+"""How long requests in progress may take after a stop was requested."""
 TWICE_SECONDS = 1.0
 """A second signal sooner than that is the same request: what starts us, such as make, may pass on a
 terminal's."""
@@ -61,12 +61,12 @@ def run_until_stopped(
 
 
 def say(text: str = "", end: str = "\n") -> None:
-    """Print it."""
+    """Print a text at once."""
     print(text, end=end, flush=True)
 
 
 def complain(text: str) -> None:
-    """Print it on standard error."""
+    """Print a text on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -83,7 +83,7 @@ def importing() -> Iterator[None]:
 
 
 async def imported(module: str) -> None:
-    """Import it in a thread: signals and children are attended to meanwhile."""
+    """Import a module in a thread, so that signals and children are handled meanwhile."""
 
     def load() -> None:
         with importing():
@@ -93,7 +93,7 @@ async def imported(module: str) -> None:
 
 
 def interval_of(seconds: float | None) -> timedelta | None:
-    """What `--retry-interval` says, as workers take it."""
+    """The option `--retry-interval` in the form that workers take."""
     return None if seconds is None else timedelta(seconds=seconds)
 
 
@@ -173,6 +173,6 @@ def listen(host: str, port: int, option: str) -> socket.socket:
 
 
 def url_of(host: str, port: int) -> str:
-    """How a browser on this machine reaches a server that listens there."""
+    """The URL under which a browser on this machine reaches a server."""
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"

@@ -1,4 +1,4 @@
-"""`inngest-temporal remove`: makes an app unknown."""
+"""`inngest-temporal remove`: removes an app from the registry."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from .temporal import Waiting, wait_for_temporal
 
 
 async def remove_app(app_id: str, stop: asyncio.Event) -> None:
-    """The command. Raises `ProcessError`."""
+    """Remove an app. Raises `ProcessError`."""
     client = await wait_for_temporal(stop, Waiting())
     if client is None:
         return

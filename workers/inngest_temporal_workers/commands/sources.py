@@ -23,7 +23,7 @@ class Source:
     """Where functions are loaded from."""
 
     text: str
-    """As it was given."""
+    """MODULE as it was written."""
     module: str
     """Dotted name."""
     attribute: str | None
@@ -79,7 +79,7 @@ def _find_module(text: str, name: str, attribute: str | None) -> Source:
 
 
 def no_module(name: str) -> ModuleError:
-    """Says that there is none of that name."""
+    """The error for a module that does not exist."""
     file = Path(*name.split(".")).with_suffix(".py")
     return ModuleError(
         f"There is no module {name!r} (looked in {Path.cwd()} and the installed packages). Run this"

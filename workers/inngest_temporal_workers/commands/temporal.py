@@ -12,21 +12,21 @@ from inngest_temporal.temporal.connection import connect, find_namespace, is_tem
 from .processes import ProcessError, complain, say
 
 RECONNECT_SECONDS = 1.0
-"""Between two attempts to reach Temporal."""
+"""Seconds between two attempts to reach Temporal."""
 QUIET_SECONDS = 0.1
-"""The same where Temporal is just being started."""
+"""Seconds between two attempts while Temporal is being started."""
 
 
 class Waiting:
-    """Says once in a line what a process waits for, and when that is over."""
+    """Prints once what a process waits for, and when that is over."""
 
     def __init__(self, is_quiet: bool = False) -> None:
-        """`is_quiet`: whoever has started this process is starting Temporal, too."""
+        """`is_quiet`: the parent of this process is starting Temporal, too."""
         self._is_quiet = is_quiet
         self._said = ""
 
     def on(self, error: BaseException) -> None:
-        """Something failed that is tried again. Raises `ProcessError` if that can't help."""
+        """Report a failure before trying again. Raises `ProcessError` if that can't help."""
         if not is_temporary(error):
             raise ProcessError(_refusal(error)) from error
         message = _reason(error)
@@ -37,13 +37,13 @@ class Waiting:
         self._said = message
 
     def over(self) -> None:
-        """It works."""
+        """Report that it works now."""
         if self._said:
             say(f"Temporal can be reached now, at {temporal_place()}.")
         self._said = ""
 
     async def pause(self, stop: asyncio.Event) -> None:
-        """Between two attempts."""
+        """Wait between two attempts."""
         with contextlib.suppress(TimeoutError):
             seconds = QUIET_SECONDS if self._is_quiet else RECONNECT_SECONDS
             await asyncio.wait_for(stop.wait(), seconds)
@@ -55,7 +55,7 @@ async def wait_for_temporal(stop: asyncio.Event, waiting: Waiting) -> Client | N
 
     Raises `ProcessError` if Temporal is there and refuses.
     """
-    temporal_place()  # settings that can't be read don't change by waiting
+    temporal_place()  # invalid settings don't become valid by waiting
     while not stop.is_set():
         try:
             client = await connect(lazy=False)

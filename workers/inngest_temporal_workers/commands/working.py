@@ -44,10 +44,10 @@ class WorkerOptions:
     functions: Sequence[Function[Any]]
     task_queue: str | None = None
     grace: float = 0
-    """Seconds that running steps may go on after a stop was asked for."""
+    """Seconds that running steps may continue after a stop was requested."""
     retry_interval: float | None = None
     try_at: str | None = None
-    """URL of an ingress to print a curl for."""
+    """URL of an ingress, for which a curl command is printed."""
     announce: int | None = None
     """For `dev`: a file descriptor that gets what is printed otherwise, at once, and is closed."""
 
@@ -56,10 +56,10 @@ class WorkingProcess:
     """Runs a worker, and another one if Temporal goes away while it starts."""
 
     not_ready: str
-    """Why events reach nothing here at first."""
+    """Why the process is not ready at first."""
 
     def __init__(self, grace: float, is_quiet: bool = False) -> None:
-        """`grace`: seconds that what is executed may go on after a stop was asked for."""
+        """`grace`: seconds that executions may continue after a stop was requested."""
         self._grace = grace
         self._is_quiet = is_quiet
         self._waiting = Waiting(is_quiet)
@@ -67,11 +67,11 @@ class WorkingProcess:
         self._ready = False
 
     def create(self, client: Client) -> Worker:
-        """The worker."""
+        """Create the worker."""
         raise NotImplementedError
 
     async def tell(self, client: Client, worker: Worker) -> None:
-        """Returns once events reach the functions, and says so."""
+        """Wait until events reach the functions, and print that."""
         raise NotImplementedError
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -90,7 +90,7 @@ class WorkingProcess:
                 self._ready = False
 
     async def problem(self) -> str | None:
-        """Why events don't reach this worker, if they don't."""
+        """Why events don't reach this worker; None if they do."""
         if self._client is None or not self._ready:
             return self.not_ready
         try:
@@ -167,7 +167,7 @@ class WorkerProcess(WorkingProcess):
 
 
 async def _until_ingresses_have_looked(client: Client) -> None:
-    """Waits as long as an ingress takes to look at the registry, however busy Temporal is."""
+    """Wait as long as an ingress takes to read the registry, however busy Temporal is."""
     follower = Follower(client)
     for _ in range(LOOKS):
         await asyncio.sleep(POLL_INTERVAL)
