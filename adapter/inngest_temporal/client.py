@@ -1,4 +1,4 @@
-"""The client: who the app is, where its events go, and how its functions are made."""
+"""The client of an app: its settings, sending events, and creating functions."""
 
 import base64
 import datetime
@@ -75,7 +75,7 @@ class Inngest:
         serializer: Serializer | None = None,
         signing_key: str | None = None,
     ) -> None:
-        """Settings that are not given come from Inngest's environment variables.
+        """Settings without an argument come from Inngest's environment variables.
 
         Args:
             api_base_url: Origin of the REST API. Else `INNGEST_API_BASE_URL`, `INNGEST_BASE_URL`,
@@ -128,7 +128,7 @@ class Inngest:
 
     @functools.cached_property
     def _connections(self) -> "Connections":
-        # Importing httpx takes a tenth of a second, which a worker need not spend.
+        # Importing httpx takes a tenth of a second, and a worker does not need it.
         from .sending import Connections
 
         return Connections(self._event_api_origin, self._timeout_seconds)
@@ -140,7 +140,7 @@ class Inngest:
 
     @property
     def event_api_origin(self) -> str:
-        """Where events are sent."""
+        """Origin to which events are sent."""
         return self._event_api_origin
 
     @property
@@ -169,7 +169,7 @@ class Inngest:
         return self._app_version
 
     def add_middleware(self, middleware: UninitializedMiddleware) -> None:
-        """Add middleware after what is there."""
+        """Add middleware after the present one."""
         self.middleware = [*self.middleware, middleware]
 
     def set_logger(self, logger: Logger) -> None:
@@ -268,7 +268,7 @@ class Inngest:
     async def send(
         self, events: Event | list[Event], *, skip_middleware: bool = False
     ) -> list[str]:
-        """Send events in one request; their internal ids, in order.
+        """Send events in one request; returns their internal ids, in order.
 
         Attempts: five, on a transport error or a 5xx reply. All of them carry the same seed, so
         none sends twice.
@@ -282,7 +282,7 @@ class Inngest:
         return await self._send(events, skip_middleware, sender, is_async=True)
 
     def send_sync(self, events: Event | list[Event], *, skip_middleware: bool = False) -> list[str]:
-        """As `send`, blocking. Also raises `AsyncUnsupportedError` if the client has async
+        """Like `send`, but blocking. Also raises `AsyncUnsupportedError` if the client has async
         middleware."""
         sender = self._connections.synchronous()
         return drive(self._send(events, skip_middleware, sender, is_async=False))
@@ -300,7 +300,7 @@ class Inngest:
         middleware = None
         if not skip_middleware:
             middleware = MiddlewareManager.for_client(self, is_async)
-            # What hooks change is sent, and is not to be seen in the caller's own objects.
+            # A copy: what hooks change is sent, but must not change the caller's own objects.
             batch = [_copied(event) for event in batch]
             await middleware.before_send_events(batch)
         if not batch:
@@ -333,7 +333,7 @@ class Inngest:
             "content-type": "application/json",
             "user-agent": version,
             "x-inngest-sdk": version,
-            # Ids derive from it: another attempt at the same request gets the same ones.
+            # Ids derive from it, so another attempt at the same request gets the same ids.
             "x-inngest-event-id-seed": (
                 f"{_now_ms()},{base64.b64encode(secrets.token_bytes(10)).decode()}"
             ),
@@ -354,7 +354,7 @@ class Inngest:
             try:
                 return _url(dev, "INNGEST_DEV", self.is_production)
             except URLInvalidError:
-                pass  # a mere 1 or true
+                pass  # it is not a URL, but a plain 1 or true
         return production if self.is_production else DEV_ORIGIN
 
 

@@ -1,4 +1,4 @@
-"""What routing reads of a function: its triggers, its flow control, and the checks of both.
+"""The configuration of a function, which routing reads: triggers, flow control, and their checks.
 
 A configuration is checked when a worker registers the function. Limits, names and refused
 combinations are those of Inngest's server, which also checks them at registration.
@@ -51,7 +51,7 @@ _LONGEST = datetime.timedelta(milliseconds=LONGEST_MS)
 
 
 def _kind_of_trigger(value: object) -> str | None:
-    """Pydantic's way to know which model a trigger is, so that an error speaks of that one."""
+    """Tells pydantic which model a trigger is, so that an error is about that one."""
     for kind, model in (("cron", TriggerCron), ("event", TriggerEvent)):
         if isinstance(value, model) or (isinstance(value, Mapping) and kind in value):
             return kind
@@ -76,7 +76,7 @@ class FunctionConfig(ConfigModel):
     """App id, a hyphen, and the function's own id."""
     name: str
     triggers: list[Trigger]
-    """May be empty: such a function is only invoked."""
+    """May be empty; then the function is only invoked."""
     batch_events: Annotated[
         Batch | None,
         Field(
@@ -119,7 +119,7 @@ class FunctionConfig(ConfigModel):
         raise PydanticCustomError("list", "{problem}", {"problem": problem})
 
     def to_wire(self) -> dict[str, Any]:
-        """Plain JSON, without what is not configured."""
+        """Plain JSON, without fields that are not set."""
         dumped = self.model_dump(by_alias=True, mode="json")
         return {name: value for name, value in dumped.items() if value is not None}
 
@@ -135,7 +135,7 @@ class FunctionConfig(ConfigModel):
             ) from None
 
 
-# Checks. Each yields the field and what is wrong with it, including what to do.
+# Checks. Each yields the field, what is wrong with it, and what to do.
 
 _Problem = tuple[str, str]
 
@@ -288,7 +288,7 @@ def _check_flow_control(config: FunctionConfig) -> Iterator[_Problem]:
     if (debounce := config.debounce) is not None:
         yield from _check_duration(debounce.period, "debounce.period", 7 * _DAY)
         yield from _check_duration(debounce.timeout, "debounce.timeout")
-        # Inngest takes an empty key for none here, and here only.
+        # As in Inngest, an empty key is no key; for debounces only.
         yield from _check_expression(debounce.key or None, "debounce.key")
     yield from _check_expression(config.idempotency, "idempotency")
     if config.priority is not None:

@@ -1,4 +1,4 @@
-"""What a handler is called with."""
+"""The argument of a handler."""
 
 import logging
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Context:
     """The argument of an async handler."""
 
     attempt: int
-    """Zero-based: how often this step, or this stretch of the handler, was tried before."""
+    """Zero-based: how often this step, or this part of the handler, was tried before."""
     event: Event
     """The event that started the run; the first one of a batch."""
     events: list[Event]
@@ -20,11 +20,11 @@ class Context:
     job_id: str | None
     """Always None: a Temporal worker's tasks have no job id of Inngest's."""
     logger: logging.Logger | logging.LoggerAdapter[logging.Logger]
-    """Silent while finished steps are passed again, so each line is logged once."""
+    """Silent while finished steps are repeated, so that each line is logged once."""
     request_id: str | None
     """Id of this execution of the handler."""
     run_id: str
-    """ULID; the id of the Temporal workflow too."""
+    """ULID, which is also the id of the Temporal workflow."""
     step: Step
 
 

@@ -24,7 +24,7 @@ _MONTH_ENDS = frozenset({28, 29, 30, 31})
 
 @dataclass(frozen=True)
 class Times:
-    """Minutes whose numbers are all among these."""
+    """The minutes whose hour, day and so on are all among these numbers."""
 
     minutes: frozenset[int]
     hours: frozenset[int]
@@ -55,7 +55,7 @@ class Cron:
     every: int | None = None
     """Seconds between two ticks, for `@every`."""
     times: tuple[Times, ...] = ()
-    """In the time zone."""
+    """The times in the time zone."""
 
     def matches(self, moment: datetime) -> bool:
         """Whether clocks in the time zone show a time of the expression at a moment."""
@@ -88,7 +88,7 @@ def _offsets(zone: str, year: int) -> frozenset[int]:
 
 
 def _moved(times: Times, offset: int) -> Iterable[Times]:
-    """The times that clocks in UTC show when those that are `offset` minutes ahead show these."""
+    """These times, shown by clocks that are `offset` minutes ahead of UTC, as times in UTC."""
     for hour, minute in itertools.product(times.hours, times.minutes):
         day, of_day = divmod(hour * 60 + minute - offset, _DAY)
         at_hour, at_minute = divmod(of_day, 60)
@@ -104,7 +104,7 @@ def _moved(times: Times, offset: int) -> Iterable[Times]:
 
 
 def _merged(parts: Iterable[Iterable[Times]]) -> list[Times]:
-    """The same times in few pieces."""
+    """The same times, merged into few parts."""
     hours: dict[tuple[frozenset[int], ...], dict[int, set[int]]] = {}
     for times in itertools.chain.from_iterable(parts):
         by_minute = hours.setdefault((times.days, times.months, times.weekdays), {})
@@ -181,7 +181,7 @@ def parse_cron(cron: str) -> Cron:
 
 
 def _is_any(field: str) -> bool:
-    """Whether a field counts as not restricted: as in robfig/cron `*/2` does not."""
+    """Whether a field counts as unrestricted; as in robfig/cron, `*/2` does not."""
     return any(part in ("*", "?", "*/1", "?/1") for part in field.split(","))
 
 

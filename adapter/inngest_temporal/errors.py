@@ -2,29 +2,29 @@
 
     Error
     ├── NonRetriableError            raised by user code: do not try again
-    ├── RetryAfterError              raised by user code: try again then
+    ├── RetryAfterError              raised by user code: try again at that time
     ├── StepError                    raised at a step whose attempts are used up
     ├── CodedError                   an error whose code is known only where it is raised
     ├── FunctionConfigInvalidError   a function's configuration
     ├── ExpressionError              an expression that can't be compiled, or isn't allowed there
-    ├── EvaluationError              an expression that has no value for the events it was given
+    ├── EvaluationError              an expression that has no value for these events
     │   └── LimitError               the same, as it took too much work
     ├── AsyncUnsupportedError        async code met a function, or a send, that is not async
     ├── EventKeyUnspecifiedError     production mode without an event key
-    ├── URLInvalidError              a setting that must be a URL
+    ├── URLInvalidError              a setting that is not a valid URL
     ├── SendEventsError              the ingress did not accept all events
     ├── BodyInvalidError             JSON from outside, or an event that can't be JSON
-    ├── FunctionNotFoundError        no function of that id
+    ├── FunctionNotFoundError        no function with that id
     ├── RegistryNotReadyError        the registry was not read from Temporal yet
     ├── SdkDeniedError               an app has a version of its SDK that is refused
-    ├── RunNotFoundError             no run of that id
-    ├── RerunRefusedError            a run that can't be run again in that way
+    ├── RunNotFoundError             no run with that id
+    ├── RerunRefusedError            a run that can't be rerun in that way
     ├── VisibilityBusyError          too many lists of runs were asked for at once
-    ├── CursorInvalidError           a place in a list that is none of this list
-    ├── WorkerMissingError           no worker is there to do what the ingress asks for
-    ├── SettingsInvalidError         a variable of the environment has a value that means nothing
+    ├── CursorInvalidError           a cursor that does not belong to this list
+    ├── WorkerMissingError           no worker does what the ingress asks for
+    ├── SettingsInvalidError         an environment variable has an invalid value
     ├── SyncError                    an app that is served over HTTP can't be registered
-    ├── OutputUnserializableError    a step or handler returned what JSON can't hold
+    ├── OutputUnserializableError    a step or handler returned a value that can't be JSON
     ├── OutputTooLargeError          a step or handler returned more than a Temporal payload holds
     ├── StepInvalidError             a handler called a step in a way that can't work
     │   └── StepNestedError          ... inside the body of another step
@@ -33,7 +33,7 @@
 
     Interrupt (BaseException)        stops a handler at a step; not an error
 
-The codes are Inngest's, so what a client or a person reads is what they know.
+The codes are Inngest's, so clients and people know them.
 """
 
 import datetime

@@ -89,7 +89,7 @@ class StepMemos:
         return len(self._memos)
 
     def values(self) -> Iterator[Output]:
-        """Each result."""
+        """All results."""
         return iter(self._memos.values())
 
     def pop(self, hashed_id: str) -> Output | type[EmptySentinel]:
@@ -130,7 +130,7 @@ class Middleware:
         """Change the context or the recorded results before the handler gets them."""
 
     async def before_execution(self) -> None:
-        """Code that was not executed before is about to be; at most once."""
+        """Called at most once, before code that was not executed before."""
 
     async def after_execution(self) -> None:
         """The handler returned or reached a step."""

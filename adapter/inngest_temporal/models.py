@@ -1,4 +1,4 @@
-"""What users hand to and get from the package: events, triggers, flow control.
+"""The models that users pass to the package and get from it: events, triggers, flow control.
 
 Fields, defaults and JSON names are those of the official SDK. Wherever a duration is asked for, an
 int is milliseconds; on the wire it is text in one unit (`90s`, `2h`), so at least one second and
@@ -102,7 +102,7 @@ Duration = Annotated[
 class Model(pydantic.BaseModel):
     """Base of the models: strict types, unknown fields ignored."""
 
-    # NaN is to be refused where JSON is written, not to become null on the way.
+    # NaN must be refused when JSON is written, and not become null before.
     model_config = pydantic.ConfigDict(strict=True, ser_json_inf_nan="constants")
 
     @classmethod
@@ -137,7 +137,7 @@ class ConfigModel(Model):
         cls, data: Any, handler: pydantic.ModelWrapValidatorHandler[Self], info: ValidationInfo
     ) -> Self:
         if info.context is not None:
-            return handler(data)  # part of a whole: who validates that knows where the problem is
+            return handler(data)  # the error of the whole model will name this part
         try:
             return handler(data)
         except pydantic.ValidationError as error:
@@ -149,7 +149,7 @@ class _ExtendedModel(ConfigModel):
     only if they are set."""
 
     _additions: ClassVar[frozenset[str]] = frozenset()
-    """Names of those fields."""
+    """Names of these fields."""
 
     @pydantic.model_serializer(mode="wrap")
     def _as_the_official_one(
@@ -182,7 +182,7 @@ def describe(error: pydantic.ValidationError) -> str:
 
 
 def shown(value: object) -> str:
-    """A value that is not what it should be, for a message: shortened, and with its type."""
+    """An invalid value for a message: shortened, and with its type."""
     text = repr(value)
     if text.startswith(type(value).__name__):
         return text
@@ -267,7 +267,7 @@ class Concurrency(_ExtendedModel):
     key: str | None = None
     """CEL over `event`: one limit per value."""
     limit: int
-    """0: none."""
+    """Maximum number at once; 0: no limit."""
     scope: Literal["account", "env", "fn"] | None = None
     """Who shares the limit; default `fn`."""
     level: Literal["step", "fn"] | None = None
@@ -282,7 +282,7 @@ class Debounce(ConfigModel):
     """CEL over `event`: one wait per value."""
     period: Duration
     timeout: Duration | None = None
-    """Start after that long, even if events keep coming."""
+    """Start after this time, even if events keep coming."""
 
 
 class Priority(ConfigModel):
@@ -310,7 +310,7 @@ class Throttle(ConfigModel):
     limit: int
     period: Duration
     burst: int | None = 1
-    """Starts allowed at once beyond the even spacing."""
+    """Starts that are allowed at once, in addition to the even spacing."""
 
 
 class Checkpointing(ConfigModel):
@@ -351,7 +351,7 @@ class Singleton(ConfigModel):
     key: str | None = None
     """CEL over `event`: one run per value."""
     mode: Literal["skip", "cancel"]
-    """What gives way: the new run (`skip`) or the one that executes (`cancel`)."""
+    """Which run ends: the new one (`skip`) or the one that executes (`cancel`)."""
 
 
 class TriggerEvent(ConfigModel):
@@ -374,7 +374,7 @@ class TriggerCron(ConfigModel):
 
 
 class ParallelMode(enum.Enum):
-    """How `group.parallel` goes on; see there."""
+    """How `group.parallel` continues; see there."""
 
     RACE = "race"
     WAIT = "wait"

@@ -47,7 +47,7 @@ class Timeout:
 
 @dataclass
 class Result:
-    """What a run came to."""
+    """The result of a run."""
 
     status: Status
     output: Any = None
@@ -87,7 +87,7 @@ async def trigger_async(
     *,
     step_stubs: Mapping[str, object] | None = None,
 ) -> Result:
-    """As `trigger`, in a running event loop."""
+    """Like `trigger`, in a running event loop."""
     events = [event] if isinstance(event, Event) else list(event)
     if not events:
         raise ValueError(
@@ -98,7 +98,7 @@ async def trigger_async(
 
 
 def _wire(event: Event) -> dict[str, Any]:
-    """An event as a run would be given it."""
+    """An event in the form in which a run would get it."""
     wire = {"data": {}, **event_to_json(event, "In a test")}
     wire.setdefault("id", str(ULID()))
     wire.setdefault("ts", time.time_ns() // 1_000_000)
@@ -157,7 +157,8 @@ class _Run:
             attempt += 1
 
     def _refusal(self, op: Op) -> ErrorInfo | None:
-        """Why a run would fail at a step, whatever its result."""
+        """The error of a step at which a run would fail, whatever the step's result; None if
+        none."""
         if len(self._memos) >= protocol.MAX_STEPS:
             return protocol.STEPS_EXCEEDED
         ms = op.options.get("duration_ms", op.options.get("timeout_ms", 0))
@@ -201,7 +202,7 @@ class _Run:
         return outcome, Memo(done.data, done.error)
 
     async def send_events(self, seed: str, events: list[dict[str, Any]]) -> list[str]:
-        """What the driver calls for `step.send_event`."""
+        """Called by the driver for `step.send_event`."""
         try:
             for event in events:
                 stamp(event)
@@ -211,7 +212,7 @@ class _Run:
         return [str(ULID()) for _ in events]
 
     async def send_signal(self, seed: str, signal: str, data: Any) -> str | None:
-        """What the driver calls for `step.send_signal`: there is nobody else here."""
+        """Called by the driver for `step.send_signal`; no other run waits for it here."""
         return None
 
 

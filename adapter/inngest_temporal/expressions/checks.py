@@ -57,7 +57,7 @@ def _refuse_unknown(expression: Expression, *, conditional: bool) -> None:
 
 
 def _unknown(node: Node, known: set[str]) -> Iterator[tuple[str, int]]:
-    """Name and position of each variable that is not known."""
+    """Name and position of each unknown variable."""
     path = const_path(node)
     if path is not None and (path[0], *path[1]) in _TYPE_PATHS and path[0] not in known:
         return

@@ -53,16 +53,16 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class WaitCondition:
-    """Where a wait waits, and what is left to check there."""
+    """The mailbox of a wait, and what is left to check there."""
 
     path: str
     """Canonical path of the candidate event, such as `data.orderId`; empty for every event."""
     value: Scalar
     """Canonical value that the candidate must have there; None stands for missing, too."""
     rest: str | None
-    """The condition, if it says more than the equality; None if nothing is left to check."""
+    """The condition, unless it is only the equality; None if nothing is left to check."""
     event: dict[str, Any]
-    """What `rest` needs of the trigger: `compile_expression(rest).matches(event, candidate)`."""
+    """The parts of the trigger for `compile_expression(rest).matches(event, candidate)`."""
 
 
 def split_condition(source: str, event: dict[str, Any]) -> WaitCondition:
@@ -95,7 +95,7 @@ def split_condition(source: str, event: dict[str, Any]) -> WaitCondition:
 
 
 def whole_condition(source: str, event: dict[str, Any]) -> WaitCondition:
-    """A condition that is not split: its wait is in the mailbox of all events of the name."""
+    """A condition that is not split, for the mailbox of all events of the name."""
     return WaitCondition("", None, source, reduce_event(source, event))
 
 
@@ -173,7 +173,7 @@ class _Paths:
 
     read: frozenset[tuple[str, ...]]
     tested: frozenset[tuple[str, ...]]
-    """Paths in `has()`."""
+    """Paths that are arguments of `has()`."""
 
 
 def _paths(node: Node) -> _Paths:
@@ -278,7 +278,7 @@ class _Condition:
     paths: _Paths
     equalities: tuple[_Equality, ...]
     equality_only: bool
-    """It is nothing but an equality."""
+    """Whether the condition is only an equality."""
 
 
 @lru_cache(maxsize=CACHE_SIZE)

@@ -62,7 +62,7 @@ from .values import (
 __all__ = ["Expression", "compile_expression"]
 
 CACHE_SIZE = 2_048
-"""Compiled expressions kept per process."""
+"""Maximum number of compiled expressions that a process keeps."""
 
 Closure: TypeAlias = Callable[[Env], Any]
 

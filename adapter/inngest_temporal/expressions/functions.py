@@ -258,7 +258,7 @@ _PATTERN_PART = re.compile(
 )
 _UNICODE_CLASS = re.compile(r"\\[pP]")
 _MAX_PATTERN_WORK = 180_000
-"""RE2 refuses what would take it longer."""
+"""Work above which RE2 refuses a pattern."""
 
 
 @lru_cache(maxsize=1_024)
@@ -350,13 +350,13 @@ def _whole(value: timedelta, unit: timedelta) -> int:
 @dataclass(frozen=True)
 class BuiltIn:
     call: Callable[..., Any]
-    """Takes the `Env`, the target if it is a method, and the arguments."""
+    """Called with the `Env`, the target if it is a method, and the arguments."""
     arguments: tuple[int, ...]
-    """Numbers of arguments that it takes, the target of a method included."""
+    """The possible numbers of arguments, including the target of a method."""
     plain: bool = True
     method: bool = False
     takes_missing: bool = False
-    """Others are false if an argument is missing."""
+    """Whether it may get a missing argument; other calls are false then."""
 
 
 def _to_bytes(env: Env, value: Any) -> bytes:
@@ -373,7 +373,7 @@ def _moved(name: str, sign: int) -> Callable[..., datetime]:
 
 
 FUNCTIONS: dict[str, BuiltIn] = {
-    # Inngest's
+    # Inngest's functions.
     "lowercase": BuiltIn(_of_text("lowercase", str.lower), (1,)),
     "uppercase": BuiltIn(_of_text("uppercase", str.upper), (1,)),
     "b64decode": BuiltIn(_b64decode, (1,)),
@@ -382,7 +382,7 @@ FUNCTIONS: dict[str, BuiltIn] = {
     "now": BuiltIn(_now, (0,)),
     "now_plus": BuiltIn(_moved("now_plus", 1), (1,)),
     "now_minus": BuiltIn(_moved("now_minus", -1), (1,)),
-    # CEL's
+    # CEL's functions.
     "size": BuiltIn(_size, (1,), method=True, takes_missing=True),
     "int": BuiltIn(_to_int, (1,)),
     "uint": BuiltIn(partial(_to_int, unsigned=True), (1,)),

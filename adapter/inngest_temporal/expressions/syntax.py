@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from inngest_temporal.errors import ExpressionError
 
 MAX_LENGTH = 8_192
-"""Characters in one expression."""
+"""Maximum number of characters of one expression."""
 MAX_DEPTH = 32
 """Levels of nesting, counting `a + b + c` and `a.b.c` as one level per operator: the parser's own
 limit."""

@@ -118,7 +118,7 @@ def is_number(value: Any) -> bool:
 
 
 def truthy(value: Any) -> bool:
-    """JavaScript's idea of it, with one addition: missing is falsy. Lists and maps are truthy even
+    """Truth as in JavaScript; in addition, missing is falsy. Lists and maps are truthy even
     when empty."""
     if isinstance(value, (int, float, str, bytes)):
         return bool(value)
@@ -374,7 +374,7 @@ def plain(env: Env, value: Any) -> Any:
         case _Missing():
             return False
         case int():
-            spend(env, value.bit_length() >> 5)  # writing a long one takes long
+            spend(env, value.bit_length() >> 5)  # writing a long integer takes long
             return int(value)
         case dict():
             spend(env, 1 + len(value))

@@ -40,7 +40,7 @@ def read_url(text: str) -> str:
         return app_url(text if "://" in text else f"http://{text}")
     except BodyInvalidError:
         raise ProcessError(
-            f"{text} is no address of an app. Write it as in http://localhost:3000/api/inngest."
+            f"{text} is not the address of an app. Write it like http://localhost:3000/api/inngest."
         ) from None
 
 
