@@ -74,7 +74,7 @@ async def compare(report: Report, client: Client, port: int, pid: int) -> None:
     cpu: list[float] = []
 
     async def ours() -> float:
-        # Connected anew each turn: a server closes connections that are idle through the other
+        # Connected again each turn: a server closes connections that are idle through the other
         # side's.
         async with Sender(port, AT_ONCE) as sender:
 

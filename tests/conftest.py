@@ -148,7 +148,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
-    """End the process if something does not: pytest-xdist goes on with another one."""
+    """End the process if something does not: pytest-xdist continues with another one."""
     faulthandler.dump_traceback_later(TEARDOWN_SECONDS, exit=True, file=item.config.stash[_stderr])
     try:
         return (yield)

@@ -8,7 +8,7 @@
     ├── FunctionConfigInvalidError   a function's configuration
     ├── ExpressionError              an expression that can't be compiled, or isn't allowed there
     ├── EvaluationError              an expression that has no value for these events
-    │   └── LimitError               the same, as it took too much work
+    │   └── LimitError               ... because it took too much work
     ├── AsyncUnsupportedError        async code met a function, or a send, that is not async
     ├── EventKeyUnspecifiedError     production mode without an event key
     ├── URLInvalidError              a setting that is not a valid URL
@@ -67,7 +67,7 @@ class Error(Exception):
 
     code: ErrorCode = ErrorCode.UNKNOWN
     include_stack: bool = True
-    """Whether the stack helps a reader; false where it would show only our own frames."""
+    """Whether the stack helps a reader; false if it would show only our own frames."""
     is_retriable: bool = True
 
     @property
@@ -92,7 +92,7 @@ class NonRetriableError(Error):
     code = ErrorCode.NON_RETRIABLE_ERROR
     is_retriable = False
     _recorded_stack: str | None = None
-    """Where a step raised it, when it is raised again at that step."""
+    """The stack of a step that raised it, if it is raised again at that step."""
 
     def __init__(self, message: str | None = None, quiet: bool = False) -> None:
         """`quiet`: don't log it."""
@@ -162,7 +162,7 @@ class FunctionConfigInvalidError(Error):
 
 
 class ExpressionError(Error, ValueError):
-    """An expression that can't be compiled or isn't allowed where it stands.
+    """An expression that can't be compiled, or isn't allowed in its place.
 
     `position` is the offset in `source`, in characters; `message` says what is wrong and what to
     do.
@@ -191,7 +191,7 @@ class ExpressionError(Error, ValueError):
 
 
 class EvaluationError(Error, ValueError):
-    """An expression that has no value for the events it was given."""
+    """An expression that has no value for these events."""
 
     is_retriable = False
 
@@ -244,13 +244,13 @@ class SendEventsError(Error):
 
 
 class BodyInvalidError(Error):
-    """A body is not what it should be."""
+    """A body is invalid; the message says why."""
 
     code = ErrorCode.BODY_INVALID
 
 
 class FunctionNotFoundError(Error):
-    """There is no function of that id."""
+    """There is no function with that id."""
 
     code = ErrorCode.FUNCTION_NOT_FOUND
 
@@ -263,7 +263,7 @@ class RegistryNotReadyError(Error):
 
 
 class RunNotFoundError(Error):
-    """There is no run of that id, or Temporal does not keep its history any more."""
+    """There is no run with that id, or Temporal does not keep it any more."""
 
     def __init__(self, run_id: str) -> None:
         super().__init__(
@@ -273,7 +273,7 @@ class RunNotFoundError(Error):
 
 
 class RerunRefusedError(Error):
-    """A run can't be run again in that way; the message says why, and what can be done."""
+    """A run can't be rerun in that way; the message says why, and what can be done."""
 
     code = ErrorCode.BODY_INVALID
 
@@ -302,11 +302,11 @@ class CursorInvalidError(Error):
 
 
 class WorkerMissingError(Error):
-    """No worker is there to do what the ingress asks for; the message says which one to start."""
+    """No worker does what the ingress asks for; the message says which one to start."""
 
 
 class SettingsInvalidError(Error):
-    """A variable of the environment has a value that means nothing; the message says which one."""
+    """An environment variable has an invalid value; the message says which one."""
 
 
 class SyncError(Error):
@@ -315,7 +315,7 @@ class SyncError(Error):
 
 
 class OutputUnserializableError(Error):
-    """A step or a handler returned what JSON can't hold. Another attempt would, too."""
+    """A step or a handler returned a value that can't be JSON. Another attempt would, too."""
 
     code = ErrorCode.OUTPUT_UNSERIALIZABLE
     is_retriable = False
@@ -327,10 +327,10 @@ class OutputTooLargeError(Error):
 
     is_retriable = False
 
-    def __init__(self, what: str, size: int, limit: int) -> None:
-        """`size` and `limit` in bytes of compact JSON."""
+    def __init__(self, output: str, size: int, limit: int) -> None:
+        """`output` names it, for the message; `size` and `limit` are bytes of compact JSON."""
         super().__init__(
-            f"{what} is over the limit: {size} bytes, at most {limit}. Return a reference to it"
+            f"{output} is over the limit: {size} bytes, at most {limit}. Return a reference to it"
             " instead."
         )
 
@@ -375,14 +375,14 @@ class UnstubbedStepError(Error):
 
 
 class Interrupt(BaseException):
-    """Stops a handler at a step that can't go on now.
+    """Stops a handler at a step that can't continue now.
 
     Not an `Exception`, so `except Exception` in user code lets it through.
     """
 
 
 def text_of(error: BaseException) -> str:
-    """What an error says; its type if it says nothing."""
+    """The text of an error, or its type if it has none."""
     return str(error) or type(error).__name__
 
 
@@ -400,7 +400,7 @@ def _moment(when: int | datetime.timedelta | datetime.datetime) -> datetime.date
         if isinstance(when, datetime.timedelta):
             return now + when
     except (OverflowError, ValueError, OSError):
-        # Further away than dates reach; the delay is clamped to a day in any case.
+        # It is later than dates can be; the delay is clamped to a day anyway.
         if isinstance(when, datetime.datetime):
             is_past = when.year < now.year
         elif isinstance(when, datetime.timedelta):

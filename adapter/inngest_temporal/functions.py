@@ -24,28 +24,28 @@ T = TypeVar("T")
 FunctionHandlerAsync: TypeAlias = Callable[[Context], Awaitable[T]]
 FunctionHandlerSync: TypeAlias = Callable[[ContextSync], T]
 MiddlewareFactory: TypeAlias = Callable[..., Any]
-"""An `UninitializedMiddleware`, which is typed where middleware is: that module knows this one."""
+"""An `UninitializedMiddleware`. Its type is in the module of middleware, which imports this one."""
 
 
 class App(Protocol):
-    """What functions and middleware know of their client: `Inngest` is one."""
+    """The interface of a client to functions and middleware; `Inngest` implements it."""
 
     app_id: str
     logger: Logger
 
     @property
     def app_version(self) -> str | None:
-        """For people; None if it is not given."""
+        """The app's version, for people; None if it was not given."""
         ...
 
     @property
     def middleware(self) -> Sequence[MiddlewareFactory]:
-        """For every function and every send."""
+        """Middleware for every function and every send."""
         ...
 
     @property
     def serializer(self) -> Serializer | None:
-        """Used with `output_type`."""
+        """The serializer for values with an `output_type`."""
         ...
 
     async def send(
@@ -79,7 +79,7 @@ class FunctionPart:
     output_type: object
     client: App
     middleware: Sequence[MiddlewareFactory]
-    """The function's own; the client's comes before it."""
+    """The function's own middleware; that of the client comes before it."""
     checkpointing: Checkpointing | None
     """None: each step has an execution of its own."""
     function: "Function[Any]"
@@ -101,9 +101,9 @@ class Function(Invocable[T]):
         checkpointing: Checkpointing | None,
         config: Mapping[str, Any],
     ) -> None:
-        """`config`: the other fields of `FunctionConfig`, as the user gave them.
+        """`config` has the other fields of `FunctionConfig`, as the user passed them.
 
-        Raises `FunctionConfigInvalidError` if a handler is no function, or `on_failure` is not of
+        Raises `FunctionConfigInvalidError` if a handler is not a function, or `on_failure` not of
         the handler's kind.
         """
         if not isinstance(fn_id, str) or not fn_id:
@@ -144,12 +144,12 @@ class Function(Invocable[T]):
 
     @property
     def name(self) -> str:
-        """For people; the local id unless given."""
+        """The name for people; by default the local id."""
         return self._name
 
     @property
     def on_failure_fn_id(self) -> str | None:
-        """Full id of the function that `on_failure` is."""
+        """Full id of the function for `on_failure`."""
         return None if self._on_failure is None else f"{self.id}-failure"
 
     @property
@@ -191,7 +191,7 @@ class Function(Invocable[T]):
         return FunctionConfigs(main, failure)
 
     def parts(self) -> list[FunctionPart]:
-        """All that a worker must run for this function: its handler and, if given, `on_failure`.
+        """The parts that a worker must run: the handler and, if there is one, `on_failure`.
 
         Raises `FunctionConfigInvalidError`, which lists every problem.
         """
@@ -261,7 +261,7 @@ def _check_arguments(handler: Callable[..., Any], where: str) -> None:
 
 
 def _not_awaitable(handler: Callable[[Any], Any], function_id: str) -> Callable[[Any], Any]:
-    """A handler that is not async, refusing to return what would have to be awaited."""
+    """A handler that is not async, with a check that it does not return an awaitable."""
 
     @functools.wraps(handler)
     def call(ctx: Any) -> Any:

@@ -27,7 +27,7 @@ STACK = "user_stack"
 the message ends; or None."""
 
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
-"""Control characters besides the tabulator, and what else ends a line."""
+"""Control characters except the tabulator, and other characters that end a line."""
 
 _METHODS = frozenset(
     {"critical", "debug", "error", "exception", "fatal", "info", "log", "warn", "warning"}
@@ -35,7 +35,7 @@ _METHODS = frozenset(
 
 
 class FilteredLogger(_Base):
-    """Drops what is logged until `enable()`: a handler is executed many times, its lines should
+    """Drops log lines until `enable()`: a handler is executed many times, and its lines should
     appear once.
 
     Lines carry what `context` returns as they are logged. Everything else is the wrapped logger's.
@@ -61,7 +61,7 @@ class FilteredLogger(_Base):
 
 
 def with_context(logger: Logger, context: Mapping[str, str]) -> Logger:
-    """A logger whose records have that `inngest` attribute. One that is not the standard library's
+    """A logger whose records have this `inngest` attribute. One that is not the standard library's
     is returned as it is."""
     if not isinstance(logger, logging.Logger | logging.LoggerAdapter):
         return logger
@@ -106,11 +106,11 @@ class TextFormatter(logging.Formatter):
         record.where = f" [{words}]" if words else ""
         stack = getattr(record, STACK, None)
         line = super().format(record)
-        # Its lines are indented: what a message holds must not look like a line of ours.
+        # Lines of a traceback are indented, so that they can't look like lines of the log.
         return line if not stack else line + "\n" + textwrap.indent(_printable(stack), "  ")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Without control characters: what a stranger sent must not forge lines or colours."""
+        """The line without control characters, by which a stranger could forge lines or colours."""
         record.message = _without_stack(record)
         return _escaped(super().formatMessage(record))
 

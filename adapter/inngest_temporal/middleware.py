@@ -113,7 +113,7 @@ def _output(raw: object) -> Output:
 
 
 class Middleware:
-    """Base of a middleware with async hooks; constructed anew for each execution and each
+    """Base of a middleware with async hooks; one is created for each execution and each
     `client.send`."""
 
     def __init__(self, client: App, raw_request: object) -> None:

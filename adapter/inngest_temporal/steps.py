@@ -302,13 +302,13 @@ class Step:
             options["timeout_ms"] = self._milliseconds(step_id, "timeout", timeout)
         return await self._runner.step(protocol.INVOKE, step_id, options, output_type=output_type)
 
-    def _milliseconds(self, step_id: str, what: str, duration: int | datetime.timedelta) -> int:
+    def _milliseconds(self, step_id: str, name: str, duration: int | datetime.timedelta) -> int:
         try:
             return milliseconds(duration)
         except TypeError:
             raise self._invalid(
                 step_id,
-                f"{what} takes milliseconds (int) or a datetime.timedelta, not {shown(duration)}.",
+                f"{name} takes milliseconds (int) or a datetime.timedelta, not {shown(duration)}.",
             ) from None
 
     def _signal_name(self, step_id: str, signal: str) -> str:

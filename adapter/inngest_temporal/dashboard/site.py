@@ -311,12 +311,12 @@ def _problem(error: Exception) -> PageError | None:
     return PageError(status, title, text + ".")
 
 
-def read_json(text: str, what: str) -> Any:
+def read_json(text: str, field: str) -> Any:
     """Decode JSON that a person has typed. Raises `BodyInvalidError`."""
     try:
         return json.loads(text or "{}", parse_constant=_no_constant)
     except ValueError as error:
-        raise BodyInvalidError(f"{what} is no JSON: {error}") from None
+        raise BodyInvalidError(f"{field} is not JSON: {error}") from None
 
 
 def _no_constant(name: str) -> None:

@@ -681,11 +681,11 @@ class Execution:
         self._branches.tasks.add(task)
         return task
 
-    def _encode(self, value: object, output_type: object, what: str) -> Any:
+    def _encode(self, value: object, output_type: object, name: str) -> Any:
         """A value as JSON. If there is middleware, which may encode any value, the result of the
         serializer is left as it is."""
         return serialize(
-            self.client.serializer, value, output_type, what, raw=not self._hooks.is_empty
+            self.client.serializer, value, output_type, name, raw=not self._hooks.is_empty
         )
 
     def _decode(self, value: Any, output_type: object) -> Any:

@@ -43,23 +43,23 @@ from .replies import ReplyError, envelope, ulid, v1_error
 SKEW_MS = 5_000
 """Allowed clock skew of a sender."""
 VISIBILITY_SECONDS = 3.0
-"""How long visibility may take to list a run that was started: a batch operation lists once, so one
-that means the latest runs begins so much later."""
+"""How long visibility may take to list a new run. A batch operation lists once, so a cancellation
+of the latest runs begins later by this time."""
 MAX_LISTED = 100
 MAX_EXAMINED = 5_000
 """Maximum number of runs for which an `if` is evaluated: each is a call to Temporal, and the sender
 waits."""
 MAX_MATCHING = 1_000
-"""Maximum number of runs that an `if` may choose: Temporal's limit of a batch operation that is
-given a list."""
+"""Maximum number of runs that an `if` may match: Temporal's limit of a batch operation that gets
+a list."""
 CONCURRENCY = 20
-"""Events of runs that one request reads at the same time."""
+"""Maximum number of runs whose events one request reads at once."""
 IDENTITY = "inngest-temporal"
 
 _STATUS = {
     BatchOperationState.BATCH_OPERATION_STATE_RUNNING: "Running",
     BatchOperationState.BATCH_OPERATION_STATE_COMPLETED: "Completed",
-    # What Temporal says of one that was stopped. Nothing else ends one before its time: single runs
+    # Temporal's state of an operation that was stopped. Nothing else ends one early: single runs
     # that can't be cancelled are only counted.
     BatchOperationState.BATCH_OPERATION_STATE_FAILED: "Cancelled",
 }
@@ -81,7 +81,7 @@ class Cancellation:
 
     @property
     def query(self) -> str:
-        """Finds its runs in visibility, as far as they run."""
+        """The query for its runs that are still running."""
         query = f"WorkflowType = {quoted(self.function_id)} AND ExecutionStatus = 'Running'"
         query += f" AND StartTime <= '{rfc3339_of(self.started_before_ms)}'"
         if self.started_after_ms is not None:

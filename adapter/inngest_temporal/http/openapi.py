@@ -67,7 +67,7 @@ _SIGNAL = {"type": "object", "required": ["signal"], "properties": {"signal": _T
 
 @dataclass(frozen=True)
 class Described:
-    """What a plain route's docstring does not say."""
+    """The parts of a plain route's description that are not in its docstring."""
 
     tag: str
     ok: dict[str, Any] | None = field(default_factory=lambda: _ENVELOPE)
@@ -119,7 +119,7 @@ DESCRIBED = {
     "DELETE /v1/cancellations/{id}": Described("v1", None, _RUN_API),
     "POST /v1/signals": Described("v1", _ENVELOPE, _RUN_API, _SIGNAL),
 }
-"""By method and path, of every plain route."""
+"""Method and path of every plain route -> its description."""
 
 
 def described_routes(app: FastAPI) -> list[Route]:

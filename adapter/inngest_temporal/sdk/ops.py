@@ -109,7 +109,7 @@ def invoke_of(wire: Mapping[str, Any], now_ms: int) -> Op:
     given = payload if isinstance(payload, Mapping) else {}
     data, v = given.get("data"), given.get("v")
     if not isinstance(data, Mapping | None):
-        raise _invalid(wire, "invokes with data that is no object")
+        raise _invalid(wire, "invokes with data that is not an object")
     sent: dict[str, Any] = {"data": data or {}}
     if isinstance(v, str) and v:
         sent["v"] = v
@@ -210,5 +210,5 @@ def _or(value: Any, otherwise: str) -> str:
     return value if isinstance(value, str) and value else otherwise
 
 
-def _invalid(wire: Mapping[str, Any], what: str) -> BodyInvalidError:
-    return BodyInvalidError(f'step "{step_of(wire).name}" {what}')
+def _invalid(wire: Mapping[str, Any], problem: str) -> BodyInvalidError:
+    return BodyInvalidError(f'step "{step_of(wire).name}" {problem}')

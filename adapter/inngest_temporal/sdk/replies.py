@@ -194,7 +194,7 @@ class _Reader:
         if isinstance(wires, Mapping):
             wires = [wires]
         if not isinstance(wires, list):
-            raise BodyInvalidError("The reply is no list of operations.")
+            raise BodyInvalidError("The reply is not a list of operations.")
         if len(wires) > MAX_STEPS:
             self._failed = replace(STEPS_EXCEEDED, retriable=False)
             return
@@ -359,7 +359,7 @@ def _opcode(wire: Any) -> str:
     """The operation's name in lower case. Raises `BodyInvalidError`."""
     opcode = wire.get("op") if isinstance(wire, Mapping) else None
     if not isinstance(opcode, str):
-        raise BodyInvalidError("The reply has something that is no operation.")
+        raise BodyInvalidError("The reply has an item that is not an operation.")
     return opcode.lower()
 
 
@@ -382,14 +382,14 @@ def _ns(value: Any) -> int:
     return value if isinstance(value, int) and 0 <= value < 2**62 else 0
 
 
-def _too_large(value: Any, body: bytes, what: str) -> ErrorInfo | None:
+def _too_large(value: Any, body: bytes, output: str) -> ErrorInfo | None:
     """The error of a value in `body` that is too large to be stored; None if it is not."""
     if len(body) * _MOST_ESCAPED <= MAX_OUTPUT_BYTES:
         return None
     size = json_size(value)
     if size <= MAX_OUTPUT_BYTES:
         return None
-    return error_info(OutputTooLargeError(what, size, MAX_OUTPUT_BYTES))
+    return error_info(OutputTooLargeError(output, size, MAX_OUTPUT_BYTES))
 
 
 def _never_again(reply: Reply) -> bool:

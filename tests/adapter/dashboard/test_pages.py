@@ -181,7 +181,7 @@ async def test_bad_forms_are_answered_with_what_is_wrong(client: Client) -> None
     async with browser(client) as http:
         for path, data, said in [
             ("/events", {"name": "", "data": "{}"}, "name"),
-            ("/events", {"name": "a", "data": "{"}, "Data is no JSON"),
+            ("/events", {"name": "a", "data": "{"}, "Data is not JSON"),
             ("/events", {"name": "a", "data": "[1]"}, "data"),
             ("/events", {"name": "a", "data": '{"a": NaN}'}, "NaN"),
             ("/runs", {"action": "cancel"}, "No run was chosen"),

@@ -221,7 +221,7 @@ async def test_the_largest_event_fits_together_with_its_failure(client: Client) 
 
 
 async def test_gates_that_nobody_answers_hold_up_no_other_function(client: Client) -> None:
-    """A rate limit waits for a worker of the system queue, and here is none."""
+    """A rate limit waits for a worker of the system queue, and there is none here."""
     source = functions("shop", plain="shop/order")
     limited = FunctionConfig(
         id="shop-limited",
