@@ -169,12 +169,13 @@ async def test_a_step_of_a_killed_worker_is_executed_by_another_and_finished_ste
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("sleeps", [False, True], ids=["at once", "after a sleep"])
 async def test_a_handler_that_kills_its_process_is_an_attempt(
-    client: Client, processes: Processes
+    client: Client, processes: Processes, sleeps: bool
 ) -> None:
     workers = [processes.worker()]
     async with app_of(client) as app:
-        run = app.run_of(chaos.deadly, await app.send("chaos/deadly"))
+        run = app.run_of(chaos.deadly, await app.send("chaos/deadly", {"sleeps": sleeps}))
         result = asyncio.ensure_future(run.result())
         while not result.done():
             if workers[-1].poll() is not None:

@@ -83,6 +83,8 @@ async def long(ctx: inngest.Context) -> list[str]:
 )
 async def deadly(ctx: inngest.Context) -> int:
     """Takes its process with it, outside any step, in its first attempt."""
+    if ctx.event.data.get("sleeps"):
+        await ctx.step.sleep("sleep", 1_000)
     note("deadly", ctx.run_id, ctx.attempt)
     if ctx.attempt == 0:
         os._exit(9)

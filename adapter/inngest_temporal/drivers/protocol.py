@@ -168,6 +168,9 @@ class ExecutionRequest:
     to execute that. It is asked what it needs instead, and answers with the request."""
     task_ms: int = 0
     """Inside a workflow task: when that began, by Temporal's clock."""
+    woken_ms: int | None = None
+    """Inside a workflow task other than a run's first: when that happened because of which the run
+    goes on, by Temporal's clock."""
     alone: bool = True
     """Whether nothing else of the run is under way, so that a chain of steps may be executed."""
     begun: Op | None = None

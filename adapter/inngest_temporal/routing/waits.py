@@ -85,6 +85,8 @@ class Delivery:
     event: dict[str, Any]
     waits: list[str] = field(default_factory=list)
     """In a signal to a run: the ids of its waits that the event matches."""
+    at_ms: int = 0
+    """In a signal to a run: when its mailbox had the event, by Temporal's clock."""
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,14 @@ from inngest_temporal_workers.runs.hearing import with_listeners
 from tests.harness import TRIGGER, kinds, new_client, registered, running
 
 
-def sleeper() -> inngest.Function[Any]:
+def worker() -> inngest.Function[Any]:
     """It ends in a regular activity."""
 
-    @new_client().create_function(fn_id="sleeper", trigger=TRIGGER)
-    async def sleeper(ctx: inngest.Context) -> str:
-        await ctx.step.sleep("nap", 1)
-        return "ended"
+    @new_client().create_function(fn_id="worker", trigger=TRIGGER, checkpointing=False)
+    async def worker(ctx: inngest.Context) -> str:
+        return await ctx.step.run("step", lambda: "ended")
 
-    return sleeper
+    return worker
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,7 @@ async def test_a_run_ends_without_a_call_if_nobody_listened_a_moment_ago(
     client: Client, monkeypatch: pytest.MonkeyPatch, believed: float, calls: str
 ) -> None:
     monkeypatch.setattr(workflow, "UNHEARD_SECONDS", believed)
-    fn = sleeper()
+    fn = worker()
     async with running(client, fn) as app:
         run = app.run_of(fn, await app.send("test/event"))
         assert await run.result() == "ended"
@@ -51,7 +50,7 @@ async def test_replay_sees_a_later_clock_and_ends_the_run_all_the_same_if_a_call
 ) -> None:
     """What is too old stays so; and what ended the run at once had no call that could make its
     workflow task longer."""
-    fn = sleeper()
+    fn = worker()
     monkeypatch.setattr(workflow, "UNHEARD_SECONDS", 0.0)
     async with running(client, fn) as app:
         run = app.run_of(fn, await app.send("test/event"))
@@ -67,7 +66,7 @@ async def test_replay_sees_a_later_clock_and_ends_the_run_all_the_same_if_a_call
 async def test_a_wait_for_the_end_of_a_run_hears_of_one_that_ends_in_an_activity(
     client: Client,
 ) -> None:
-    fn = sleeper()
+    fn = worker()
 
     @new_client().create_function(
         fn_id="waits", trigger=inngest.TriggerEvent(event="test/wait"), retries=0
@@ -103,7 +102,7 @@ async def test_an_answer_is_not_lost_when_its_worker_stops_while_it_looks_for_li
 async def test_the_first_wait_for_the_ends_of_runs_begins_when_nobody_believes_otherwise(
     client: Client,
 ) -> None:
-    fn = sleeper()
+    fn = worker()
     async with running(client, fn):
         begun = time.monotonic()
         await Waits(client).register(

@@ -794,7 +794,7 @@ async def test_a_run_ends_although_temporal_refuses_what_its_end_starts(
             monkeypatch.setattr(WorkflowHandle, "signal", refuse_signal)
             with caplog.at_level(logging.ERROR):
                 invoker = Invoker("run", "step")
-                await ActivityEnvironment().run(activities._tell, invoker, {"data": 1})
+                await ActivityEnvironment().run(activities._tell, invoker, {"data": 1}, 0)
     assert [record for record in caplog.records if "Temporal refuses" in record.message]
 
 

@@ -39,9 +39,7 @@ class SystemActivities:
             handle, waits = self.client.get_workflow_handle(run), matching[run]
             if cancels(waits):
                 return await fails_as_gone(handle.cancel())
-            return await fails_as_gone(
-                handle.signal("event", vars(Delivery(delivery.id, delivery.event, waits)))
-            )
+            return await fails_as_gone(handle.signal("event", vars(replace(delivery, waits=waits))))
 
         gone = await map_concurrently(matching, resume, CONCURRENCY)
         for run, is_lost in zip(matching, gone, strict=True):
@@ -99,7 +97,9 @@ class SystemActivities:
         """Do nothing. Calling a regular activity ends the workflow task."""
 
     @activity.defn(name="inngest.send_signal")
-    async def send_signal(self, holder: signals.Claim, signal: str, data: Any) -> bool:
+    async def send_signal(self, holder: signals.Claim, signal: str, data: Any, at_ms: int) -> bool:
         """Send a signal to the run that waits for it; False if that run is gone."""
         handle = self.client.get_workflow_handle(holder.run)
-        return not await fails_as_gone(handle.signal("signal", args=[holder.step, signal, data]))
+        return not await fails_as_gone(
+            handle.signal("signal", args=[holder.step, signal, data, at_ms])
+        )

@@ -143,6 +143,11 @@ class Entity:
     def now_ms(self) -> int:
         return self.clock.now_ms
 
+    @property
+    def task_ms(self) -> int:
+        """When the workflow task began. It must decide nothing: replay may see another time."""
+        return workflow.time_ns() // 1_000_000
+
     def asked(self, sent_ms: int) -> None:
         """Called first in the handler of each update, which may change when something is due."""
         self._calls.new_task()
@@ -233,8 +238,7 @@ class Entity:
         else:
             # Replay compares only the numbers of timers, so their length may depend on the task's
             # clock. The entity's own clock is ahead if the clock of one sender was.
-            task_ms = workflow.time_ns() // 1_000_000
-            self._alarm.set(due, min(due - self.now_ms, due - task_ms))
+            self._alarm.set(due, min(due - self.now_ms, due - self.task_ms))
 
     @property
     def is_long(self) -> bool:

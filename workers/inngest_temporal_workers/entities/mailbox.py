@@ -12,6 +12,7 @@ runs are gone.
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -132,10 +133,10 @@ class MailboxWorkflow(Entity):
             if self._work > MAX_TASK_WORK:
                 self._work = 0
                 await self.end_task()
-        runs = list(matching)
+        runs, told = list(matching), replace(delivery, at_ms=self.task_ms)
         for start in range(0, len(runs), CHUNK):
             part = {run: matching[run] for run in runs[start : start + CHUNK]}
-            gone = set(await self.call("inngest.resume", [part, vars(delivery)], list[str]))
+            gone = set(await self.call("inngest.resume", [part, vars(told)], list[str]))
             for run, ids in part.items():
                 # A `cancel` entry is registered before its run is started. So it stays even if
                 # the run is not there.

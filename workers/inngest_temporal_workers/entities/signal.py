@@ -83,7 +83,9 @@ class SignalWorkflow(Entity):
             if holder is None or holder.expires_ms <= sent_ms:
                 return None
             signal = workflow.info().workflow_id.removeprefix(names.signal_id(""))
-            found = await self.call("inngest.send_signal", [holder, signal, data], bool)
+            found = await self.call(
+                "inngest.send_signal", [holder, signal, data, self.task_ms], bool
+            )
             self._hold(None)
             self.stir()
             return holder.run if found else None

@@ -187,7 +187,7 @@ class RunActivities:
             return {}  # as in Inngest, nobody is told
         for invoker in [] if input.invoker is None else [input.invoker, *input.more_invokers]:
             answer = _answer(arguments["status"], result, info.workflow_type)
-            await self._tell(invoker, answer)
+            await self._tell(invoker, answer, arguments["ts"])
         error = protocol.memo_from_json(result).error
         lifecycle = events.ended(
             info.workflow_type,
@@ -212,10 +212,10 @@ class RunActivities:
             )
         return {}
 
-    async def _tell(self, invoker: Invoker, answer: dict[str, Any]) -> None:
+    async def _tell(self, invoker: Invoker, answer: dict[str, Any], at_ms: int) -> None:
         try:
             await self.client.get_workflow_handle(invoker.workflow_id).signal(
-                "invoked", args=[invoker.step, answer]
+                "invoked", args=[invoker.step, answer, at_ms]
             )
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:

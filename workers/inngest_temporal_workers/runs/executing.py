@@ -57,9 +57,15 @@ class Executing:
         self._memory = memory
         self._calls = calls
         self._looked = False
-        """Whether the first execution, which may be local, has taken place."""
+        """Whether the first execution has taken place."""
+        self._woken_ms: int | None = None
         self.under_way: set[asyncio.Task[Any]] = set()
         """Activities with user code that a lock counts."""
+
+    def woke(self, at_ms: int) -> None:
+        """Say that the run goes on because of something that happened then, by Temporal's clock. So
+        the next execution may be local."""
+        self._woken_ms = at_ms if self._woken_ms is None else min(self._woken_ms, at_ms)
 
     async def execute(self, request: ExecutionRequest, target: Op | None) -> Progress:
         """Execute the handler once. An execution that did not reach user code is repeated, and does
@@ -98,9 +104,10 @@ class Executing:
         return replace(request, events=memory.events, memos=list(memory.memos))
 
     async def _executed(self, request: ExecutionRequest, target: Op | None) -> Progress:
-        if self._may_be_local(request):
+        woken_ms, self._woken_ms = self._woken_ms, None
+        if self._may_be_local(request, woken_ms):
             try:
-                asked = to_wire(replace(request, task_ms=now_ms()))
+                asked = to_wire(replace(request, task_ms=now_ms(), woken_ms=woken_ms))
                 return from_wire(
                     Progress, await self._calls.call_locally("inngest.execute", [asked], dict)
                 )
@@ -118,15 +125,19 @@ class Executing:
         finally:
             self._calls.new_task()
 
-    def _may_be_local(self, request: ExecutionRequest) -> bool:
-        """Whether an execution may be local: only the first one of a run, and only in the first try
-        of its workflow task. Nothing counts the tries of a workflow task, so a handler that kills
-        its worker would do so for ever."""
-        if self._looked or request.target is not None or request.until_over or request.url:
+    def _may_be_local(self, request: ExecutionRequest, woken_ms: int | None) -> bool:
+        """Whether an execution may be local: only the one with which a workflow task begins, and
+        only in the first try of that task. Nothing counts the tries of a workflow task, so a
+        handler that kills its worker would do so for ever. A run's first task is known by its
+        history. For a later one the activity judges by the clock, and its answer is in history."""
+        if request.target is not None or request.until_over or request.url or not request.alone:
             return False
-        self._looked = True
-        is_first_task = workflow.info().get_current_history_length() <= FIRST_TASK_LENGTH
-        return is_first_task and self._calls.may_be_local
+        is_first, self._looked = not self._looked, True
+        if is_first:
+            is_first_try = workflow.info().get_current_history_length() <= FIRST_TASK_LENGTH
+        else:
+            is_first_try = woken_ms is not None
+        return is_first_try and self._calls.may_be_local
 
     async def _execute_regularly(
         self, request: ExecutionRequest, target: Op | None

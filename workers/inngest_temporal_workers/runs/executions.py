@@ -39,9 +39,9 @@ from inngest_temporal.wire import from_wire, to_wire
 
 from .checkpoints import Checkpoints, is_stale
 from .failing import log_failure
-from .first import LOCAL_SECONDS, FirstSteps, Paces
 from .hearing import are_ends_heard, with_listeners
 from .heartbeats import Heartbeats
+from .in_task import LOCAL_SECONDS, Paces, TaskSteps
 from .limits import within_limits
 from .memory import MemoCache, Memories, RunMemory
 from .retries import retry_ms
@@ -76,7 +76,7 @@ class ExecutionActivities:
     executor: concurrent.futures.Executor
     heartbeats: Heartbeats
 
-    _adoptable: dict[_Key, tuple[Execution, FirstSteps]] = field(default_factory=dict, init=False)
+    _adoptable: dict[_Key, tuple[Execution, TaskSteps]] = field(default_factory=dict, init=False)
     _executed: dict[_Key, Progress] = field(default_factory=dict, init=False)
     """The latest executions inside workflow tasks, the oldest first."""
     _paces: Paces = field(default_factory=Paces, init=False)
@@ -120,15 +120,23 @@ class ExecutionActivities:
     ) -> Progress:
         """Execute inside a workflow task: find out what the handler needs first, and execute that
         if it is known to be quick."""
+        if request.woken_ms is not None and request.task_ms - request.woken_ms > LATE_MS:
+            return Progress(unstarted="its workflow task may have been tried before")
+        after = memory.memos[request.base - 1][0] if request.base else ""
+        if self._paces.is_long(part.id, after):
+            return Progress(unstarted="the handler takes longer than a workflow task should")
         key = self._key(request)
         # No step is executed here without retries: if the task is lost, nobody knows which steps
         # had begun. Nor after a stall of this process: another one may have executed the task.
         is_late = time.time() * 1000 - request.task_ms > LATE_MS
         policy = part.checkpointing if request.retries and not is_late else None
-        ledger = FirstSteps(part.id, self._paces, policy)
+        ledger = TaskSteps(part.id, self._paces, policy)
         execution = self._begin(part, request, memory, ledger)
         self._offer(key, execution, ledger)
+        begun = time.monotonic()
         await asyncio.wait([execution.outcome], timeout=LOCAL_SECONDS)
+        if time.monotonic() - begun >= LOCAL_SECONDS:
+            self._paces.learn_long(part.id, after)
         if not execution.outcome.done():
             ledger.closed = True
             text = "the handler takes longer than a workflow task should"
@@ -204,7 +212,7 @@ class ExecutionActivities:
         assert run is not None
         return run, request.base, request.attempt
 
-    def _offer(self, key: _Key, execution: Execution, ledger: FirstSteps) -> None:
+    def _offer(self, key: _Key, execution: Execution, ledger: TaskSteps) -> None:
         """Let the next activity continue an execution, so that the handler is not executed twice at
         the same time."""
         offer = self._adoptable[key] = execution, ledger

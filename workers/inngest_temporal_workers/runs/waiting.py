@@ -28,11 +28,19 @@ LAST_ANSWER = timedelta(seconds=10)
 class StepWaits:
     """The waits of one run. Workflow code."""
 
-    def __init__(self, input: RunInput, calls: Calls, expects: Callable[[str], bool]) -> None:
-        """`expects`: whether a step (hashed id) still needs an answer."""
+    def __init__(
+        self,
+        input: RunInput,
+        calls: Calls,
+        expects: Callable[[str], bool],
+        woke: Callable[[int], None],
+    ) -> None:
+        """`expects`: whether a step (hashed id) still needs an answer. `woke` is called when a
+        timer has fired, with the time at which it was due."""
         self._input = input
         self._calls = calls
         self._expects = expects
+        self._woke = woke
         self.registering: set[str] = set()
         """Ids of waits that were asked for and have not begun."""
         self.mailboxes: dict[str, list[str]] = {}
@@ -65,8 +73,9 @@ class StepWaits:
             # At least 1 ms: whether there is a timer must not depend on the task's clock.
             duration = duration_of(op, max(1, until_ms - now_ms()))
         if duration > timedelta(0):
+            due_ms = _after(duration)
             await workflow.sleep(duration, summary=names.summary_of(op.name))
-            self._calls.new_task()
+            self._woke(due_ms)
         return Memo()
 
     async def _wait_for_event(self, op: Op) -> Memo:
@@ -90,6 +99,7 @@ class StepWaits:
         mailboxes = self.mailboxes[op.id] = registered["mailboxes"]
         self.registering.discard(op.id)
         early = op.id in self._arrived
+        due_ms = _after(timeout)
         try:
             await workflow.wait_condition(
                 lambda: op.id in self._arrived,
@@ -97,7 +107,7 @@ class StepWaits:
                 timeout_summary=names.summary_of(op.name),
             )
         except builtins.TimeoutError:
-            self._calls.new_task()
+            self._woke(due_ms)
         # A mailbox forgets a wait that it has resumed. If the event came early, before the answer
         # of the registration, the wait may have been registered once more after that.
         if early or op.id not in self._arrived or len(mailboxes) > 1:
@@ -128,6 +138,7 @@ class StepWaits:
             raise RunFailure(ErrorInfo("Error", message, retriable=False))
         self.signals[op.id] = signal
         self.registering.discard(op.id)
+        due_ms = _after(timeout)
         try:
             await workflow.wait_condition(
                 lambda: op.id in self._signalled,
@@ -135,7 +146,7 @@ class StepWaits:
                 timeout_summary=names.summary_of(op.name),
             )
         except builtins.TimeoutError:
-            self._calls.new_task()
+            self._woke(due_ms)
             await self._call("inngest.release_signal", wait)
         del self.signals[op.id]
         return Memo(data=self._signalled.pop(op.id, None))
@@ -203,3 +214,8 @@ class StepWaits:
 
     async def _call(self, activity: str, arguments: dict[str, Any]) -> dict[str, Any]:
         return await self._calls.call(activity, [arguments], dict)
+
+
+def _after(duration: timedelta) -> int:
+    """When a timer that begins now is due."""
+    return now_ms() + round(duration.total_seconds() * 1000)

@@ -89,7 +89,7 @@ class RunWorkflow:
         self._calls = Calls()
         self._admission = Admission(self._calls)
         self._executing = Executing(self._memory, self._calls)
-        self._waiting = StepWaits(self._input, self._calls, self._expects)
+        self._waiting = StepWaits(self._input, self._calls, self._expects, self._woke)
         self._inputs = dict(self._input.inputs)
         """The replaced arguments of steps that have not ended."""
         self._attempt = 0
@@ -432,19 +432,25 @@ class RunWorkflow:
         for in a workflow task that was lost, and will be asked for again."""
         return step in self._tasks or step not in self._ops
 
+    def _woke(self, at_ms: int) -> None:
+        """A workflow task has begun because of something that happened at a time of Temporal's
+        clock."""
+        self._calls.new_task()
+        self._executing.woke(at_ms)
+
     @workflow.signal(name="event")
     def _on_event(self, delivery: Delivery) -> None:
-        self._calls.new_task()
+        self._woke(delivery.at_ms)
         self._waiting.event(delivery)
 
     @workflow.signal(name="signal")
-    def _on_signal(self, step: str, signal: str, data: Any) -> None:
-        self._calls.new_task()
+    def _on_signal(self, step: str, signal: str, data: Any, at_ms: int = 0) -> None:
+        self._woke(at_ms)
         self._waiting.signal(step, signal, data)
 
     @workflow.signal(name="invoked")
-    def _on_invoked(self, step: str, result: dict[str, Any]) -> None:
-        self._calls.new_task()
+    def _on_invoked(self, step: str, result: dict[str, Any], at_ms: int = 0) -> None:
+        self._woke(at_ms)
         self._waiting.invoked(step, result)
 
     @workflow.signal(name="admission")
