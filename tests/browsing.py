@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,8 @@ START_SECONDS = 60
 TIMEOUT_MS = 30_000
 """How long a test waits for something to appear, on a machine that does much else."""
 SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
+COLOURS = ("color-contrast", "link-in-text-block")
+"""The rules of axe-core that are about colours."""
 AXE = Path(__file__).with_name("apps") / "axe"
 
 
@@ -105,12 +107,14 @@ class Watched:
             self.complaints.append(text)
 
 
-async def violations(page: Page) -> list[str]:
-    """What axe-core finds serious or critical on a page, for people who can't see or point."""
+async def violations(page: Page, *, only: Sequence[str] = ()) -> list[str]:
+    """What axe-core finds serious or critical on a page, for people who can't see or point; `only`:
+    by these rules."""
     node.install(AXE)
-    source = (AXE / "node_modules" / "axe-core" / "axe.min.js").read_text()
-    await page.evaluate(f"() => {{ {source} }}")
-    found = await page.evaluate("() => axe.run()")
+    if not await page.evaluate("'axe' in window"):
+        source = (AXE / "node_modules" / "axe-core" / "axe.min.js").read_text()
+        await page.evaluate(f"() => {{ {source} }}")
+    found = await page.evaluate("(only) => axe.run(only.length ? {runOnly: only} : {})", [*only])
     return [
         f"{each['id']}: {each['help']}: {one['html'][:200]} {one['failureSummary'][:300]}"
         for each in found["violations"]

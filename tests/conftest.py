@@ -140,20 +140,26 @@ def _limited(
 
 
 def pytest_collection_finish() -> None:
+    tidy()
+
+
+def tidy() -> None:
     """What is there now stays: a collection of garbage need not look at it. That takes long on a
-    busy machine, and counts as time of a workflow task."""
+    busy machine, and counts as time of a workflow task, which has two seconds."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
     """End the process if something does not: pytest-xdist continues with another one."""
     faulthandler.dump_traceback_later(TEARDOWN_SECONDS, exit=True, file=item.config.stash[_stderr])
     try:
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
+        if nextitem is None or nextitem.path != item.path:
+            tidy()
 
 
 @pytest.fixture

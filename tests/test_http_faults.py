@@ -173,7 +173,7 @@ def executed_again(lines: list[dict[str, Any]]) -> list[str]:
 async def test_kills_lose_no_run_and_repeat_no_step_that_was_reported(
     processes: Processes, long: bool
 ) -> None:
-    count, kills = (500, 60) if long else (100, 8)
+    count, kills = (500, 60) if long else (60, 8)
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -213,5 +213,5 @@ async def sent(
     found = []
     for app in apps:
         found.append((app, await send(http, processes, app)))
-        await asyncio.sleep(0.1)  # the kills come meanwhile
+        await asyncio.sleep(0.2)  # the kills come meanwhile
     return found

@@ -570,7 +570,7 @@ async def test_the_memos_are_there_after_a_worker_was_lost(client: Client) -> No
         return [a, await ctx.step.run("c", bodies.of("c"))]
 
     fn = function(handler)
-    async with running(client, fn) as app:
+    async with running(client, fn, graceful_shutdown_timeout=timedelta(0)) as app:
         gate.set()
         run = app.run_of(fn, await app.send("test/event"))
         await run.result()

@@ -571,7 +571,7 @@ async def test_a_lost_step_of_a_run_that_needs_permits(client: Client) -> None:
         return await ctx.step.run("work", work)
 
     fn = function(handler, retries=1, concurrency=[inngest.Concurrency(limit=1)])
-    async with running(client, fn) as app:
+    async with running(client, fn, graceful_shutdown_timeout=timedelta(0)) as app:
         run = app.run_of(fn, await app.send("test/event"))
         await started.wait()
     gate.set()

@@ -581,7 +581,7 @@ async def test_a_lock_that_can_not_be_replayed_is_healed_by_runs_that_wait_and_k
     # Code of another version: where this one has regular activities, ours has local ones.
     with monkeypatch.context() as patch:
         patch.setattr(locks, "LOCAL_SIZE", -1)
-        async with running(client, fn) as app:
+        async with running(client, fn, graceful_shutdown_timeout=timedelta(0)) as app:
             sent = await send(app, {"n": 0})
             await until(lambda: meter.now[""] == 1)
             sent += await send(app, {"n": 1}, {"n": 2})
