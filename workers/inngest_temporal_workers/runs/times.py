@@ -34,7 +34,12 @@ def duration_of(op: Op, ms: float) -> timedelta:
     return timedelta(milliseconds=max(0, ms))
 
 
+def due_ms(duration: timedelta) -> int:
+    """When a timer that begins in this workflow task is due."""
+    return now_ms() + round(duration.total_seconds() * 1000)
+
+
 def expires_ms(timeout: timedelta) -> int:
     """When a wait expires that its run did not take back. It is later than the timeout, which the
     run counts from the end of the registration."""
-    return now_ms() + round((timeout + REGISTRATION_TIME).total_seconds() * 1000)
+    return due_ms(timeout + REGISTRATION_TIME)

@@ -16,7 +16,7 @@ from inngest_temporal.routing.waits import Delivery
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.calls import Calls
 
-from .times import duration_of, expires_ms, now_ms, timeout_of
+from .times import due_ms, duration_of, expires_ms, now_ms, timeout_of
 
 FIRST_CHECK, LONGEST_CHECK = timedelta(minutes=1), timedelta(days=1)
 """Delay before the first check that an invoked run is still there, and longest interval between
@@ -73,9 +73,9 @@ class StepWaits:
             # At least 1 ms: whether there is a timer must not depend on the task's clock.
             duration = duration_of(op, max(1, until_ms - now_ms()))
         if duration > timedelta(0):
-            due_ms = _after(duration)
+            due = due_ms(duration)
             await workflow.sleep(duration, summary=names.summary_of(op.name))
-            self._woke(due_ms)
+            self._woke(due)
         return Memo()
 
     async def _wait_for_event(self, op: Op) -> Memo:
@@ -99,7 +99,7 @@ class StepWaits:
         mailboxes = self.mailboxes[op.id] = registered["mailboxes"]
         self.registering.discard(op.id)
         early = op.id in self._arrived
-        due_ms = _after(timeout)
+        due = due_ms(timeout)
         try:
             await workflow.wait_condition(
                 lambda: op.id in self._arrived,
@@ -107,7 +107,7 @@ class StepWaits:
                 timeout_summary=names.summary_of(op.name),
             )
         except builtins.TimeoutError:
-            self._woke(due_ms)
+            self._woke(due)
         # A mailbox forgets a wait that it has resumed. If the event came early, before the answer
         # of the registration, the wait may have been registered once more after that.
         if early or op.id not in self._arrived or len(mailboxes) > 1:
@@ -138,7 +138,7 @@ class StepWaits:
             raise RunFailure(ErrorInfo("Error", message, retriable=False))
         self.signals[op.id] = signal
         self.registering.discard(op.id)
-        due_ms = _after(timeout)
+        due = due_ms(timeout)
         try:
             await workflow.wait_condition(
                 lambda: op.id in self._signalled,
@@ -146,7 +146,7 @@ class StepWaits:
                 timeout_summary=names.summary_of(op.name),
             )
         except builtins.TimeoutError:
-            self._woke(due_ms)
+            self._woke(due)
             await self._call("inngest.release_signal", wait)
         del self.signals[op.id]
         return Memo(data=self._signalled.pop(op.id, None))
@@ -214,8 +214,3 @@ class StepWaits:
 
     async def _call(self, activity: str, arguments: dict[str, Any]) -> dict[str, Any]:
         return await self._calls.call(activity, [arguments], dict)
-
-
-def _after(duration: timedelta) -> int:
-    """When a timer that begins now is due."""
-    return now_ms() + round(duration.total_seconds() * 1000)
