@@ -19,6 +19,8 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from .shared import Shared
+
 logger = logging.getLogger(__name__)
 
 MIN_ATTEMPTS = 3
@@ -30,16 +32,18 @@ async def heal(client: Client, workflow_id: str) -> bool:
     """Give a workflow a new history if it can't be replayed; returns whether that was necessary.
 
     Harmless and cheap (one call) for a workflow that is well, slow or without a worker. Errors of
-    Temporal are only logged: callers that need the workflow try again anyway.
+    Temporal are only logged: callers that need the workflow try again anyway. Callers that notice
+    at the same time share one check, so a process says once that a workflow was broken.
     """
     try:
-        return await _heal(client, workflow_id)
+        return await _checks.get((client, workflow_id))
     except RPCError as error:
         logger.debug("Could not check whether %s is well: %s", workflow_id, error)
         return False
 
 
-async def _heal(client: Client, workflow_id: str) -> bool:
+async def _heal(key: tuple[Client, str]) -> bool:
+    client, workflow_id = key
     found = await client.get_workflow_handle(workflow_id).describe()
     if found.raw_description.pending_workflow_task.attempt < MIN_ATTEMPTS:
         return False
@@ -64,6 +68,9 @@ async def _heal(client: Client, workflow_id: str) -> bool:
         failure.workflow_task_failed_event_attributes.failure.message,
     )
     return True
+
+
+_checks = Shared(_heal, fresh=lambda _: 0.0)
 
 
 async def _last_failure(client: Client, execution: WorkflowExecution) -> HistoryEvent | None:
