@@ -53,6 +53,7 @@ LATE_MS = 5_000
 inside it: after 10 seconds Temporal gives the task to another worker."""
 ADOPTION_SECONDS = 60.0
 """Seconds for which a handler that outlived its workflow task is kept for the next activity."""
+TOO_LONG = "the handler takes longer than a workflow task should"
 _Key = tuple[str, int, int]
 
 
@@ -124,7 +125,7 @@ class ExecutionActivities:
             return Progress(unstarted="its workflow task may have been tried before")
         after = memory.memos[request.base - 1][0] if request.base else ""
         if self._paces.is_long(part.id, after):
-            return Progress(unstarted="the handler takes longer than a workflow task should")
+            return Progress(unstarted=TOO_LONG)
         key = self._key(request)
         # No step is executed here without retries: if the task is lost, nobody knows which steps
         # had begun. Nor after a stall of this process: another one may have executed the task.
@@ -139,8 +140,7 @@ class ExecutionActivities:
             self._paces.learn_long(part.id, after)
         if not execution.outcome.done():
             ledger.closed = True
-            text = "the handler takes longer than a workflow task should"
-            return Progress(unstarted=text, begun=ledger.begun)
+            return Progress(unstarted=TOO_LONG, begun=ledger.begun)
         self._adoptable.pop(key, None)
         outcome = None if ledger.parallel else execution.outcome.result()
         progress = self._progress(part, request, memory, execution, outcome)
