@@ -20,6 +20,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.drivers.protocol import Done
 from inngest_temporal.sdk.replies import read_checkpoint
+from inngest_temporal.temporal.connection import handle_of
 
 from .bodies import Bodies
 from .replies import json_reply, v1_error
@@ -116,7 +117,7 @@ class CheckpointCalls:
 
     async def _find(self, run: str) -> list[str]:
         """The addresses of the workers that execute the run now."""
-        described = await self._client.get_workflow_handle(run).describe()
+        described = await handle_of(self._client, run).describe()
         return [
             each.last_worker_identity.removeprefix(_IDENTITY)
             for each in described.raw_description.pending_activities

@@ -12,6 +12,8 @@ from starlette.routing import Route
 from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from inngest_temporal.temporal.connection import handle_of
+
 from .replies import json_reply, v1_error
 
 
@@ -48,7 +50,7 @@ class RunState:
         return json_reply(dict(items) if query == "memos" else items)
 
     async def _items(self, run: str, query: str) -> AsyncIterator[Any]:
-        handle = self._client.get_workflow_handle(run)
+        handle = handle_of(self._client, run)
         count, total = 0, 1
         while count < total:
             answer = await handle.query(query, count, result_type=dict)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.envconfig import ClientConfig
 from temporalio.service import RetryConfig, RPCError, RPCStatusCode
 
@@ -100,6 +100,14 @@ async def connect(*, lazy: bool = True, **overrides: Any) -> Client:
     if lazy:
         config["retry_config"] = RETRIES
     return await Client.connect(**{**config, "lazy": lazy, **overrides})
+
+
+def handle_of(client: Client, id: str) -> WorkflowHandle[Any, Any]:
+    """The handle of a workflow whose id a sender wrote. Raises `RPCError` (not found) for one with
+    a NUL, which no workflow has: some of the databases below Temporal fail if they are asked."""
+    if "\0" in id:
+        raise RPCError("An id has no NUL character.", RPCStatusCode.NOT_FOUND, b"")
+    return client.get_workflow_handle(id)
 
 
 def is_temporary(error: BaseException) -> bool:

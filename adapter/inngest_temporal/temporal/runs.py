@@ -28,7 +28,7 @@ from inngest_temporal.routing.registry import LookAlikes
 from inngest_temporal.routing.run_input import RunInput
 
 from . import names
-from .connection import RPC_TIMEOUT
+from .connection import RPC_TIMEOUT, handle_of
 from .visibility import Visibility
 
 NO_ENTITIES = f"TaskQueue != '{names.SYSTEM_TASK_QUEUE}'"
@@ -348,7 +348,7 @@ def _either(texts: Iterable[str]) -> str:
 async def describe(client: Client, run_id: str) -> WorkflowExecutionDescription | None:
     """What Temporal knows about a run; None if there is none with this id. Raises `RPCError`."""
     try:
-        found = await client.get_workflow_handle(run_id).describe(rpc_timeout=RPC_TIMEOUT)
+        found = await handle_of(client, run_id).describe(rpc_timeout=RPC_TIMEOUT)
     except RPCError as error:
         # A text that can't be a workflow id, such as an empty one, is an invalid argument.
         if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):

@@ -67,6 +67,41 @@ async def test_no_list_is_asked_for_runs_of_an_id_with_a_nul(
     assert f"{field} must not contain a NUL character" in reply.text
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/v1/runs/a%00", None, 400),
+        ("DELETE", "/v1/runs/a%00", None, 400),
+        ("GET", "/v2/runs/a%00/trace", None, 400),
+        ("POST", "/v2/runs/a%00/rerun", {}, 400),
+        ("POST", "/v2/replays/a%00/cancel", None, 400),
+        ("GET", "/v0/runs/a%00/batch", None, 404),
+        ("POST", "/v1/checkpoint/a%00/async", {"qi_id": "a", "steps": []}, 404),
+        ("GET", "/runs/a%00", None, 404),
+    ],
+)
+async def test_temporal_is_not_asked_for_an_id_with_a_nul(
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    path: str,
+    body: Any,
+    status: int,
+) -> None:
+    asked: list[str] = []
+    handle = Client.get_workflow_handle
+
+    def noting(self: Client, workflow_id: str, **options: Any) -> Any:
+        asked.append(workflow_id)
+        return handle(self, workflow_id, **options)
+
+    async with http(client) as api:
+        monkeypatch.setattr(Client, "get_workflow_handle", noting)
+        reply = await api.request(method, path, json=body)
+    assert reply.status_code == status
+    assert not [each for each in asked if "\0" in each]
+
+
 async def test_an_id_that_is_too_long_is_refused(client: Client) -> None:
     body = {"app_id": "app", "function_id": "f" * 901, "started_before": PAST}
     async with http(client) as api:
