@@ -76,19 +76,23 @@ async def http(
             yield api
 
 
-async def cancel(api: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
-    """Have runs cancelled; the cancellation, once it has begun."""
+async def ask(api: httpx.AsyncClient, **fields: Any) -> httpx.Response:
+    """Ask for a cancellation of all runs that have started."""
     body = {"app_id": "app", "function_id": "fn", "started_before": rfc3339(time.time()), **fields}
-    reply = await api.post("/v1/cancellations", json=body)
+    return await api.post("/v1/cancellations", json=body)
+
+
+async def cancel(api: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+    """Begin a cancellation, and return it."""
+    reply = await ask(api, **fields)
     assert reply.status_code == 201, reply.text
     created: dict[str, Any] = reply.json()["data"]
     return created
 
 
-async def begun(api: httpx.AsyncClient) -> Any:
-    """A cancellation, unless one is still in progress."""
-    body = {"app_id": "app", "function_id": "fn", "started_before": rfc3339(time.time())}
-    reply = await api.post("/v1/cancellations", json=body)
+async def begun(api: httpx.AsyncClient, **fields: Any) -> Any:
+    """The cancellation, or false if it was refused, as while another one is in progress."""
+    reply = await ask(api, **fields)
     return reply.status_code == 201 and reply.json()["data"]
 
 
@@ -104,7 +108,7 @@ async def completed(api: httpx.AsyncClient, id: str, seconds: float = 60) -> dic
 
 
 async def become(client: Client, runs: list[str], expected: dict[str, int]) -> None:
-    """Until the runs have these statuses: a run that was cancelled takes a moment to end."""
+    """Wait until the runs have these statuses: a cancelled run takes a moment to end."""
 
     async def are() -> bool:
         return await statuses(client, runs) == expected
@@ -164,7 +168,7 @@ async def sleepers_of(
         ({"if": "event.data =="}, "if is not a valid expression: "),
     ],
 )
-async def test_a_request_that_can_not_be_meant_is_refused(
+async def test_a_request_that_makes_no_sense_is_refused(
     client: Client, changes: dict[str, Any], message: str
 ) -> None:
     body = {
@@ -182,18 +186,13 @@ async def test_a_request_that_can_not_be_meant_is_refused(
 async def test_only_the_past_can_be_cancelled_with_5_seconds_for_clocks_that_differ(
     client: Client,
 ) -> None:
-    body = {"app_id": "app", "function_id": "fn"}
     async with http(client) as api:
-        reply = await api.post(
-            "/v1/cancellations", json=body | {"started_before": rfc3339(time.time() + 6.5)}
-        )
+        reply = await ask(api, started_before=rfc3339(time.time() + 6.5))
         assert (reply.status_code, reply.json()["error"]) == (
             400,
             "started_before must be in the past",
         )
-        reply = await api.post(
-            "/v1/cancellations", json=body | {"started_before": rfc3339(time.time() + 4)}
-        )
+        reply = await ask(api, started_before=rfc3339(time.time() + 4))
         assert reply.status_code == 404  # it got as far as the function
 
 
@@ -211,7 +210,7 @@ async def test_functions_and_cancellations_that_are_not_there_are_not_found(clie
         assert (await api.get("/v1/cancellations")).json()["data"] == []
 
 
-async def test_it_takes_a_signing_key(client: Client) -> None:
+async def test_cancellations_need_a_signing_key(client: Client) -> None:
     async with http(client, Settings(signing_keys=("signkey-prod-12ab",))) as api:
         for method, path in (
             ("POST", ""),
@@ -226,7 +225,7 @@ async def test_it_takes_a_signing_key(client: Client) -> None:
         assert reply.status_code == 200
 
 
-async def test_it_is_shown_as_inngest_shows_it(client: Client) -> None:
+async def test_a_cancellation_is_shown_as_inngest_shows_it(client: Client) -> None:
     fn = sleeping()
     async with running(client, fn), http(client) as api:
         created = await cancel(
@@ -371,13 +370,7 @@ async def test_a_removed_function_and_a_quoted_name_are_found_by_their_runs(clie
 
         await until(unknown)
         await asyncio.sleep(1)  # for the ingress to know, too
-
-        async def accepted() -> Any:
-            body = {"app_id": "it's", "function_id": "fn", "started_before": rfc3339(time.time())}
-            reply = await api.post("/v1/cancellations", json=body)
-            return reply.status_code == 201 and reply.json()["data"]
-
-        created = await until(accepted)
+        created = await until(lambda: begun(api, app_id="it's"))
         assert (await completed(api, created["id"]))["cancelled"] == 1
         await become(client, [run], {"CANCELED": 1})
 
@@ -402,17 +395,19 @@ async def requested(client: Client, runs: list[str]) -> int:
     return sum(one.raw_description.workflow_extended_info.cancel_requested for one in described)
 
 
-async def test_one_that_is_deleted_stops_and_another_one_can_begin(client: Client) -> None:
+async def test_a_cancellation_that_is_deleted_stops_and_another_one_can_begin(
+    client: Client,
+) -> None:
     fn = sleeping()
     async with running(client, fn):
         pass
     runs = await started(client, fn, 300)
     async with http(client) as api:
         created = await cancel(api)
-        body = {"app_id": "app", "function_id": "fn", "started_before": rfc3339(time.time() - 60)}
+        past = rfc3339(time.time() - 60)
 
         async def refused() -> Any:
-            reply = await api.post("/v1/cancellations", json=body)
+            reply = await ask(api, started_before=past)
             return reply.status_code == 503 and reply.json()["error"]
 
         assert "one at a time" in await until(refused, 5)
@@ -420,11 +415,7 @@ async def test_one_that_is_deleted_stops_and_another_one_can_begin(client: Clien
         assert (await completed(api, created["id"]))["status"] == "Cancelled"
         assert (await api.delete(f"/v1/cancellations/{created['id']}")).status_code == 200
         assert await requested(client, runs) < 300
-
-        async def accepted() -> bool:
-            return (await api.post("/v1/cancellations", json=body)).status_code == 201
-
-        await until(accepted)
+        await until(lambda: begun(api, started_before=past))
 
 
 async def test_an_if_for_too_many_runs_is_refused(
@@ -434,14 +425,13 @@ async def test_an_if_for_too_many_runs_is_refused(
     async with running(client, fn):
         pass
     await started(client, fn, 3)
-    body = {"app_id": "app", "function_id": "fn", "started_before": rfc3339(time.time())}
     async with http(client) as api:
         monkeypatch.setattr(cancellations, "MAX_MATCHING", 2)
-        reply = await api.post("/v1/cancellations", json=body | {"if": "event.data.n >= 0"})
+        reply = await ask(api, **{"if": "event.data.n >= 0"})
         assert reply.status_code == 400
         assert reply.json()["error"].startswith("if chooses at most 2 runs: ")
         monkeypatch.setattr(cancellations, "MAX_EXAMINED", 2)
-        reply = await api.post("/v1/cancellations", json=body | {"if": "event.data.n > 0"})
+        reply = await ask(api, **{"if": "event.data.n > 0"})
         assert reply.status_code == 400
         assert reply.json()["error"].startswith("if is evaluated for at most 2 runs: ")
         created = await cancel(api)  # without an if there is no limit
@@ -481,7 +471,7 @@ async def test_all_of_many_are_cancelled_and_reported_once_though_the_worker_is_
 
     try:
         worker = processes.start("worker", str(SLEEPERS))
-        # Who is told of cancelled runs; no worker executes it, its runs are only counted.
+        # A function that is told of cancelled runs. No worker executes its runs: they are counted.
         trigger = TriggerEvent(event=events.CANCELLED)
         config = FunctionConfig(id=told, name="told", triggers=[trigger])
         await publishing.publish(
@@ -518,7 +508,7 @@ async def test_all_of_many_are_cancelled_and_reported_once_though_the_worker_is_
             lap(f"all cancelled, {left} of them after the kill")
             await become(client, runs, {"CANCELED": MANY})
 
-            # The event that reports a run has the run's id, and starts one run of a function.
+            # The event that reports a cancelled run has its id, and starts one run of `told`.
             expected = {events.run_id(told, Stamped({}, run)) for run in runs}
 
             async def reported() -> bool:

@@ -1,5 +1,5 @@
-"""Whatever a sender writes into a field, the answer is its own mistake or none: never a 5xx while
-Temporal is there."""
+"""Whatever a sender writes into a field is accepted or is the sender's mistake: it is never a 5xx
+while Temporal can be reached."""
 
 import json
 from typing import Any
@@ -58,9 +58,7 @@ async def test_a_nul_is_refused_with_the_name_of_the_field(
         ("/runs?event=01%00", "event"),
     ],
 )
-async def test_no_list_is_asked_for_runs_of_an_id_with_a_nul(
-    client: Client, path: str, field: str
-) -> None:
+async def test_lists_refuse_an_id_with_a_nul(client: Client, path: str, field: str) -> None:
     async with http(client) as api:
         reply = await api.get(path)
     assert reply.status_code == 400
@@ -146,10 +144,10 @@ async def test_no_text_is_an_error_of_ours(client: Client, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["it's \\ 100%", "é" * 400, "\ud800"])
-async def test_no_text_is_an_error_of_ours_in_what_a_list_is_asked_for(
+async def test_no_text_in_the_query_of_a_list_is_an_error_of_ours(
     client: Client, text: str
 ) -> None:
-    """Few of them: a process asks Temporal for few lists in a second."""
+    """Only a few texts, as a process asks Temporal for only a few lists a second."""
     asked = quote(text, safe="", errors="replace")
     paths = [f"/v2/runs?{field}={asked}" for field in ("app", "function", "cursor")]
     paths += [f"/runs?{field}={asked}" for field in ("function", "event", "cursor")]

@@ -32,7 +32,7 @@ from tests.adapter.http.test_ingress import APP, DEV, http, ingress_for
 from tests.harness import until
 
 SECONDS = 30.0
-"""For all requests that schemathesis makes."""
+"""How long schemathesis sends requests, to all routes together."""
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -46,7 +46,7 @@ def served(routes: list[BaseRoute], prefix: str = "") -> Iterator[str]:
     for route in routes:
         if isinstance(route, Mount):
             yield from served(list(route.routes), prefix + route.path)
-        elif inner := getattr(route, "original_router", None):  # as FastAPI includes one
+        elif inner := getattr(route, "original_router", None):  # a router that was included
             more = route.include_context.prefix  # type: ignore[attr-defined]
             yield from served(list(inner.routes), prefix + more)
         elif isinstance(route, Route | fastapi.routing.APIRoute) and not is_page(route):
@@ -78,7 +78,7 @@ async def test_every_route_is_described(client: Client) -> None:
     assert not re.search(r'(src|href)="(https?:)?//', page)
 
 
-async def test_the_document_names_what_there_is(client: Client) -> None:
+async def test_the_api_document_names_what_exists(client: Client) -> None:
     text = (Path(__file__).parents[3] / "docs" / "API.md").read_text()
     invocation, replay = [json.loads(body) for body in re.findall(r"-d '(.*?)'", text)]
     models.InvokeRequest.model_validate(invocation)
@@ -119,7 +119,7 @@ def address(temporal_address: str, namespace: str) -> Iterator[str]:
 
 
 @pytest.mark.timeout(120)
-def test_nothing_that_is_sent_is_answered_otherwise_than_described(address: str) -> None:
+def test_every_request_is_answered_as_described(address: str) -> None:
     there = known(address)
     schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
     operations = [each.ok() for each in schema.get_all_operations()]
@@ -138,7 +138,7 @@ def test_nothing_that_is_sent_is_answered_otherwise_than_described(address: str)
 
 
 def known(address: str) -> dict[str, str]:
-    """Path parameters of what is there: a function, an event and its run."""
+    """Path parameters of things that exist: a function, an event and its run."""
     with httpx.Client(base_url=address, verify=False) as api:
         event = api.post("/e/key", json={"name": "shop/ok", "data": {}}).json()["ids"][0]
         [outcome] = api.get(f"/v2/events/{event}").json()["data"]["outcomes"]
@@ -147,7 +147,7 @@ def known(address: str) -> dict[str, str]:
 
 
 def send(operation: Any, mode: GenerationMode, seconds: float, **parts: Any) -> int:
-    """Requests that fit an operation, or do not, for so long; how many."""
+    """Send requests that fit an operation, or don't, for `seconds`; returns how many."""
     ends, answered = time.monotonic() + seconds, 0
 
     @hypothesis.given(case=operation.as_strategy(mode, **parts))
@@ -163,7 +163,7 @@ def send(operation: Any, mode: GenerationMode, seconds: float, **parts: Any) -> 
         if not answered or time.monotonic() < ends:
             if isinstance(case.body, dict) and isinstance(case.body.get("waitSeconds"), float):
                 case.body["waitSeconds"] = min(case.body["waitSeconds"], 0.01)
-            # A workflow that nobody answers is waited for, by each of its callers.
+            # Callers of a workflow that no worker answers wait for it.
             case.call_and_validate(checks=CHECKS, timeout=40)
             answered += 1
 

@@ -141,7 +141,7 @@ async def test_crons_are_scheduled_and_repaired(
     await client.get_schedule_handle(schedule).describe()
     await client.get_schedule_handle(schedule).delete()
     assert not (await register(api, given)).json()["modified"]
-    assert schedule not in await schedules()  # it was looked at a moment ago
+    assert schedule not in await schedules()  # schedules were checked a moment ago
     monkeypatch.setattr(registrations, "MEND_SECONDS", 0)
     assert not (await register(api, given)).json()["modified"]
     await client.get_schedule_handle(schedule).describe()
@@ -198,7 +198,7 @@ async def test_versions_with_a_known_weakness_are_refused(offline: httpx.AsyncCl
     assert "js:v3.40.0" in reply.json()["error"]
 
 
-async def test_temporal_that_is_away_is_not_the_apps_fault(offline: httpx.AsyncClient) -> None:
+async def test_an_outage_of_temporal_is_not_the_apps_fault(offline: httpx.AsyncClient) -> None:
     reply = await register(offline, body())
     assert reply.status_code == 503
     assert "Temporal can't be reached" in reply.json()["error"]
@@ -218,7 +218,9 @@ async def test_a_missing_worker_is_named_in_time(
     assert time.monotonic() - begun < 10
 
 
-async def test_an_app_of_workers_is_not_replaced(api: httpx.AsyncClient, client: Client) -> None:
+async def test_an_app_that_has_workers_is_not_replaced(
+    api: httpx.AsyncClient, client: Client
+) -> None:
     @new_client("shop").create_function(fn_id="native", trigger=TRIGGER)
     async def native(ctx: inngest.Context) -> None: ...
 
@@ -248,7 +250,7 @@ async def test_production_takes_both_keys_in_the_forms_of_all_sdks(
 
 
 @pytest.mark.parametrize("token", ["", "undefined", "signkey-prod-", hashed(KEY)[:-1]])
-async def test_production_refuses_others(token: str) -> None:
+async def test_production_refuses_other_keys(token: str) -> None:
     async with ingress(await connect(target_host="127.0.0.1:1"), CLOUD) as api:
         reply = await register(api, body(), authorization=f"Bearer {token}")
         assert reply.status_code == 401
@@ -269,7 +271,7 @@ async def test_a_development_server_without_a_key_takes_any(api: httpx.AsyncClie
     assert reply.status_code == 200
 
 
-# What else there is
+# Removal, and `/dev`
 
 
 @pytest.mark.usefixtures("worker")
@@ -299,6 +301,6 @@ async def test_a_development_server_shows_that_it_is_one(api: httpx.AsyncClient)
     assert handler["sdk"]["sdk"] == "go:v0.16.0"
 
 
-async def test_production_does_not_show_it(client: Client) -> None:
+async def test_production_does_not_say_what_it_is(client: Client) -> None:
     async with ingress(client, CLOUD) as api:
         assert (await api.get("/dev")).status_code == 404

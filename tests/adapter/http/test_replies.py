@@ -1,4 +1,4 @@
-"""What requests are answered that Temporal lets down, and what the log says of them."""
+"""What the ingress answers, and logs, while Temporal refuses or does not answer."""
 
 import logging
 
@@ -11,7 +11,7 @@ from inngest_temporal.http.replies import Outage, unavailable
 BUSY = RPCError("too busy", RPCStatusCode.RESOURCE_EXHAUSTED, b"")
 
 
-def test_many_requests_that_fail_are_one_line(
+def test_many_requests_that_fail_are_logged_in_one_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -24,7 +24,7 @@ def test_many_requests_that_fail_are_one_line(
     assert len(caplog.messages) == 1
 
 
-def test_an_error_without_a_text_has_a_name(
+def test_an_error_without_a_message_is_logged_by_its_type(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What a stranger's connection may do to the ingress: little, and nothing to others."""
+"""A stranger's connection can do little to the ingress, and nothing to other connections."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ async def served() -> AsyncIterator[int]:
 
 
 async def flood(port: int, begin: bytes, block: bytes, blocks: int = 160) -> tuple[int, bytes]:
-    """Send much more than is allowed; the bytes that were sent until the server closed the
+    """Send much more than is allowed. Returns how many bytes were sent until the server closed the
     connection, and its reply."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     sent = 0
@@ -48,18 +48,17 @@ async def flood(port: int, begin: bytes, block: bytes, blocks: int = 160) -> tup
             writer.write(block)
             await writer.drain()
             sent += len(block)
-    reply = b""
-    with contextlib.suppress(ConnectionError):
-        reply = await asyncio.wait_for(reader.read(), 20)
+    reply = await until_closed(reader)
     writer.close()
     return sent, reply
 
 
-async def is_closed(reader: asyncio.StreamReader) -> bool:
-    """Whether the server closes the connection, within some time."""
+async def until_closed(reader: asyncio.StreamReader) -> bytes:
+    """Wait until the server closes the connection, and return what it sent. Raises
+    `TimeoutError`."""
     with contextlib.suppress(ConnectionError):
-        await asyncio.wait_for(reader.read(), 20)
-    return True
+        return await asyncio.wait_for(reader.read(), 20)
+    return b""
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ async def is_closed(reader: asyncio.StreamReader) -> bool:
         pytest.param(b"", b"\r\n" * (BLOCK // 2), id="empty-lines"),
     ],
 )
-async def test_what_has_no_end_is_cut_off_and_not_logged(
+async def test_a_request_without_an_end_is_cut_off_and_not_logged(
     begin: bytes, block: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with served() as port:
@@ -123,13 +122,15 @@ async def test_nonsense_is_answered_and_not_logged(
     "begin",
     [b"", b"POST", POST, POST + b"\r\n" + POST, POST + b"content-length: 9\r\n\r\na", CHUNKED],
 )
-async def test_who_does_not_go_on_is_cut_off(begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_stops_sending_is_cut_off(
+    begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(server, "BODY_SECONDS", 0.2)
     async with served() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(begin)
-        assert await is_closed(reader)
+        await until_closed(reader)
         writer.close()
 
 

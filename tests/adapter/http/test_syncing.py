@@ -163,7 +163,7 @@ async def test_a_configuration_that_is_invalid_is_refused() -> None:
     assert "'shop-f', steps" in said
 
 
-async def test_what_is_no_app_is_told_as_such() -> None:
+async def test_an_answer_of_something_else_than_an_app_is_an_error() -> None:
     said = await refused(lambda _: httpx.Response(404, text="no such page"))
     assert f"There is no Inngest app at {URL}" in said
     said = await refused(lambda _: httpx.Response(200, json={"ok": True}))
@@ -173,7 +173,7 @@ async def test_what_is_no_app_is_told_as_such() -> None:
     assert "redirects to https://other.test/x" in said
 
 
-async def test_an_app_that_is_not_there_is_told_as_such() -> None:
+async def test_an_app_that_does_not_answer_is_an_error() -> None:
     def closed(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused", request=request)
 

@@ -79,7 +79,7 @@ class Api:
         return (await self.call("POST", path, status, json=body))["data"]
 
     async def refused(self, method: str, path: str, status: int, **options: Any) -> str:
-        """The code of an error."""
+        """Make a request that is refused; returns the error's code."""
         [problem] = (await self.call(method, path, status, **options))["errors"]
         assert problem["message"]
         return str(problem["code"])
@@ -88,7 +88,7 @@ class Api:
         return await self.post(f"/apps/shop/functions/{function}/invoke", body, status)
 
     async def listed(self, count: int, **query: Any) -> list[Any]:
-        """Runs, once there are so many."""
+        """The runs, once `count` of them are listed."""
 
         async def found() -> Any:
             runs = await self.get("/runs", **query)
@@ -145,10 +145,10 @@ def app(app_id: str, *functions: str) -> AppConfig:
     return AppConfig(app_id=app_id, task_queue=f"inngest-{app_id}", functions=configs)
 
 
-async def test_the_runs_of_an_app_are_not_those_of_an_app_whose_id_begins_so(
+async def test_the_runs_of_an_app_are_not_those_of_an_app_whose_id_begins_alike(
     client: Client,
 ) -> None:
-    """Ids of functions begin with their app's, and a hyphen."""
+    """A function's id begins with its app's id and a hyphen."""
     apps = [app("shop", "pay", "eu-tax"), app("shop-eu", "pay"), app("shop-eu-west", "pay")]
     expected = {
         "shop": {"shop-pay", "shop-eu-tax", "shop-removed"},
@@ -299,7 +299,7 @@ async def test_a_paused_function_starts_when_it_is_resumed(client: Client) -> No
         assert await api.refused("POST", missing, 404) == "function_not_found"
 
 
-async def test_what_is_no_run_of_ours_is_not_found(client: Client) -> None:
+async def test_a_workflow_that_is_not_a_run_of_ours_is_not_found(client: Client) -> None:
     foreign = await client.start_workflow("theirs", id=str(ULID()), task_queue="theirs")
     async with http(ingress_for(client)) as session:
         api = Api(session)
@@ -316,10 +316,11 @@ async def test_what_is_no_run_of_ours_is_not_found(client: Client) -> None:
         ):
             assert await api.refused("GET", path, 400) == "invalid_request"
         assert await api.get("/runs") == []
-    assert (await foreign.describe()).close_time is None
+    described = await foreign.describe()
+    assert not described.raw_description.workflow_extended_info.cancel_requested
 
 
-async def test_a_temporal_that_is_down_is_said_to_be() -> None:
+async def test_a_temporal_that_is_down_is_answered_with_503() -> None:
     client = await Client.connect("127.0.0.1:1", lazy=True)
     async with http(ingress_for(client)) as session:
         api = Api(session)
