@@ -107,7 +107,7 @@ def test_reserved_data_of_a_sender_is_dropped_without_touching_what_was_given() 
         ({"name": "a", "ts": 4_102_444_800_001}, "event ts must be milliseconds between"),
     ],
 )
-def test_what_is_wrong_with_an_event_is_said(raw: object, message: str) -> None:
+def test_the_refusal_of_an_event_says_what_is_wrong(raw: object, message: str) -> None:
     with pytest.raises(BodyInvalidError, match=re.escape(message)):
         events.stamp(raw)
 
@@ -172,7 +172,7 @@ def test_parsing_is_json(value: object) -> None:
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
-def test_no_bytes_make_parsing_fail_otherwise(body: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
     try:
         value = events.parse(body)
         events.stamp(value)
@@ -256,7 +256,9 @@ def test_a_run_of_an_unnamed_event_depends_on_the_internal_id_and_sorts_by_its_t
 
 
 @given(st.text(), st.text(min_size=1))
-def test_every_run_id_is_a_ulid_that_begins_as_its_event_s(function: str, event_id: str) -> None:
+def test_every_run_id_is_a_ulid_that_begins_like_its_events_id(
+    function: str, event_id: str
+) -> None:
     stamped = events.stamp({"name": "a", "id": event_id})
     for text in (
         events.run_id(function, stamped),
@@ -385,7 +387,7 @@ def test_an_end_reported_again_has_the_same_ids() -> None:
 
 
 @pytest.mark.parametrize("name", ["inngest/function.failed", "inngest/function.finished"])
-def test_a_run_started_by_a_run_s_end_emits_nothing(name: str) -> None:
+def test_a_run_started_by_the_end_of_a_run_emits_nothing(name: str) -> None:
     assert (
         events.ended(
             "app-f", RUN, [{**ORDER, "name": name}], "Failed", ts=1, error=ErrorInfo("E", "m")
@@ -400,7 +402,7 @@ def test_a_run_started_by_a_cancellation_emits() -> None:
     )
 
 
-def test_a_correlated_run_names_who_waits() -> None:
+def test_an_invoked_run_names_the_step_that_waits_for_it() -> None:
     event = {**ORDER, "data": {"_inngest": {"correlation_id": "r.s"}}}
     (finished,) = events.ended("app-f", RUN, [event], "Completed", ts=1_700_000_000_000, result=1)
     assert finished.event["data"]["correlation_id"] == "r.s"
@@ -424,5 +426,5 @@ def test_a_lifecycle_event_that_would_be_too_large_leaves_out_copies_first() -> 
 @pytest.mark.parametrize(
     ("name", "internal"), [("inngest/x", True), ("INNGEST/x", True), ("inngest", False)]
 )
-def test_internal_names(name: str, internal: bool) -> None:
+def test_names_that_begin_with_inngest_and_a_slash_are_internal(name: str, internal: bool) -> None:
     assert events.is_internal(name) is internal

@@ -72,8 +72,8 @@ async def pause() -> None: ...
 
 @dataclass(frozen=True)
 class Moment:
-    """A second of the server's clock. It goes on while a test does something, too, so a moment
-    equals any second that it would be if that had taken no time."""
+    """A moment, in seconds of the server's clock. The clock also runs while the test works, so a
+    moment equals a second that is up to `took` before it."""
 
     at: float
     took: float
@@ -84,14 +84,14 @@ class Moment:
 
 @dataclass
 class Skipping:
-    """Gates on a server whose time a test moves, with what they start."""
+    """Gates on a server whose time the test moves, and the runs that they start."""
 
     env: WorkflowEnvironment
     gates: Gates
     started: list[tuple[float, StartRequest]] = field(default_factory=list)
     """Seconds since the test began, and the run."""
     taken: list[list[str]] = field(default_factory=list)
-    """For the next starts: which events the run has that was started before."""
+    """What the next starts return: the events of the run, if it was started before."""
     begun: float = 0
     real: float = 0
     """As `begun`, by this process's clock."""
@@ -114,7 +114,7 @@ class Skipping:
         return await self.gates.ask(function, stamped, events.run_id(function.id, stamped), invoker)
 
     async def settled(self) -> None:
-        """Let time pass until no entity is left that was asked in this test."""
+        """Let time pass until every entity that the test may have asked has ended."""
         for kind in ("debounce", "batch"):
             for key in ((), ("a",), ("b",)):
                 while await self.is_open(names.gate_id(kind, "app-fn", *key)):
@@ -130,7 +130,7 @@ class Skipping:
         return found.status == WorkflowExecutionStatus.RUNNING
 
     def runs(self) -> list[tuple[Moment, list[Any]]]:
-        """Second of each start, and the `n` of its events; in their order."""
+        """The moment of each start and the `n` of its events, sorted by the latter."""
         took = time.monotonic() - self.real
         found = [
             (Moment(at, took), [entry.event["data"]["n"] for entry in run.entries])
@@ -184,7 +184,7 @@ async def admitted(skipping: Skipping, fn: RegisteredFunction, count: int, **dat
 @pytest.mark.parametrize(
     ("limit", "at_once", "then"), [(10, 2, 6 * MINUTE), (100, 11, 36 * SECOND)]
 )
-async def test_a_rate_limit_admits_a_tenth_and_one_at_once_then_evenly(
+async def test_a_rate_limit_admits_a_tenth_plus_one_at_once_and_then_evenly(
     skipping: Skipping, limit: int, at_once: int, then: int
 ) -> None:
     fn = function(rate_limit=RateLimit(limit=limit, period=HOUR))
@@ -201,14 +201,14 @@ async def test_a_refusal_says_what_an_invoker_is_told(skipping: Skipping) -> Non
     assert [await skipping.ask(fn) for _ in range(2)] == [START, REFUSED]
 
 
-async def test_rate_limits_of_keys_are_independent_and_false_is_none(skipping: Skipping) -> None:
+async def test_rate_limits_of_keys_are_independent_and_false_is_no_key(skipping: Skipping) -> None:
     fn = function(rate_limit=RateLimit(limit=1, period=HOUR, key="event.data.user"))
     assert await admitted(skipping, fn, 3, user="a") == 1
     assert await admitted(skipping, fn, 3, user="b") == 1
     assert await admitted(skipping, fn, 3, user=5) == 1
     assert await admitted(skipping, fn, 3, user=5.0) == 0
     assert await admitted(skipping, fn, 3, user=False) == 3
-    assert await admitted(skipping, fn, 3) == 3  # a missing value ends as false, as in Inngest
+    assert await admitted(skipping, fn, 3) == 3  # a missing value counts as false, as in Inngest
 
 
 async def test_an_event_asked_for_again_has_the_same_answer_and_counts_once(
@@ -356,8 +356,11 @@ async def test_debounces_of_keys_are_independent(skipping: Skipping) -> None:
     assert skipping.runs() == [(10, [1]), (10, [2])]
 
 
-async def test_a_duplicate_of_a_newer_event_takes_none_with_it(skipping: Skipping) -> None:
-    """A sender's retry of two, after the first had been accepted alone, and has fired."""
+async def test_a_duplicate_of_a_newer_event_does_not_discard_the_event_beside_it(
+    skipping: Skipping,
+) -> None:
+    """A sender repeats a request of two events, of which the first was accepted alone and has
+    started its run."""
     fn = function(debounce=Debounce(period=10 * SECOND))
     now = event().event["ts"]
     first, second = event(id="a", n=1, ts=now + 5), event(id="b", n=2, ts=now)
@@ -380,7 +383,7 @@ async def test_a_rate_limit_counts_each_event_of_a_debounce(skipping: Skipping) 
 async def test_all_invokers_that_a_debounced_run_stands_for_are_answered_by_it(
     skipping: Skipping,
 ) -> None:
-    """Also those whose event is older than one that came before."""
+    """So are those whose event is older than one that came before."""
     fn = function(debounce=Debounce(period=10 * SECOND))
     ts = events.stamp({"name": "x"}).event["ts"]
     for n, age in enumerate((1, 0, 2)):
@@ -403,7 +406,7 @@ offers = st.lists(st.tuples(st.integers(0, 15), st.integers(0, 30)), min_size=1,
 
 
 @given(offers, st.none() | st.integers(1, 60))
-def test_debouncing_is_that_of_the_naive_model(
+def test_debouncing_does_what_the_naive_model_does(
     steps: list[tuple[int, int]], timeout: int | None
 ) -> None:
     state: Held | None = None
@@ -442,13 +445,13 @@ async def test_batches_of_keys_are_independent(skipping: Skipping) -> None:
     assert sorted(run for _, run in skipping.runs()) == [[0, 2], [1, 3]]
 
 
-async def test_a_batch_without_a_timeout_has_inngests(skipping: Skipping) -> None:
+async def test_a_batch_without_a_timeout_has_inngests_default(skipping: Skipping) -> None:
     await skipping.ask(function(batch_events=Batch(max_size=2)), n=1)
     await skipping.settled()
     assert skipping.runs() == [(60, [1])]
 
 
-async def test_what_does_not_fit_the_condition_runs_alone(skipping: Skipping) -> None:
+async def test_an_event_that_does_not_meet_the_condition_runs_alone(skipping: Skipping) -> None:
     fn = function(batch_events=Batch(max_size=2, timeout=SECOND, if_exp="int(event.data.x) > 5"))
     assert await skipping.ask(fn, n=0, x=3) == START
     assert await skipping.ask(fn, n=1, x="no number") == START
@@ -633,7 +636,7 @@ async def test_a_debounced_function_runs_with_the_last_event(client: Client, bri
 async def test_all_who_invoke_a_debounced_function_have_its_result(
     client: Client, brief: None
 ) -> None:
-    """Also those whose event a later one replaces, here one that nobody waits for."""
+    """So do those whose event is replaced by a later one, here by one that nobody waits for."""
 
     @new_client().create_function(
         fn_id="debounced",
@@ -658,7 +661,7 @@ async def test_all_who_invoke_a_debounced_function_have_its_result(
 
 
 async def offered(client: Client, gate: str, count: int) -> bool:
-    """Whether a debounce was offered so many events."""
+    """Whether a debounce was offered that many events."""
     try:
         history = await client.get_workflow_handle(gate).fetch_history()
     except RPCError:
@@ -750,7 +753,7 @@ async def test_a_batch_of_one_event_does_not_wait_for_its_time(client: Client) -
         await until(lambda: ran, 10)
 
 
-async def test_a_run_that_was_started_before_says_which_events_it_has(client: Client) -> None:
+async def test_starting_a_run_again_says_which_events_it_has(client: Client) -> None:
     fn = function(batch_events=Batch(max_size=5))
     sent = [event(n=n) for n in range(4)]
     entries = [Entry(one.internal_id, one.internal_id, one.event, 0) for one in sent]
@@ -804,8 +807,8 @@ async def test_no_event_is_lost_or_batched_twice_while_entities_end_renew_and_re
 
 
 async def test_a_batch_reads_what_came_while_no_worker_was_there(client: Client) -> None:
-    """All of it in one workflow task, which may compute for 2 s and would fail for ever if it took
-    longer."""
+    """It reads all of it in one workflow task, which may compute for 2 s, and would fail for ever
+    if that took longer."""
     fn, started = function(batch_events=Batch(max_size=5_000, timeout=HOUR)), []
 
     @activity.defn(name="inngest.start")
@@ -821,7 +824,7 @@ async def test_a_batch_reads_what_came_while_no_worker_was_there(client: Client)
         "timeout_ms": HOUR,
         "entries": entries,
     }
-    for _ in range(30):  # the same events: they are read, and known
+    for _ in range(30):  # the same events each time: they are read, but already known
         await client.start_workflow(
             names.BATCH_TYPE,
             id=names.gate_id("batch", fn.id),
@@ -840,7 +843,7 @@ async def test_a_batch_reads_what_came_while_no_worker_was_there(client: Client)
 async def test_a_batch_continues_as_new_while_events_wait(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a backlog is all in one history, which Temporal ends at 50 MB, with all events."""
+    """Otherwise a backlog would be in one history, and Temporal terminates a workflow of 50 MB."""
     monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_COST", 40)
     monkeypatch.setattr(inngest_temporal_workers.entities.batch, "STARTS", 4)
     fn = function(batch_events=Batch(max_size=2, timeout=SECOND))
@@ -872,7 +875,7 @@ async def test_a_batch_continues_as_new_while_events_wait(
     assert len(executions) > 2
 
 
-async def test_an_entity_that_does_not_keep_up_is_given_no_more(
+async def test_an_entity_that_does_not_keep_up_gets_no_more_events(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inngest_temporal.routing.gates, "MAX_WAITING_BYTES", 20_000)

@@ -1,4 +1,4 @@
-"""What is sent again has no second effect."""
+"""A request that is sent again has no second effect."""
 
 import asyncio
 from typing import Any
@@ -21,8 +21,8 @@ SEED = {"x-inngest-event-id-seed": "1700000000000,AAAAAAAAAAAAAA=="}
 
 @pytest.mark.timeout(300)
 async def test_a_retried_post_of_many_events_repeats_nothing(client: Client, long: bool) -> None:
-    """With the seed header, and with ids of the sender's own: the runs are counted after both
-    POSTs. No worker executes them: what is at stake is that each is started once."""
+    """Half of the events have ids of the sender's own, the others get theirs from the seed header.
+    No worker executes the runs: they are only counted."""
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: Any) -> None: ...
@@ -66,7 +66,7 @@ async def none_open(client: Client) -> bool:
 
 
 async def accepted(http: httpx.AsyncClient, batch: list[dict[str, Any]]) -> httpx.Response:
-    """Sent as a sender does: again, if Temporal does not answer in time."""
+    """Send the events as a sender does: again, if Temporal does not answer in time."""
     async with asyncio.timeout(240):
         while True:
             reply = await http.post("/e/key", json=batch, headers=SEED)

@@ -1,4 +1,4 @@
-"""What is asked of locks, without a server: the priority of a run, and what a key's value is."""
+"""What runs ask of locks, without a server: their priority, and the values of keys."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_a_factor_is_a_whole_number_within_bounds(run: str, factor: int) -> None
     assert locks.factor_of(config(priority=RunPriority(run=run)), EVENT) == factor
 
 
-def test_a_value_of_a_key_is_shown_shortened_and_a_singleton_without_one_is_none() -> None:
+def test_a_keys_value_is_shortened_and_a_singleton_without_one_needs_no_lock() -> None:
     event = {**EVENT, "data": {"n": 5.0, "long": "x" * 10_000}}
     long = config(concurrency=[Concurrency(limit=1, key="event.data.long")])
     [need] = locks.needs_of(long, event)

@@ -36,7 +36,7 @@ def test_large_events_push_out_more_of_the_others() -> None:
     assert len(recent) == 1
 
 
-def test_an_event_that_comes_again_keeps_its_place_and_tells_of_the_last_time() -> None:
+def test_an_event_that_comes_again_keeps_its_place_and_has_the_last_outcome() -> None:
     recent = RecentEvents()
     for n in (1, 2):
         recent.add(event(n), (Outcome("failed", reason="Temporal is away"),))
@@ -48,7 +48,7 @@ def test_an_event_that_comes_again_keeps_its_place_and_tells_of_the_last_time() 
     assert again.event["data"] == {"text": ""}
 
 
-def test_an_event_is_read_as_it_was_stamped_from_the_body_that_had_it_alone() -> None:
+def test_an_event_that_is_kept_as_its_body_is_read_as_it_was_stamped() -> None:
     recent = RecentEvents()
     for body in (
         b'{"name": "a", "data": {"x": "\\ud800"}}',

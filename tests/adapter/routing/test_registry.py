@@ -119,7 +119,7 @@ def test_an_expression_that_does_not_compile_never_matches(
     assert "'a-f' is never triggered by 'x'" in caplog.text
 
 
-def test_functions_of_the_same_id_in_two_apps_are_reported(
+def test_functions_with_the_same_id_in_two_apps_are_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     snapshot = Snapshot([app("a", function("a-b-c", "x")), app("a-b", function("a-b-c", "x"))])
@@ -149,7 +149,7 @@ def test_a_failure_is_matched_against_the_triggers_of_its_function_only(
     assert matching(snapshot, failed, function_id=7) == ["a-any"]
 
 
-def test_a_configuration_survives_its_json() -> None:
+def test_an_apps_configuration_survives_the_way_through_json() -> None:
     config = FunctionConfig(
         id="a-f",
         name="F",
@@ -254,7 +254,7 @@ async def test_entities_continue_as_new_with_their_state(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_an_app_that_begins_anew_is_still_noticed(client: Client) -> None:
+async def test_an_app_whose_entity_begins_anew_is_noticed(client: Client) -> None:
     follower = Follower(client)
     await publishing.publish(client, app("shop", function("shop-f", "x")))
     await follower.refresh()
@@ -363,7 +363,9 @@ async def test_a_follower_survives_an_outage_and_says_so_once(
     ]
 
 
-async def test_a_namespace_that_does_not_exist_is_no_empty_registry(temporal_address: str) -> None:
+async def test_a_namespace_that_does_not_exist_is_not_an_empty_registry(
+    temporal_address: str,
+) -> None:
     client = await Client.connect(temporal_address, namespace="missing", lazy=True)
     with pytest.raises(RPCError, match="missing"):
         await Follower(client).refresh()
@@ -429,7 +431,7 @@ def test_settings_come_from_inngests_variables() -> None:
     assert settings.Settings.from_env({"INNGEST_DEV": "1"}).dev
 
 
-async def test_a_connection_is_temporals_own_configuration(
+async def test_a_connection_uses_temporals_own_configuration(
     temporal_address: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_address)

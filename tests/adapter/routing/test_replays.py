@@ -1,4 +1,4 @@
-"""Replays: all runs of a function that ended in some way, run again, each of them once."""
+"""Replays rerun all runs of a function that ended with some status, each of them once."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ async def all_runs(client: Client, function_id: str) -> list[RunRecord]:
 
 
 async def has_listed(client: Client, function_id: str, status: str, count: int) -> list[RunRecord]:
-    """Until visibility lists so many runs of that status."""
+    """The runs with that status, once visibility lists `count` of them."""
 
     async def listed() -> list[RunRecord] | None:
         found = [run for run in await all_runs(client, function_id) if run.status == status]
@@ -48,7 +48,7 @@ async def has_listed(client: Client, function_id: str, status: str, count: int) 
 
 
 async def replayed(client: Client, id: str) -> ReplayRecord:
-    """Until it has ended."""
+    """The replay, once it has ended."""
 
     async def ended() -> ReplayRecord | None:
         found = await replays.load(client, id)
@@ -111,17 +111,17 @@ async def test_a_replay_that_fails_again_does_not_run_its_own_runs_again(client:
     async with running(client, fn) as app:
         await asyncio.gather(*(app.send("test/event", {"n": n}) for n in range(5)))
         await has_listed(client, fn.id, "Failed", 5)
-        # A clock that is ahead: what the replay starts is in its span of time.
+        # As by a clock that is ahead: the runs that the replay starts are in its span of time.
         request = ReplayRequest(fn.id, rate=50, until_ms=time.time_ns() // 1_000_000 + 60_000)
         first = await replayed(client, await replays.start(client, snapshot_of(app), request))
         assert first.progress.started == 5
         assert len(await has_listed(client, fn.id, "Failed", 10)) == 10
-        # Another one does.
+        # Another replay does run them again.
         second = await replayed(client, await replays.start(client, snapshot_of(app), request))
         assert second.progress.started == 10
 
 
-async def test_a_filter(client: Client) -> None:
+async def test_a_replay_reruns_only_runs_of_its_span_of_time_and_status(client: Client) -> None:
     flaky = Flaky()
     fn = flaky.function()
     async with running(client, fn) as app:
@@ -149,7 +149,7 @@ async def test_a_filter(client: Client) -> None:
         assert replay.progress.found == 0
 
 
-async def test_rate_and_cancel(client: Client) -> None:
+async def test_a_replay_keeps_to_its_rate_until_it_is_cancelled(client: Client) -> None:
     flaky = Flaky()
     fn = flaky.function()
     async with running(client, fn) as app:
@@ -177,7 +177,7 @@ async def test_rate_and_cancel(client: Client) -> None:
         assert again.progress.status == "Cancelled"
 
 
-async def test_a_key_makes_one_replay(client: Client) -> None:
+async def test_replays_with_the_same_key_are_one_replay(client: Client) -> None:
     flaky = Flaky()
     fn = flaky.function()
     async with running(client, fn) as app:
@@ -187,7 +187,7 @@ async def test_a_key_makes_one_replay(client: Client) -> None:
         assert (await replayed(client, ids.pop())).progress.found == 0
 
 
-async def test_what_is_refused(client: Client) -> None:
+async def test_a_replay_that_makes_no_sense_is_refused(client: Client) -> None:
     fn = Flaky().function()
     async with running(client, fn) as app:
         for request in (
@@ -209,7 +209,7 @@ async def test_what_is_refused(client: Client) -> None:
         assert not await replays.cancel(client, "nobody")
 
 
-async def test_it_goes_on_in_another_execution_and_tells_what_it_could_not_start(
+async def test_a_replay_continues_as_new_and_tells_which_runs_it_could_not_start(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(entity, "MAX_PARTS", 2)
@@ -250,7 +250,7 @@ async def test_it_goes_on_in_another_execution_and_tells_what_it_could_not_start
         assert len(executions) > 1
 
 
-async def test_a_function_that_is_gone_is_waited_for(client: Client) -> None:
+async def test_a_replay_waits_for_a_function_that_is_gone(client: Client) -> None:
     flaky = Flaky()
     fn = flaky.function()
 
@@ -261,7 +261,7 @@ async def test_a_function_that_is_gone_is_waited_for(client: Client) -> None:
         await app.send("test/event", {"n": 1})
         await has_listed(client, fn.id, "Failed", 1)
         snapshot = snapshot_of(app)
-    async with system_worker(client):  # its release stays the published one otherwise
+    async with system_worker(client):  # otherwise its release stays published
         await remove(client, "app")
     id = await replays.start(client, snapshot, ReplayRequest(fn.id, rate=50))
     async with running(client, other):
@@ -294,7 +294,7 @@ asyncio.run(main())
 
 
 async def system_process(client: Client, folder: Path) -> asyncio.subprocess.Process:
-    """A process that works on entities, and on nothing else."""
+    """A worker process for entities alone."""
     script = folder / "worker.py"
     script.write_text(WORKER)
     process = await asyncio.create_subprocess_exec(
@@ -310,8 +310,10 @@ async def system_process(client: Client, folder: Path) -> asyncio.subprocess.Pro
 
 
 @pytest.mark.timeout(180)
-async def test_a_worker_that_is_killed_in_the_middle(client: Client, tmp_path: Path) -> None:
-    """`kill -9`, several times: no run is lost, and none is run again twice."""
+async def test_a_replay_whose_workers_are_killed_reruns_each_run_once(
+    client: Client, tmp_path: Path
+) -> None:
+    """Three of them are killed with `kill -9`."""
     flaky = Flaky()
     fn = flaky.function()
     async with running(client, fn) as app:
@@ -346,7 +348,7 @@ async def test_a_worker_that_is_killed_in_the_middle(client: Client, tmp_path: P
     assert originals == Counter(run.id for run in failed)
 
 
-async def test_followers_are_not_needed(client: Client) -> None:
+async def test_a_replay_needs_no_follower(client: Client) -> None:
     """A worker whose follower was never started knows the functions."""
     flaky = Flaky()
     fn = flaky.function()

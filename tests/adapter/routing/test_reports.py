@@ -30,7 +30,7 @@ def level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "inngest_temporal.events")
 
 
-def test_an_event_is_said_to_start_be_held_and_be_given_to_waits(
+def test_the_log_says_what_an_event_starts_and_what_holds_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     order = events.stamp({"name": "order", "data": {}})
@@ -47,7 +47,7 @@ def test_an_event_is_said_to_start_be_held_and_be_given_to_waits(
     ]
 
 
-def test_an_event_that_nothing_listens_for_is_answered_with_the_known_ones(
+def test_an_event_that_nothing_listens_for_is_logged_with_the_known_names(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     typo = events.stamp({"name": "odrer", "data": {}})
@@ -62,7 +62,7 @@ def test_an_event_that_nothing_listens_for_is_answered_with_the_known_ones(
     assert caplog.messages[2].endswith("e08, e09, ...")
 
 
-def test_nothing_is_said_of_the_systems_events_that_start_nothing(
+def test_system_events_that_start_nothing_are_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     finished = events.Stamped({"name": events.FINISHED, "data": {}}, "01KB")

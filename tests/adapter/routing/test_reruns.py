@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError
+from temporalio.service import RPCError
 
 import inngest_temporal as inngest
 from inngest_temporal.drivers.local import hashed
@@ -53,7 +54,7 @@ class Bodies:
         return body
 
     def taken(self) -> dict[str, int]:
-        """Those since the last look."""
+        """The counts since the last call."""
         taken, self.counts = dict(self.counts), Counter()
         return taken
 
@@ -70,7 +71,7 @@ async def result(app: App, run_id: str) -> Any:
 
 
 async def failed(app: App, fn: inngest.Function[Any], **data: Any) -> str:
-    """The id of a run that fails."""
+    """Have a run fail, and return its id."""
     run = app.run_of(fn, await app.send("test/event", data))
     with pytest.raises(WorkflowFailureError):
         await run.result()
@@ -84,7 +85,7 @@ async def trace_of(app: App, run_id: str) -> Trace:
     return trace
 
 
-async def test_a_run_again(client: Client) -> None:
+async def test_a_rerun_has_the_same_event_and_names_its_original(client: Client) -> None:
     bodies = Bodies()
 
     async def handler(ctx: inngest.Context) -> Any:
@@ -104,7 +105,7 @@ async def test_a_run_again(client: Client) -> None:
         described = await client.get_workflow_handle(third).describe()
         assert await described.memo_value(names.ORIGINAL_MEMO) == second
         assert await described.memo_value(names.EVENTS_MEMO) == [event.internal_id]
-        # All of them are found by the event.
+        # The event's id finds all of them.
         prefix = events.run_prefix(event.internal_id)
         assert {first.id[: len(prefix)], second[: len(prefix)]} == {prefix}
         trace = await trace_of(app, second)
@@ -112,7 +113,7 @@ async def test_a_run_again(client: Client) -> None:
         assert (await trace_of(app, first.id)).original_run is None
 
 
-async def test_a_key_makes_one_run(client: Client) -> None:
+async def test_reruns_with_the_same_key_are_one_run(client: Client) -> None:
     async def handler(ctx: inngest.Context) -> None: ...
 
     fn = function(handler)
@@ -128,8 +129,8 @@ async def test_a_key_makes_one_run(client: Client) -> None:
             await again(app, first.id, key="")
 
 
-async def test_from_a_step_what_came_before_is_not_executed_again(client: Client) -> None:
-    """Across a deploy that changed the step, and what comes after it."""
+async def test_a_rerun_from_a_step_does_not_repeat_the_steps_before_it(client: Client) -> None:
+    """This holds across a deploy that changed the step and those after it."""
     bodies = Bodies()
 
     async def before(ctx: inngest.Context) -> Any:
@@ -176,7 +177,7 @@ async def test_from_a_step_what_came_before_is_not_executed_again(client: Client
         assert bodies.taken() == {"first": 1, "left": 1, "right": 1, "charge": 1, "new": 1}
 
 
-async def test_from_a_step_that_succeeded_what_came_after_is_executed_again(
+async def test_a_rerun_from_a_step_that_succeeded_repeats_it_and_those_after_it(
     client: Client,
 ) -> None:
     bodies = Bodies()
@@ -194,7 +195,7 @@ async def test_from_a_step_that_succeeded_what_came_after_is_executed_again(
             assert bodies.taken() == dict.fromkeys(expected, 1)
 
 
-async def test_a_handler_that_is_not_async(client: Client) -> None:
+async def test_a_handler_that_is_not_async_is_rerun_from_a_step(client: Client) -> None:
     bodies = Bodies()
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
@@ -214,7 +215,7 @@ async def test_a_handler_that_is_not_async(client: Client) -> None:
         assert bodies.taken() == {"b": 1, "c": 1}
 
 
-async def test_the_memos_keep_errors_and_what_waits_gave(client: Client) -> None:
+async def test_a_rerun_from_a_step_keeps_errors_and_what_waits_returned(client: Client) -> None:
     async def handler(ctx: inngest.Context) -> Any:
         def bad() -> None:
             raise ValueError("bad")
@@ -245,7 +246,7 @@ async def test_the_memos_keep_errors_and_what_waits_gave(client: Client) -> None
         new = await again(app, run.id, "last")
         assert await result(app, new) == first
         history = await client.get_workflow_handle(new).fetch_history()
-    # No timer, so nothing was waited for.
+    # There is no timer, so the run waited for nothing.
     assert not any(e.HasField("timer_started_event_attributes") for e in history.events)
 
 
@@ -269,7 +270,7 @@ async def test_the_input_of_a_step_is_replaced(client: Client) -> None:
         seen.clear()
         new = await again(app, run_id, hashed("charge"), input=[5, "USD"])
         assert await result(app, new) == ["5 USD", "7 EUR"]
-        # In both attempts, and not for the next step of the same name.
+        # The new input is for both attempts, but not for the next step of the same name.
         assert seen == [(5, "USD"), (5, "USD"), (7, "EUR"), (7, "EUR")]
         trace = await trace_of(app, new)
         inputs = {step.id: step.input for step in trace.steps}
@@ -277,7 +278,7 @@ async def test_the_input_of_a_step_is_replaced(client: Client) -> None:
         assert inputs[hashed("charge", 1)] is None
 
 
-async def test_an_input_that_does_not_fit(client: Client) -> None:
+async def test_an_input_that_does_not_fit_the_step_is_an_error(client: Client) -> None:
     async def handler(ctx: inngest.Context) -> Any:
         await ctx.step.send_event("send", inngest.Event(name="test/nobody"))
         await ctx.step.sleep("nap", 10)
@@ -296,7 +297,7 @@ async def test_an_input_that_does_not_fit(client: Client) -> None:
             assert "input" in str(caught.value.cause) or "argument" in str(caught.value.cause)
 
 
-async def test_what_cannot_be_run_again(client: Client) -> None:
+async def test_a_rerun_that_is_impossible_is_refused(client: Client) -> None:
     async def handler(ctx: inngest.Context) -> Any:
         for _ in range(2):
             await ctx.step.run("twice", lambda: None)
@@ -325,8 +326,8 @@ async def test_what_cannot_be_run_again(client: Client) -> None:
         await result(app, await again(app, big.id, "big 1"))
 
 
-async def test_only_locks_say_something_of_a_rerun(client: Client) -> None:
-    """Rate limit and idempotency don't; a singleton that skips doesn't, one at a time holds."""
+async def test_a_rerun_keeps_to_a_concurrency_limit(client: Client) -> None:
+    """A rate limit and a singleton that skips do not count."""
     under_way: list[int] = []
 
     async def handler(ctx: inngest.Context) -> None:
@@ -368,8 +369,7 @@ async def test_only_locks_say_something_of_a_rerun(client: Client) -> None:
         assert (await trace_of(app, second.id)).status == "Completed"
 
 
-async def test_an_invoked_run(client: Client) -> None:
-    """Its invoker is not answered once more."""
+async def test_a_rerun_of_an_invoked_run_does_not_answer_its_invoker(client: Client) -> None:
     outputs = iter(["first", "second"])
 
     async def handler(ctx: inngest.Context) -> Any:
@@ -403,7 +403,7 @@ async def test_an_invoked_run(client: Client) -> None:
     assert len(invoked) == 1
 
 
-async def test_a_batch(client: Client) -> None:
+async def test_a_rerun_of_a_batch_has_all_its_events(client: Client) -> None:
     async def handler(ctx: inngest.Context) -> Any:
         return [event.data["n"] for event in ctx.events]
 
@@ -420,18 +420,21 @@ async def test_a_batch(client: Client) -> None:
         assert trace.event_ids == tuple(one.internal_id for one in sent)
 
 
-async def test_a_cron(client: Client) -> None:
+async def test_a_rerun_of_a_cron_run_has_the_same_event(client: Client) -> None:
     fn = new_client().create_function(fn_id="cron", trigger=inngest.TriggerCron(cron="0 0 1 1 *"))(
         _cron
     )
     async with running(client, fn) as app:
         schedule = names.schedule_id("app", fn.id, "0 0 1 1 *")
 
-        async def triggered() -> Any:
-            await client.get_schedule_handle(schedule).trigger()
+        async def triggered() -> bool:
+            try:
+                await client.get_schedule_handle(schedule).trigger()
+            except RPCError:
+                return False
             return True
 
-        await until(lambda: _exists(triggered))
+        await until(triggered)
         found = await until(lambda: _first(client, fn.id))
         first = await client.get_workflow_handle(found).result()
         new = await again(app, found)
@@ -443,23 +446,13 @@ async def _cron(ctx: inngest.Context) -> Any:
     return ctx.event.data
 
 
-async def _exists(call: Callable[[], Awaitable[Any]]) -> bool:
-    try:
-        await call()
-    except Exception:
-        return False
-    return True
-
-
 async def _first(client: Client, function_id: str) -> str | None:
     async for run in client.list_workflows(f"WorkflowType = '{function_id}'"):
         return run.id
     return None
 
 
-async def test_an_event_that_was_for_later(client: Client) -> None:
-    """It was asked for now."""
-
+async def test_a_rerun_of_a_run_that_is_scheduled_for_later_starts_now(client: Client) -> None:
     async def handler(ctx: inngest.Context) -> Any:
         return ctx.event.ts
 
@@ -474,7 +467,9 @@ async def test_an_event_that_was_for_later(client: Client) -> None:
         await run.cancel()
 
 
-async def test_a_run_that_is_under_way_and_one_that_was_terminated(client: Client) -> None:
+async def test_a_run_that_is_under_way_and_one_that_was_terminated_can_be_rerun(
+    client: Client,
+) -> None:
     bodies = Bodies()
 
     async def handler(ctx: inngest.Context) -> Any:
@@ -496,8 +491,10 @@ async def test_a_run_that_is_under_way_and_one_that_was_terminated(client: Clien
     assert bodies.taken() == {"a": 1}
 
 
-async def test_a_step_that_ended_after_its_run_was_cancelled(client: Client) -> None:
-    """It is not executed again either, though the run has no memo of it."""
+async def test_a_rerun_does_not_repeat_a_step_that_ended_after_its_run_was_cancelled(
+    client: Client,
+) -> None:
+    """The run has no memo of that step."""
     bodies, started, gate = Bodies(), asyncio.Event(), threading.Event()
 
     async def handler(ctx: inngest.Context) -> Any:
@@ -526,7 +523,7 @@ async def test_a_step_that_ended_after_its_run_was_cancelled(client: Client) -> 
         with pytest.raises(WorkflowFailureError):
             await run.result()
         [work] = [step for step in (await trace_of(app, run.id)).steps if step.name == "work"]
-        has_ended = work.status == "Completed"  # else it was interrupted, and nobody can tell
+        has_ended = work.status == "Completed"  # otherwise it was interrupted, and nobody can tell
         bodies.taken()
         new = client.get_workflow_handle(await again(app, run.id, "go"))
         await until(lambda: _waits_for_go(app, new.id))
@@ -559,8 +556,8 @@ async def test_what_cancels_a_run_cancels_its_rerun(client: Client) -> None:
         assert (await trace_of(app, new.id)).status == "Cancelled"
 
 
-async def test_the_memos_are_there_after_a_worker_was_lost(client: Client) -> None:
-    """They come from the run's input, whatever worker has it."""
+async def test_a_rerun_keeps_its_memos_when_a_worker_is_lost(client: Client) -> None:
+    """Another worker finds them in the run's input."""
     bodies, gate = Bodies(), asyncio.Event()
 
     async def handler(ctx: inngest.Context) -> Any:

@@ -77,7 +77,7 @@ async def missing(client: Client, run_id: str) -> bool:
 
 
 class Delivered:
-    """Stands for the waits."""
+    """Stands in for the waits."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -147,7 +147,7 @@ async def test_events_of_one_request_are_answered_in_order(client: Client) -> No
     assert routed[-1] == Routed((), unmatched=True)
 
 
-async def test_no_more_than_the_limit_is_in_hand_at_once(client: Client) -> None:
+async def test_no_more_events_than_the_limit_are_routed_at_once(client: Client) -> None:
     now = peak = 0
 
     async def deliver(event: Mapping[str, Any], internal_id: str) -> None:
@@ -163,7 +163,7 @@ async def test_no_more_than_the_limit_is_in_hand_at_once(client: Client) -> None
     assert peak == 3
 
 
-async def test_an_error_is_raised_once_nothing_is_at_work_any_more(client: Client) -> None:
+async def test_an_error_is_raised_once_all_work_has_ended(client: Client) -> None:
     done: list[int] = []
 
     async def deliver(event: Mapping[str, Any], internal_id: str) -> None:
@@ -350,13 +350,15 @@ async def test_waits_that_can_not_be_reached_do_not_hold_a_sender(client: Client
         ("exceeded workflow execution limit for signal events", False),
     ],
 )
-def test_what_temporal_takes_later_is_not_refused(message: str, refused: bool) -> None:
+def test_what_temporal_may_take_later_does_not_count_as_refused(
+    message: str, refused: bool
+) -> None:
     assert refuses(RPCError(message, RPCStatusCode.INVALID_ARGUMENT, b"")) is refused
     assert not refuses(RPCError(message, RPCStatusCode.UNAVAILABLE, b""))
 
 
-async def test_a_failure_that_passes_is_reported_before_a_refusal_beside_it() -> None:
-    """Whoever routes gives up after a refusal, and tries again after anything else."""
+async def test_a_passing_failure_is_raised_rather_than_a_refusal_beside_it() -> None:
+    """A caller gives up after a refusal, and tries again after anything else."""
 
     async def fail(status: RPCStatusCode) -> None:
         raise RPCError(status.name, status, b"")

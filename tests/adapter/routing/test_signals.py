@@ -1,4 +1,4 @@
-"""Signals: one run waits for one by name, anybody sends it."""
+"""Signals: a run waits for one by its name, and anybody may send it."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Waits in numbers: none lost, none woken by another's event, however many there are."""
+"""Waits in large numbers: none is lost, and none is woken by another's event."""
 
 import asyncio
 import os
@@ -54,9 +54,8 @@ async def test_no_wake_up_is_lost_while_many_waits_are_being_registered(
     The event of a run is sent as soon as the run's history shows that its registration is complete
     (the wait's timer has started), while the registrations of others go on.
     """
-    monkeypatch.setattr(
-        inngest_temporal_workers.entities.entity, "LINGER_MS", 600_000
-    )  # the end of all these mailboxes is not looked at
+    # Mailboxes do not end during the test: all of that would be work beside it.
+    monkeypatch.setattr(inngest_temporal_workers.entities.entity, "LINGER_MS", 600_000)
     fn, count = waiter(), LONG_WAITS if long else WAITS
     async with running(client, fn, max_cached_workflows=count) as app:
         limit = asyncio.Semaphore(50)
@@ -94,7 +93,8 @@ async def start(app: App, fn: inngest.Function[Any], number: int) -> Any:
 
 
 def slow_registrations(monkeypatch: pytest.MonkeyPatch, seconds: float) -> list[int]:
-    """Have registrations take that long. Until when the waits are kept (ms since 1970)."""
+    """Make registrations take that long. Returns a list that gets the time until which each wait is
+    kept, in ms since 1970."""
     kept: list[int] = []
     register = Waits.register
 
@@ -111,9 +111,8 @@ async def test_an_answer_cannot_come_before_the_wait_that_was_found_with_the_que
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The classic send-then-wait without its race, as docs/DEVIATIONS.md shows it."""
-    slow_registrations(
-        monkeypatch, 10
-    )  # Temporal hears of what else is to be done when a local activity takes 8 s
+    # After 8 s of a local activity, Temporal hears of the run's other commands.
+    slow_registrations(monkeypatch, 10)
     inngest_client = new_client()
 
     @inngest_client.create_function(fn_id="asks", trigger=TRIGGER)
@@ -141,7 +140,7 @@ async def test_a_wait_that_took_long_to_register_is_kept_until_its_run_gives_up(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run counts the timeout from the end of the registration, so the mailbox must not count it
-    from its begin."""
+    from its beginning."""
     kept = slow_registrations(monkeypatch, 1)
     fn = waiter()
     async with running(client, fn) as app:
@@ -178,7 +177,7 @@ async def test_a_wait_on_a_path_that_its_hub_has_no_room_for_is_found_all_the_sa
 
 
 async def test_a_known_path_needs_no_worker_and_a_new_one_is_an_error_soon(client: Client) -> None:
-    """The path of a `cancel` entry, for which a sender waits."""
+    """These are paths of `cancel` entries: a sender waits until they are registered."""
     fn = new_client().create_function(
         fn_id="fn", trigger=TRIGGER, cancel=[inngest.Cancel(event="stop")]
     )(sleeping)
@@ -192,19 +191,18 @@ async def test_a_known_path_needs_no_worker_and_a_new_one_is_an_error_soon(clien
         function,
         config=function.config.model_copy(update={"cancel": [inngest.Cancel(event="new")]}),
     )
-    fresh = Client(
-        client.service_client, namespace=client.namespace
-    )  # as a process that knows nothing yet
+    # A client of its own, as in a process that knows nothing yet.
+    fresh = Client(client.service_client, namespace=client.namespace)
     one = stamp({"name": "test/event", "data": {}})
     assert await start_run(fresh, function, [one], "known", rpc_timeout=timedelta(seconds=30))
     with pytest.raises(TimeoutError):
         await start_run(fresh, other, [one], "unknown", rpc_timeout=timedelta(seconds=1))
 
 
-async def test_a_hub_that_was_terminated_is_there_again_with_the_next_registration(
+async def test_a_hub_that_was_terminated_returns_with_the_next_registration(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process believes for a minute what it knows of a hub; here for no time."""
+    """A process believes for a minute that a path is in its hub; here it does not."""
     monkeypatch.setattr(inngest_temporal.routing.waits, "KNOWN_SECONDS", 0)
     fn = waiter()
     async with running(client, fn) as app:
@@ -246,7 +244,7 @@ async def test_a_wait_for_the_end_of_a_run_is_found_though_nobody_waited_a_momen
 async def test_no_wait_begins_while_a_process_may_still_believe_that_its_path_is_not_there(
     client: Client,
 ) -> None:
-    """A sender of another process, which looks at the hub all the time."""
+    """Here a sender in another process looks at the hub all the time."""
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> Any:
@@ -283,7 +281,7 @@ async def test_a_wait_by_a_path_that_is_known_does_not_wait_for_the_hub(
             return dict(await memo(hub))
 
         monkeypatch.setattr(EntityHandle, "memo", late)
-        await asyncio.sleep(2 * BELIEF_SECONDS)  # the hub is to be asked again
+        await asyncio.sleep(2 * BELIEF_SECONDS)  # so that the sender asks the hub again
         delivering = asyncio.create_task(
             sender.deliver({"name": "go", "data": {"id": 2, "n": 1}}, str(ULID()))
         )
@@ -362,7 +360,7 @@ REST = "async.data.n > event.data.id"
 
 
 def absent(count: int) -> list[Wait]:
-    """Waits of runs that are not there."""
+    """Waits of runs that don't exist."""
     expires_ms = round(time.time() * 1000) + 3_600_000
     # `ULID()` counts up within a millisecond, and would pack too well.
     ids = [
@@ -394,7 +392,7 @@ def test_a_mailbox_carries_over_40000_waits() -> None:
 async def test_a_mailbox_of_many_waits_loses_none_when_its_history_is_long(
     client: Client, monkeypatch: pytest.MonkeyPatch, limit: int, long: bool
 ) -> None:
-    """It continues as new; or, if the waits are too many for that, goes on as it is."""
+    """It continues as new, or goes on as it is if the waits are too many for that."""
     monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_COST", 0)
     monkeypatch.setattr(inngest_temporal_workers.entities.entity, "MAX_STATE", limit)
 
@@ -433,8 +431,8 @@ async def test_a_mailbox_of_many_waits_loses_none_when_its_history_is_long(
 async def test_waits_that_take_long_to_check_do_not_stop_their_mailbox(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All in one workflow task they could take more than the two seconds that it may compute, again
-    and again."""
+    """Checked in one workflow task, they could take more than the two seconds that it may compute,
+    each time it is tried."""
     monkeypatch.setattr(inngest_temporal_workers.entities.mailbox, "MAX_TASK_WORK", 5_000)
     heavy = "async.data.items.exists(i, i == event.data.id)"
 
@@ -472,7 +470,7 @@ async def continued(entity: WorkflowHandle[Any, Any]) -> bool:
 async def test_an_event_resumes_all_that_match_in_parts(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One activity for all would be over its time, and begin again."""
+    """One activity for all of them would take too long, and begin again."""
     monkeypatch.setattr(inngest_temporal_workers.entities.mailbox, "CHUNK", 5)
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
