@@ -1,5 +1,5 @@
-"""Runs functions on the embedded server: a real worker, events routed as the ingress routes
-them."""
+"""Runs functions on the embedded server: with a real worker, and events that are routed as the
+ingress does it."""
 
 import asyncio
 import contextlib
@@ -88,18 +88,24 @@ async def until(condition: Any, seconds: float = 60) -> Any:
 
 
 def pause(began: float, least: float = 0.02) -> float:
-    """How long to wait before one asks again, having waited since then. Asking takes CPU time that
-    what is waited for may need; what takes longer is asked for less often."""
+    """Seconds until a condition that has been waited for since `began` is checked again. Checks take
+    CPU time that others may need, so they become rarer."""
     return min(max(least, (time.monotonic() - began) / 20), 0.5)
 
 
 async def registered(run: WorkflowHandle[Any, Any], count: int = 1) -> None:
-    """Until so many of the run's waits have begun: then its history shows their timers."""
+    """Wait until `count` of the run's waits have begun: then its history shows their timers."""
     async with asyncio.timeout(60):
         async for event in run.fetch_history_events(wait_new_event=True):
             count -= event.HasField("timer_started_event_attributes")
             if not count:
                 return
+
+
+async def is_cancel_requested(client: Client, workflow_id: str) -> bool:
+    """Whether a workflow was asked to cancel itself, also if no worker has told it so yet."""
+    described = await client.get_workflow_handle(workflow_id).describe()
+    return described.raw_description.workflow_extended_info.cancel_requested
 
 
 def kinds(history: WorkflowHistory) -> str:
@@ -116,6 +122,6 @@ def new_client(app_id: str = "app", **options: Any) -> inngest.Inngest:
 
 
 PATIENCE = timedelta(seconds=30)
-"""Limit of one call to a server that shares two cores with all else."""
+"""Limit of one call to a server that shares two cores with everything else."""
 
 TRIGGER = inngest.TriggerEvent(event="test/event")

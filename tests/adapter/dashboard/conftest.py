@@ -24,7 +24,7 @@ async def browser(chromium_address: str) -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture
 async def page(browser: Browser) -> AsyncIterator[Page]:
-    """A page that may not complain: of a script that fails, or of what its policy forbids."""
+    """A page. The test fails if a script of the page fails, or does what its policy forbids."""
     async with profile(browser, viewport={"width": 1200, "height": 900}) as context:
         watched = Watched(await context.new_page())
         yield watched.page

@@ -35,7 +35,7 @@ def _patient() -> None:
 
 
 def shop(gate: asyncio.Event) -> inngest.Function[Any]:
-    """An order, which is one at a time, and goes on when the gate opens."""
+    """Takes one order at a time, and continues when the gate opens."""
 
     @new_client("shop").create_function(
         fn_id="order",
@@ -91,7 +91,7 @@ async def test_an_order_is_watched_from_the_queue_to_its_end(client: Client, pag
 
         steps = page.locator(".timeline tbody tr:not(.whole) .name a")
         assert await steps.all_inner_texts() == ["look up user", "reserve", "cool off", "payment"]
-        assert await page.evaluate("window.same")  # it was never loaded anew
+        assert await page.evaluate("window.same")  # the page was never reloaded
         await expect(page.locator("#output-json")).to_contain_text('"paid": 2')
         await page.get_by_role("link", name="payment", exact=True).click()
         await expect(page.locator("#step-event-json")).to_contain_text('"amount": 2')
@@ -115,11 +115,11 @@ async def test_a_function_shows_who_waits_for_whom(client: Client, page: Page) -
         for run in others:
             await expect(page.locator(".flow").get_by_role("link", name=run)).to_be_visible()
         assert await violations(page) == []
-        gate.set()  # a step that goes on holds up the worker's end
+        gate.set()  # a step under way would hold up the worker's stop
 
 
 async def _pay(app: World, run: str, amount: int) -> None:
-    """Pay until an order has heard of it: a wait begins a moment after it was asked for."""
+    """Pay until the run has ended: its wait begins a moment after the run asks for it."""
 
     async def paid() -> bool:
         await app.send("shop/paid", {"amount": amount})
@@ -159,7 +159,7 @@ async def test_a_row_stays_open_and_chosen_while_the_page_is_refreshed(
 
 
 async def _refreshed(page: Page, path: str) -> None:
-    """Until a live part was asked for again, and shown."""
+    """Wait until a live part of the page was fetched again, and shown."""
     async with page.expect_response(lambda response: path in response.url):
         pass
     await page.evaluate("() => new Promise((done) => setTimeout(done, 100))")
@@ -187,7 +187,7 @@ async def test_a_run_is_cancelled_from_its_page_and_several_from_the_list(
 
 
 def flaky(broken: list[bool], bodies: list[str]) -> inngest.Function[Any]:
-    """An order whose payment fails for as long as it is broken."""
+    """A payment that fails for as long as `broken` says so."""
 
     @new_client("shop").create_function(
         fn_id="pay", name="Pay", trigger=inngest.TriggerEvent(event="shop/pay"), retries=0
@@ -207,7 +207,7 @@ async def _body(bodies: list[str], name: str, broken: list[bool]) -> str:
     return name
 
 
-async def test_a_failed_run_is_run_again_from_its_failed_step(client: Client, page: Page) -> None:
+async def test_a_failed_run_is_rerun_from_its_failed_step(client: Client, page: Page) -> None:
     broken, bodies = [True], list[str]()
     pay = flaky(broken, bodies)
     async with world(client, pay) as app:
@@ -331,7 +331,7 @@ async def test_one_signs_in_with_a_signing_key(client: Client, page: Page) -> No
         await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
-async def test_a_page_says_when_it_is_not_live_and_goes_on_afterwards(
+async def test_a_page_says_when_it_is_not_live_and_continues_afterwards(
     client: Client, page: Page, proxy: Proxy
 ) -> None:
     broken = await connect(target_host=proxy.address, namespace=client.namespace)
@@ -422,7 +422,7 @@ async def test_a_run_of_a_thousand_steps_stays_usable_while_it_runs(
 
 
 def spiteful() -> inngest.Function[Any]:
-    """A function whose every text is an attack."""
+    """A function all of whose texts are attacks."""
 
     @new_client("app").create_function(fn_id="evil", name=EVIL, trigger=TRIGGER, retries=0)
     async def evil(ctx: inngest.Context) -> None:
@@ -510,7 +510,7 @@ async def test_everybody_can_use_every_page(client: Client, page: Page) -> None:
 
 
 async def _is_replayed(client: Client, replay: str) -> bool:
-    """Until it has ended, and is listed."""
+    """Whether the replay has ended, and is listed."""
     return any(
         each.id == replay and each.ended_ms is not None for each in await replays.latest(client)
     )
@@ -540,7 +540,7 @@ async def _look_by_day_and_night(page: Page, name: str) -> None:
 
 
 async def _look(page: Page, name: str, only: Sequence[str] = ()) -> None:
-    """Check a page, as it is on a desk and on a phone, and keep pictures."""
+    """Check a page at the widths of a desktop and of a phone, and keep pictures."""
     SCREENSHOTS.mkdir(exist_ok=True)
     assert await violations(page, only=only) == [], name
     for width, suffix in ((1200, ""), (390, "-narrow")):

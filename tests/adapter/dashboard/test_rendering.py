@@ -73,7 +73,7 @@ def test_the_text_of_a_tree_is_its_json(value: Any) -> None:
     assert not re.search(r"<(?!/?(div|span|details|summary)\b)", shown)
 
 
-def test_large_and_deep_json_is_shown_all_the_same() -> None:
+def test_large_and_deep_json_is_shown_too() -> None:
     large = list(range(MAX_TREE_NODES + 1))
     assert json_view(large).startswith("<pre")
     assert "first 200,000 of" in json_view([["x" * 99] * 9_999])
@@ -102,7 +102,7 @@ class _Site:
     message = None
 
 
-def test_a_configuration_is_said_in_words() -> None:
+def test_a_configuration_is_described_in_words() -> None:
     config = FunctionConfig(
         id="shop-all",
         name="All",
@@ -230,7 +230,7 @@ def test_a_chart_has_a_bar_for_each_five_minutes() -> None:
     assert chart_of([], now).text == "Runs of the last hour: none"
 
 
-def test_the_first_page_says_what_to_do_with_what_there_is() -> None:
+def test_the_first_page_suggests_a_command_for_a_function_that_exists() -> None:
     functions = [
         FunctionConfig(id="a-cron", name="c", triggers=[TriggerCron(cron="0 9 * * *")]),
         FunctionConfig(id="a-it's", name="i", triggers=[TriggerEvent(event="it's/*")]),

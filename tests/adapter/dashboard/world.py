@@ -25,16 +25,16 @@ class World:
         self.url = url
         self.app = app
         self.http = http
-        """Speaks to the ingress as a browser would that sends forms of its pages."""
+        """Speaks to the ingress like a browser that sends forms from its pages."""
 
     async def send(self, name: str, data: dict[str, Any] | None = None, **fields: Any) -> str:
-        """Send an event to the ingress; its internal id."""
+        """Send an event to the ingress, and return its internal id."""
         answer = await self.http.post("/e/dev", json={"name": name, "data": data or {}, **fields})
         assert answer.status_code == 200, answer.text
         return str(answer.json()["ids"][0])
 
     def run_of(self, function: inngest.Function[Any], event: str) -> str:
-        """Id of the run that an event, by its internal id, starts of a function."""
+        """Id of the run of a function that is started by the event with this internal id."""
         return events.run_id(function.id, events.Stamped({}, event))
 
 

@@ -33,7 +33,7 @@ from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers.plugin import system_worker
 from tests.apps import sleepers
-from tests.harness import PATIENCE, App, new_client, running, until
+from tests.harness import PATIENCE, App, is_cancel_requested, new_client, running, until
 from tests.test_faults import Processes
 
 
@@ -390,9 +390,8 @@ async def started(client: Client, fn: inngest.Function[Any], count: int) -> list
 
 
 async def requested(client: Client, runs: list[str]) -> int:
-    """How many of these runs were asked to end."""
-    described = await asyncio.gather(*(client.get_workflow_handle(run).describe() for run in runs))
-    return sum(one.raw_description.workflow_extended_info.cancel_requested for one in described)
+    """How many of these runs were asked to cancel themselves."""
+    return sum(await asyncio.gather(*(is_cancel_requested(client, run) for run in runs)))
 
 
 async def test_a_cancellation_that_is_deleted_stops_and_another_one_can_begin(

@@ -32,7 +32,7 @@ from inngest_temporal.temporal import connection as settings
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers.plugin import system_worker
-from tests.harness import until
+from tests.harness import is_cancel_requested, until
 
 DEV = Settings(dev=True)
 SIGNING_KEY = "signkey-prod-0123456789abcdef"
@@ -519,8 +519,7 @@ async def test_only_our_runs_can_be_seen_and_cancelled(
     foreign = await client.start_workflow("theirs", id=str(ULID()), task_queue="theirs")
     for method in ("GET", "DELETE"):
         assert (await api.request(method, f"/v1/runs/{foreign.id}")).status_code == 404
-    described = await foreign.describe()
-    assert not described.raw_description.workflow_extended_info.cancel_requested
+    assert not await is_cancel_requested(client, foreign.id)
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ async def test_a_bad_configuration_is_refused_and_the_former_one_stays(
         (b" " * (MAX_BODY_BYTES + 1), "over the max size"),
     ],
 )
-async def test_what_is_no_registration_is_refused(
+async def test_a_body_that_is_not_a_registration_is_refused(
     offline: httpx.AsyncClient, content: bytes, error: str
 ) -> None:
     reply = await offline.post("/fn/register", content=content)

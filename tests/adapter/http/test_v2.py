@@ -18,7 +18,7 @@ from inngest_temporal.routing.registry import AppConfig, Follower, Snapshot
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
 from tests.adapter.http.test_ingress import DEV, SIGNING_KEY, http, ingress_for
-from tests.harness import TRIGGER, new_client, running, until
+from tests.harness import TRIGGER, is_cancel_requested, new_client, running, until
 
 shop = new_client("shop")
 
@@ -316,8 +316,7 @@ async def test_a_workflow_that_is_not_a_run_of_ours_is_not_found(client: Client)
         ):
             assert await api.refused("GET", path, 400) == "invalid_request"
         assert await api.get("/runs") == []
-    described = await foreign.describe()
-    assert not described.raw_description.workflow_extended_info.cancel_requested
+    assert not await is_cancel_requested(client, foreign.id)
 
 
 async def test_a_temporal_that_is_down_is_answered_with_503() -> None:
