@@ -531,7 +531,7 @@ async def test_a_failing_step_ends_with_the_same_hooks_as_one_that_does_not() ->
     assert calls == ["after_execution", "transform_output ValueError('x')", "before_response"]
 
 
-async def test_middleware_may_make_json_of_what_is_none() -> None:
+async def test_middleware_may_turn_other_values_into_json() -> None:
     class Sets(inngest.MiddlewareSync):
         def transform_input(self, ctx: Any, function: Any, steps: inngest.StepMemos) -> None:
             for memo in steps.values():
@@ -573,7 +573,7 @@ async def test_after_send_events_is_told_of_a_failure() -> None:
     assert results == [inngest.SendEventsResult(error="unreachable")]
 
 
-async def test_an_async_body_in_a_sync_handler_is_refused_by_name() -> None:
+async def test_an_async_body_in_a_sync_handler_is_refused_and_named() -> None:
     def handler(ctx: inngest.ContextSync) -> None:
         ctx.step.run("a", asyncio.sleep, 0)
 
@@ -628,7 +628,7 @@ async def test_steps_that_are_found_side_by_side_all_pass_through_transform_outp
 
 
 class Chains:
-    """A ledger that lets every chain go on, and keeps what it is told."""
+    """A ledger that lets every chain continue, and keeps what it is told."""
 
     def __init__(self) -> None:
         self.recorded: list[str] = []
@@ -646,7 +646,7 @@ class Chains:
 async def test_a_handler_that_awaits_for_long_reaches_its_target(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Longer than a branch of it is waited for, while nothing is at another step."""
+    """It awaits for longer than a branch without a step is waited for."""
     monkeypatch.setattr(local, "VANISHED_GRACE", 0.05)
 
     async def handler(ctx: inngest.Context) -> Any:
@@ -723,7 +723,7 @@ async def test_no_kind_of_step_is_swallowed(call: Any) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-async def test_steps_without_await_are_said(caplog: pytest.LogCaptureFixture) -> None:
+async def test_steps_without_await_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(ctx: inngest.Context) -> str:
         await ctx.step.run("awaited", lambda: 1)
         ctx.step.run("a", lambda: 1)
@@ -739,7 +739,7 @@ async def test_steps_without_await_are_said(caplog: pytest.LogCaptureFixture) ->
     )
 
 
-async def test_steps_that_a_handler_did_not_wait_for_are_said(
+async def test_steps_that_a_handler_did_not_wait_for_are_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def handler(ctx: inngest.Context) -> str:
@@ -755,7 +755,7 @@ async def test_steps_that_a_handler_did_not_wait_for_are_said(
     )
 
 
-async def test_steps_that_a_handler_cancelled_are_not_said(
+async def test_steps_that_a_handler_cancelled_are_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def handler(ctx: inngest.Context) -> str:

@@ -6,8 +6,8 @@ from inngest_temporal.drivers.losses import Losses
 
 
 @pytest.mark.parametrize("retries", [0, 3, 40])
-def test_losses_alone_are_no_end_before_ten_minutes(retries: int) -> None:
-    """Each takes the 30 seconds in which it is noticed, and the pause after it."""
+def test_losses_alone_end_nothing_before_ten_minutes(retries: int) -> None:
+    """Each loss takes 30 seconds until it is noticed, and the pause after it."""
     losses, attempt, seconds = Losses(), 0, 0
     while True:
         seconds += 30 + losses.add()

@@ -1,4 +1,4 @@
-"""The split of a wait's condition: the same events match as by the whole condition."""
+"""The split of a wait's condition matches the same events as the whole condition."""
 
 import copy
 import json
@@ -204,7 +204,7 @@ def test_an_absent_path_of_the_trigger_is_null() -> None:
         ({"data": {"a": float("nan")}}, "data.a", (False, None)),
     ],
 )
-def test_the_value_of_a_candidate(
+def test_only_a_scalar_is_the_value_of_a_candidate(
     event: dict[str, Any], path: str, expected: tuple[bool, object]
 ) -> None:
     found = value_at(event, path)
@@ -260,8 +260,7 @@ def test_any_key_survives_the_path(keys: list[str]) -> None:
     assert value_at(event, condition.path) == (True, "found")
 
 
-# -- the contract
-# ---
+# The contract
 
 SCALARS: list[Any] = ["a", "b", "", 0, 1, 1.0, 2, 2.5, -1, True, False, None]
 VALUES = st.one_of(
@@ -361,8 +360,8 @@ CONDITIONS = st.one_of(
 
 
 def respelled(value: Any) -> Any:
-    """The same numbers spelled otherwise, and bools that only Python takes for the numbers they
-    replace."""
+    """Numbers are spelled otherwise, and bools become the numbers that are equal to them in Python
+    alone."""
     match value:
         case dict():
             return {key: respelled(inner) for key, inner in value.items()}
@@ -393,9 +392,8 @@ def test_split_matches_the_same_events_as_the_whole(
     whole = compile_expression(source).matches(reduce_event(source, trigger), candidate)
 
     condition = split_condition(source, json.loads(json.dumps(trigger)))
-    stored = WaitCondition(
-        **json.loads(json.dumps(vars(condition)))
-    )  # as it crosses to the mailbox
+    # As it crosses to the mailbox.
+    stored = WaitCondition(**json.loads(json.dumps(vars(condition))))
     at_path, value = value_at(candidate, stored.path) if stored.path else (True, None)
     in_mailbox = at_path and json.dumps(value) == json.dumps(stored.value)
     rest = stored.rest is None or compile_expression(stored.rest).matches(stored.event, candidate)
@@ -408,15 +406,14 @@ def test_split_matches_the_same_events_as_the_whole(
 @given(
     st.lists(st.one_of(EQUALITIES, COMPARISONS), min_size=1, max_size=3).map(" && ".join), pairs()
 )
-def test_filling_in_is_making_absent_paths_null(
+def test_reducing_a_trigger_makes_absent_paths_null(
     source: str, pair: tuple[dict[str, Any], dict[str, Any]]
 ) -> None:
-    """The reduced trigger against another way to fill it in: the whole trigger, with null put where
-    nothing is."""
+    """Compares the reduced trigger with one that is filled in differently: the whole trigger, with
+    null wherever a path has nothing."""
     trigger, candidate = pair
-    filled = json.loads(
-        json.dumps(trigger)
-    )  # a deep copy would keep two places that share an object together
+    # Not a deep copy: places that share an object would go on sharing it.
+    filled = json.loads(json.dumps(trigger))
     read = [
         path
         for path in PATHS

@@ -531,9 +531,8 @@ def test_work_is_limited(source: str) -> None:
         r"'x'.matches('(\\pL{500})') || true",
     ],
 )
-def test_work_that_hides_in_one_call_counts(body: str) -> None:
-    """Each takes so long that ten thousand of them would keep a worker busy for seconds, or
-    minutes."""
+def test_work_that_is_hidden_in_one_call_counts(body: str) -> None:
+    """Ten thousand of each would keep a worker busy for seconds, or minutes."""
     data = {
         "many": list(range(100)),
         "text": "x" * 400_000,
@@ -664,7 +663,7 @@ def test_conversions(source: str, expected: Any) -> None:
         ("'x'.getHours()", "getHours() needs a timestamp"),
     ],
 )
-def test_what_can_not_be_converted_says_so(source: str, message: str) -> None:
+def test_a_failed_conversion_says_what_is_wrong(source: str, message: str) -> None:
     with pytest.raises((EvaluationError, ExpressionError)) as raised:
         value_of(source)
     assert message in str(raised.value)
