@@ -82,7 +82,8 @@ class Executor:
         return answer
 
     async def run(self) -> Any:
-        """What the function returned, or its `ErrorInfo`. No pause between attempts."""
+        """Run the function to its end, without pauses between attempts. Returns its result, or its
+        `ErrorInfo`."""
         attempt = 0
         while len(self.calls) < 40:
             answer = await self.call(None, attempt)
@@ -102,7 +103,7 @@ class Executor:
         raise AssertionError(self.calls)
 
     def store(self, answer: Answer, attempt: int) -> int:
-        """Keep what was done; the attempt of the next call."""
+        """Keep what was done, and return the attempt of the next call."""
         for done in answer.done:
             self.names[done.op.id] = done.op.name
             self.memos[done.op.id] = json.dumps(
@@ -117,8 +118,8 @@ class Executor:
         return 0
 
     async def execute(self, op: Op, known: dict[str, str]) -> None:
-        """One of the steps that were found together, `known` being the memos then: a function is
-        not called for a step while it has to do with the failure of another."""
+        """Execute one of the steps that were found together. `known` has the memos of that time: a
+        call for one step does not tell the function of another's failure."""
         self.names[op.id] = op.name
         if op.kind == protocol.RUN and "gateway" not in op.options:
             attempt = 0
@@ -132,7 +133,7 @@ class Executor:
 
 
 def told(answer: Answer) -> str:
-    """An answer in few words."""
+    """An answer in a few words."""
     if answer.failed is not None:
         return "failed" if answer.failed.retriable else "failed for ever"
     words = [f"{'failed' if done.error else 'ran'} {done.op.name}" for done in answer.done]
@@ -167,7 +168,7 @@ BEHAVIOURS: list[Behaviour] = []
 
 
 def comes_to(result: Any, calls: list[str], **given: Any) -> Callable[[Handler], Handler]:
-    """Add a behaviour."""
+    """Add a behaviour: what the run of the decorated handler comes to."""
 
     def add(handler: Handler) -> Handler:
         BEHAVIOURS.append(Behaviour(handler, result, calls, **given))
@@ -629,7 +630,7 @@ def app_of(
 
 
 def alike(result: Any) -> Any:
-    """An error without its stack, and without a message that is the SDK's own."""
+    """The result; if it is an error, without its stack and without a message of the SDK's own."""
     if not isinstance(result, ErrorInfo):
         return result
     assert result.message
@@ -686,19 +687,19 @@ async def returns_its_event(ctx: inngest.Context) -> Any:
     return ctx.event.data
 
 
-async def test_a_function_that_is_not_there(server: Server) -> None:
+async def test_an_unknown_function_fails_and_may_be_retried(server: Server) -> None:
     answer = await Executor(app_of(server, returns_one), "py-gone").call()
     assert answer.failed is not None
     assert (answer.failed.name, answer.failed.retriable) == ("FunctionNotFoundError", True)
 
 
-async def test_a_step_that_is_not_there(server: Server) -> None:
+async def test_an_unknown_step_fails_and_may_be_retried(server: Server) -> None:
     answer = await Executor(app_of(server, has_a_step)).call("00" * 20)
     assert answer.failed is not None
     assert (answer.failed.name, answer.failed.retriable) == ("StepUnexpectedError", True)
 
 
-async def test_a_batch(server: Server) -> None:
+async def test_a_batch_arrives_with_all_its_events(server: Server) -> None:
     async def returns_all(ctx: inngest.Context) -> Any:
         return [event.data for event in ctx.events]
 
@@ -707,7 +708,7 @@ async def test_a_batch(server: Server) -> None:
     assert await executor.run() == [{"n": 0}, {"n": 1}, {"n": 2}]
 
 
-async def test_the_function_that_is_told_of_a_failure(server: Server) -> None:
+async def test_on_failure_gets_the_failed_event_over_http(server: Server) -> None:
     async def told_of_it(ctx: inngest.Context) -> Any:
         return ctx.event.data["error"]["message"]
 
@@ -717,7 +718,7 @@ async def test_the_function_that_is_told_of_a_failure(server: Server) -> None:
     assert await Executor(app, "py-f-failure", events=[event]).run() == "m"
 
 
-async def test_a_handler_that_is_not_async(server: Server) -> None:
+async def test_a_handler_that_is_not_async_is_called_for_each_step(server: Server) -> None:
     client = inngest.Inngest(app_id="py", is_production=False)
 
     @client.create_function(fn_id="f", trigger=inngest.TriggerEvent(event="t/e"))
@@ -732,7 +733,7 @@ async def test_a_handler_that_is_not_async(server: Server) -> None:
 
 
 @pytest.mark.parametrize("keys", [[KEY], [KEY, OTHER_KEY]])
-async def test_a_signed_call(keys: list[str], server: Server) -> None:
+async def test_a_signed_call_is_accepted(keys: list[str], server: Server) -> None:
     executor = Executor(app_of(server, has_a_step, signing_key=KEY), keys=keys)
     assert await executor.run() == 1
 
@@ -745,7 +746,7 @@ ODD = {
 }
 
 
-async def test_what_is_odd_in_a_signed_call_arrives_as_a_double_can_hold_it(server: Server) -> None:
+async def test_odd_values_in_a_signed_call_arrive_as_doubles_can_hold_them(server: Server) -> None:
     executor = Executor(
         app_of(server, returns_its_event, signing_key=KEY),
         keys=[KEY],
@@ -759,27 +760,27 @@ async def test_what_is_odd_in_a_signed_call_arrives_as_a_double_can_hold_it(serv
     assert [float(each) for each in seen["integers"]] == [float(n) for n in ODD["integers"]]
 
 
-async def test_what_is_odd_in_a_memo_of_a_signed_call(server: Server) -> None:
+async def test_odd_values_in_a_memo_of_a_signed_call_arrive(server: Server) -> None:
     executor = Executor(app_of(server, has_a_step, signing_key=KEY), keys=[KEY])
     executor.memos[hashlib.sha1(b"a").hexdigest()] = json.dumps({"data": ODD["floats"]})
     assert await executor.run() == ODD["floats"]
 
 
 @pytest.mark.parametrize("keys", [[], [OTHER_KEY], [OTHER_KEY, KEY]])
-async def test_a_call_that_is_signed_wrongly(keys: list[str], server: Server) -> None:
+async def test_a_call_that_is_signed_wrongly_is_refused(keys: list[str], server: Server) -> None:
     answer = await Executor(app_of(server, returns_one, signing_key=KEY), keys=keys).call()
     assert answer.failed is not None
     assert answer.failed.retriable
     assert "401" in answer.failed.message
 
 
-async def test_a_signature_of_long_ago(server: Server) -> None:
+async def test_an_old_signature_is_accepted(server: Server) -> None:
     """This SDK does not look at the time; that of JavaScript allows for five minutes."""
     app = app_of(server, returns_one, signing_key=KEY)
     assert await Executor(app, keys=[KEY], now=1_000_000_000).run() == 1
 
 
-async def test_state_that_is_gone(server: Server) -> None:
+async def test_state_that_is_gone_is_a_failure_that_may_be_retried(server: Server) -> None:
     executor = Executor(app_of(server, has_a_step))
     executor.memos = {"0" * 40: json.dumps("x" * MAX_INLINE_BYTES)}
     answer = await executor.call()
@@ -788,7 +789,9 @@ async def test_state_that_is_gone(server: Server) -> None:
     assert "404" in answer.failed.message
 
 
-async def test_the_key_before_the_last_one(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_fallback_key_is_accepted(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("INNGEST_SIGNING_KEY_FALLBACK", OTHER_KEY)
     app = app_of(server, returns_one, signing_key=KEY)
     assert await Executor(app, keys=[OTHER_KEY]).run() == 1
@@ -796,7 +799,7 @@ async def test_the_key_before_the_last_one(server: Server, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("signing_key", [None, KEY])
-async def test_large_state_is_fetched(signing_key: str | None) -> None:
+async def test_large_state_is_fetched_by_the_sdk(signing_key: str | None) -> None:
     large = {"data": "x" * MAX_INLINE_BYTES}
     memos = {hashlib.sha1(b"a").hexdigest(): large}
 
@@ -813,11 +816,11 @@ async def test_large_state_is_fetched(signing_key: str | None) -> None:
         assert fetched == [f"/v0/runs/{RUN_ID}/actions", f"/v0/runs/{RUN_ID}/batch"]
 
 
-# What stands between an app and us.
+# A proxy between an app and us.
 
 
 class Between:
-    """A proxy that may answer something else than the app did."""
+    """A proxy that may change the app's answer."""
 
     def __init__(
         self,
@@ -849,7 +852,9 @@ class Between:
 
 
 @pytest.mark.parametrize("handler", [returns_one, has_a_step])
-async def test_a_reply_without_the_header_of_sdks(handler: Handler, server: Server) -> None:
+async def test_a_reply_without_the_header_of_sdks_is_invalid(
+    handler: Handler, server: Server
+) -> None:
     app = Between(app_of(server, handler), without="x-inngest-sdk")
     answer = await Executor(app).call()
     assert answer.failed is not None
@@ -857,7 +862,9 @@ async def test_a_reply_without_the_header_of_sdks(handler: Handler, server: Serv
 
 
 @pytest.mark.parametrize("status", [404, 429, 502, 503, 504])
-async def test_a_page_of_a_proxy(status: int, server: Server) -> None:
+async def test_a_page_of_a_proxy_is_a_failure_that_may_be_retried(
+    status: int, server: Server
+) -> None:
     app = Between(app_of(server, returns_one), status=status, body=b"oh", without="x-inngest-sdk")
     answer = await Executor(app).call()
     assert answer.failed is not None
@@ -866,18 +873,18 @@ async def test_a_page_of_a_proxy(status: int, server: Server) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"<html>", b"[null]", b'[{"op":"StepJump"}]'])
-async def test_operations_that_are_broken(body: bytes, server: Server) -> None:
+async def test_broken_operations_are_an_invalid_reply(body: bytes, server: Server) -> None:
     answer = await Executor(Between(app_of(server, has_a_step), body=body)).call()
     assert answer.failed is not None
     assert (answer.failed.name, answer.failed.retriable) == ("InvalidReply", True)
 
 
-async def test_an_empty_list_of_operations(server: Server) -> None:
+async def test_an_empty_list_of_operations_needs_nothing(server: Server) -> None:
     answer = await Executor(Between(app_of(server, has_a_step), body=b"[]")).call()
     assert (answer.ops, answer.done, answer.failed) == ([], [], None)
 
 
-async def test_headers_that_a_proxy_added(server: Server) -> None:
+async def test_headers_that_a_proxy_added_count(server: Server) -> None:
     async def raises(ctx: inngest.Context) -> None:
         raise ValueError("boom")
 
@@ -897,7 +904,7 @@ async def raises_in_a_step(ctx: inngest.Context) -> None:
     await ctx.step.run("a", boom)
 
 
-async def test_a_compressed_reply(server: Server) -> None:
+async def test_a_compressed_reply_is_read(server: Server) -> None:
     async def returns_much(ctx: inngest.Context) -> str:
         return "x" * 100_000
 

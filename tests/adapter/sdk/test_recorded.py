@@ -1,4 +1,4 @@
-"""Every reply and checkpoint that the official SDKs sent to a recorder, read.
+"""Reads every reply and checkpoint that the official SDKs sent to a recorder.
 
 `recorded.json`: what the SDKs of JavaScript (4.24.0: `js-`, 3.54.2: `js3-`) and Python (0.5.19:
 `py-`) sent. Times, stacks and digests are replaced by words such as `<ns>`.
@@ -56,7 +56,7 @@ def step_ids(steps: list[Op]) -> list[str]:
 
 
 @pytest.mark.parametrize("recorded", REPLIES, ids=lambda each: each["name"])
-def test_replies(recorded: dict[str, Any]) -> None:
+def test_recorded_replies_are_read(recorded: dict[str, Any]) -> None:
     answer = read_reply(reply_of(recorded), NOW_MS)
     status, headers, body = inner(recorded)
     never_again = headers.get("x-inngest-no-retry") == "true"
@@ -80,9 +80,8 @@ def test_replies(recorded: dict[str, Any]) -> None:
             assert str(status) in answer.failed.message
         assert (answer.done, answer.ops, answer.returned) == ([], None, None)
         if "retry-after" in headers and not never_again:
-            assert (
-                answer.failed.retry_after_ms == 86_400_000
-            )  # in 2030, and not later than in a day
+            # The header names a time in 2030; the pause is a day at most.
+            assert answer.failed.retry_after_ms == 86_400_000
 
 
 def check_operations(answer: Answer, body: list[dict[str, Any]], never_again: bool) -> None:
@@ -112,7 +111,7 @@ def check_operations(answer: Answer, body: list[dict[str, Any]], never_again: bo
 
 
 def check_done(done: Done, op: dict[str, Any]) -> None:
-    assert done.op.name == op.get("displayName") or op["name"]
+    assert done.op.name == (op.get("displayName") or op["name"])
     assert done.retry_ms is None
     if op["op"] == "StepFailed":
         assert done.error is not None
@@ -168,9 +167,9 @@ def check_needed(answer: Answer, need: Op, op: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("recorded", CHECKPOINTS, ids=lambda each: each["name"])
-def test_checkpoints(recorded: dict[str, Any]) -> None:
+def test_recorded_checkpoints_are_read(recorded: dict[str, Any]) -> None:
     body = json.dumps(recorded["sent"]).encode()
-    if "qi_id" not in recorded["sent"]:  # of an endpoint, which is something else
+    if "qi_id" not in recorded["sent"]:  # from an endpoint, which is not a function
         with pytest.raises(BodyInvalidError, match="qi_id"):
             read_checkpoint(body)
         return

@@ -51,7 +51,7 @@ def only(**fields: Any) -> FunctionConfig:
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
-def test_what_was_recorded_is_read(path: Path) -> None:
+def test_recorded_registrations_are_read(path: Path) -> None:
     recorded = json.loads(path.read_text())
     registration = read_registration(recorded["body"], recorded["headers"]["x-inngest-sdk"])
     app = registration.app
@@ -130,11 +130,11 @@ def test_an_app_may_have_no_functions_and_a_version() -> None:
         (None, None),
     ],
 )
-def test_concurrency_has_many_forms(given: Any, expected: Any) -> None:
+def test_every_form_of_concurrency_is_read(given: Any, expected: Any) -> None:
     assert only(concurrency=given).concurrency == expected
 
 
-def test_goes_spellings_are_read() -> None:
+def test_the_spellings_of_the_sdk_of_go_are_read() -> None:
     config = only(
         retries=2,
         Singleton={"key": "event.data.k"},
@@ -205,7 +205,7 @@ def test_urls_lose_what_belongs_to_one_request() -> None:
         ({"appName": "a", "url": URL, "functions": {"a": 1}}, "functions must be a list"),
     ],
 )
-def test_what_is_no_registration_is_refused(given: Any, message: str) -> None:
+def test_a_body_that_is_not_a_registration_is_refused(given: Any, message: str) -> None:
     with pytest.raises(BodyInvalidError, match=message):
         read_registration(given)
 

@@ -31,7 +31,7 @@ def ops(*wires: Any, **headers: str) -> Answer:
 
 
 def read(status: int, body: Any = None, **headers: str) -> Answer:
-    """`headers`: with `_` for `-`; `sdk="no"` leaves out the header of SDKs."""
+    """`headers` have `_` for `-`; `sdk="no"` leaves out the header of SDKs."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items() if name != "sdk"}
     return read_reply(Reply(status, named if "sdk" in headers else SDK | named, raw), NOW_MS)
@@ -71,18 +71,18 @@ NO_CHECKPOINTS = [
 class TestStatus:
     @pytest.mark.parametrize("status", [200, 202, 203, 299])
     @pytest.mark.parametrize("value", [None, 0, False, "", "text", [], {"a": [1.5]}, [{"op": "x"}]])
-    def test_returned(self, status: int, value: Any) -> None:
+    def test_a_success_returns_its_body(self, status: int, value: Any) -> None:
         assert read(status, value) == Answer(returned=Returned(value))
 
     @pytest.mark.parametrize(
         ("body", "value"),
         [(b"", None), (b"  \n", None), (b"plain", "plain"), (b"<p>", "<p>"), (b"\xff", "\ufffd")],
     )
-    def test_returned_what_is_not_json(self, body: bytes, value: Any) -> None:
+    def test_a_body_that_is_not_json_is_returned_as_text(self, body: bytes, value: Any) -> None:
         assert read(200, body) == Answer(returned=Returned(value))
 
     @pytest.mark.parametrize("status", [200, 201, 206, 299])
-    def test_not_an_sdk(self, status: int) -> None:
+    def test_a_success_without_the_header_of_sdks_is_invalid(self, status: int) -> None:
         error = error_of(read(status, {"a": 1}, sdk="no"))
         assert (error.name, error.retriable) == ("InvalidReply", True)
 
@@ -104,7 +104,7 @@ class TestStatus:
         assert (error.name, error.message, error.stack) == ("TypeError", "boom", "at x")
         assert error.retriable is (header not in ("true", "TRUE"))
 
-    def test_a_failure_before_the_sdk_responded(self) -> None:
+    def test_a_failure_before_the_sdk_responded_says_so(self) -> None:
         error = error_of(read(502, b"Bad Gateway", sdk="no", retry_after="7"))
         assert error.name == "Server returned a fatal error"
         assert error.message == "Your server returned HTTP 502 before the SDK responded."
@@ -115,7 +115,7 @@ class TestStatus:
         assert (error.message, error.retriable) == ("no", False)
 
     @pytest.mark.parametrize("status", [200, 201, 206, 400, 500])
-    def test_too_large(self, status: int) -> None:
+    def test_a_reply_that_is_too_large_is_a_failure(self, status: int) -> None:
         error = error_of(read(status, b" " * (MAX_REPLY_BYTES + 1)))
         assert (error.name, error.retriable) == ("output_too_large", True)
         assert error.message.startswith("output_too_large: ")
@@ -124,7 +124,7 @@ class TestStatus:
         ("text", "version"),
         [("1", 1), ("2", 2), ("0", None), ("-1", None), ("3", None), ("x", None), ("", None)],
     )
-    def test_the_version(self, text: str, version: int | None) -> None:
+    def test_only_a_known_version_counts(self, text: str, version: int | None) -> None:
         assert read(200, 1, x_inngest_req_version=text).version == version
 
 
@@ -149,15 +149,17 @@ class TestErrors:
             ({"name": "E", "message": "half \ud800"}, "E", "half \ufffd"),
         ],
     )
-    def test_forms(self, body: Any, name: str, message: str) -> None:
+    def test_name_and_message_are_found_in_any_form(
+        self, body: Any, name: str, message: str
+    ) -> None:
         error = error_of(read(500, body))
         assert (error.name, error.message) == (name, message)
 
     @pytest.mark.parametrize("body", [b"", b" "])
-    def test_an_empty_body(self, body: bytes) -> None:
+    def test_an_empty_body_has_its_status_as_message(self, body: bytes) -> None:
         assert error_of(read(500, body)).message == "invalid status code: 500"
 
-    def test_a_cause(self) -> None:
+    def test_a_cause_is_kept_unless_it_is_large(self) -> None:
         cause = {"name": "Inner", "message": "i", "cause": {"message": "j"}}
         assert error_of(read(500, {"message": "m", "cause": cause})).cause == cause
         assert error_of(read(500, {"message": "m", "cause": "x" * MAX_CAUSE_BYTES})).cause is None
@@ -201,15 +203,15 @@ class TestRetryAfter:
             ("9999-99-99T00:00:00Z", None),
         ],
     )
-    def test_of_a_function(self, header: str, ms: int | None) -> None:
+    def test_the_header_is_the_pause_of_a_function(self, header: str, ms: int | None) -> None:
         assert error_of(read(500, {"message": "m"}, retry_after=header)).retry_after_ms == ms
 
-    def test_of_a_step(self) -> None:
+    def test_the_header_is_the_pause_of_a_step(self) -> None:
         answer = ops(op("StepError", error={"name": "E", "message": "m"}), retry_after="30")
         assert answer.retry is not None
         assert answer.retry[1].retry_after_ms == 30_000
 
-    def test_nothing_is_tried_again_later_that_is_not_tried_again(self) -> None:
+    def test_what_is_not_tried_again_has_no_pause(self) -> None:
         headers = {"retry_after": "30", "x_inngest_no_retry": "true"}
         assert error_of(read(500, {"message": "m"}, **headers)).retry_after_ms is None
         answer = ops(op("StepFailed", error={"message": "m"}), retry_after="30")
@@ -217,23 +219,23 @@ class TestRetryAfter:
 
 
 class TestOperations:
-    def test_empty(self) -> None:
+    def test_an_empty_list_needs_nothing(self) -> None:
         assert ops() == Answer(ops=[])
 
     @pytest.mark.parametrize("opcode", ["None", "DiscoveryRequest"])
-    def test_nothing(self, opcode: str) -> None:
+    def test_an_operation_without_effect_needs_nothing(self, opcode: str) -> None:
         assert ops({"op": opcode}, {"op": opcode}) == Answer(ops=[])
         done = ops(op("StepRun", data=1), {"op": opcode})
         assert (done.ops, len(done.done)) == (None, 1)
 
-    def test_a_single_object(self) -> None:
+    def test_a_single_operation_needs_no_list(self) -> None:
         assert read(206, op("RunComplete", data=5)) == Answer(returned=Returned(5))
 
     @pytest.mark.parametrize(
         "body",
         GARBAGE,
     )
-    def test_garbage(self, body: bytes) -> None:
+    def test_garbage_is_an_invalid_reply(self, body: bytes) -> None:
         error = error_of(read(206, body))
         assert (error.name, error.retriable) == ("InvalidReply", True)
         assert error.message
@@ -249,14 +251,14 @@ class TestOperations:
         assert "sk-very-secret" not in str(answer)
 
     @pytest.mark.parametrize("opcode", ["StepNotFound", "SyncRunComplete", "", "Rocket"])
-    def test_an_unknown_operation(self, opcode: str) -> None:
+    def test_an_unknown_operation_is_a_failure(self, opcode: str) -> None:
         answer = ops(op("StepRun", data=1), op(opcode))
         assert error_of(answer).message.startswith("The reply has an unknown operation")
 
-    def test_names_in_any_case(self) -> None:
+    def test_names_of_operations_are_read_in_any_case(self) -> None:
         assert ops(op("steprun", data=1)).done == ops(op("STEPRUN", data=1)).done != []
 
-    def test_a_thousand(self) -> None:
+    def test_more_than_a_thousand_operations_are_a_failure(self) -> None:
         wires = [op("StepPlanned", id=str(number)) for number in range(1000)]
         assert len(ops(*wires).ops or []) == 1000
         error = error_of(ops(*wires, op("StepPlanned")))
@@ -272,34 +274,36 @@ class TestOperations:
             ({"displayName": "x" * 5000}, "x" * 1000),
         ],
     )
-    def test_the_name(self, fields: dict[str, Any], name: str) -> None:
+    def test_a_step_has_the_first_name_that_is_given(
+        self, fields: dict[str, Any], name: str
+    ) -> None:
         assert only(ops(op("StepPlanned", **fields))).name == name
 
     @pytest.mark.parametrize("opcode", ["StepRun", "Step"])
     @pytest.mark.parametrize("data", [None, 0, "", {"a": []}, {"data": {"error": 1}}])
-    def test_a_result(self, opcode: str, data: Any) -> None:
+    def test_a_result_of_a_step_is_done(self, opcode: str, data: Any) -> None:
         assert ops(op(opcode, data=data)).done == [Done(Op(protocol.RUN, A, "a"), data)]
 
-    def test_a_result_without_data(self) -> None:
+    def test_a_result_without_data_is_null(self) -> None:
         assert ops(op("StepRun")).done == [Done(Op(protocol.RUN, A, "a"))]
 
-    def test_when_it_was_executed(self) -> None:
+    def test_timing_says_when_a_step_was_executed(self) -> None:
         timing = {"a": 1_795_713_407_541_000_000, "b": 1_500_000_000}
         done = ops(op("StepRun", timing=timing)).done[0]
         assert (done.began_ms, done.ended_ms) == (1_795_713_407_541, 1_795_713_409_041)
 
     @pytest.mark.parametrize("timing", [None, 5, {}, {"a": "x"}, {"a": -5, "b": -7}, {"a": 2**70}])
-    def test_when_it_was_executed_is_not_known(self, timing: Any) -> None:
+    def test_timing_that_makes_no_sense_is_dropped(self, timing: Any) -> None:
         done = ops(op("StepRun", timing=timing)).done[0]
         assert (done.began_ms, done.ended_ms) == (0, 0)
 
-    def test_a_result_that_is_too_large(self) -> None:
+    def test_a_result_that_is_too_large_is_an_error_of_the_step(self) -> None:
         done = ops(op("StepRun", data="x" * MAX_OUTPUT_BYTES)).done[0]
         assert done.data is None
         assert done.error is not None
         assert (done.error.name, done.error.retriable) == ("OutputTooLargeError", False)
 
-    def test_a_result_that_just_fits(self) -> None:
+    def test_a_result_that_just_fits_is_kept(self) -> None:
         data = "é" * ((MAX_OUTPUT_BYTES - 2) // 6)
         body = json.dumps([op("StepRun", data=data)], ensure_ascii=False).encode()
         assert read(206, body).done[0].data == data
@@ -307,16 +311,16 @@ class TestOperations:
         assert read(206, body).done[0].error is not None
 
     @pytest.mark.parametrize("status", [200, 206])
-    def test_what_the_function_returned_is_too_large(self, status: int) -> None:
+    def test_a_return_value_that_is_too_large_fails_the_function(self, status: int) -> None:
         value = "x" * MAX_OUTPUT_BYTES
         error = error_of(read(status, value if status == 200 else [op("RunComplete", data=value)]))
         assert (error.name, error.retriable) == ("OutputTooLargeError", False)
 
-    def test_completed_with_steps(self) -> None:
+    def test_steps_and_the_end_may_come_together(self) -> None:
         answer = ops(op("StepRun", data=1), op("RunComplete", id=HANDLER_ID, data=None))
         assert answer == Answer([Done(Op(protocol.RUN, A, "a"), 1)], returned=Returned(None))
 
-    def test_planned(self) -> None:
+    def test_a_planned_step_is_needed(self) -> None:
         assert ops(op("StepPlanned")).ops == [Op(protocol.RUN, A, "a")]
         raced = op("StepPlanned", opts={"parallelMode": "race", "input": [1]})
         assert ops(raced).ops == [Op(protocol.RUN, A, "a", {"race": True})]
@@ -325,12 +329,12 @@ class TestOperations:
         assert ops(raced).ops == [Op(protocol.SLEEP, A, "a", options)]
 
     @pytest.mark.parametrize("opcode", ["DeferAdd", "DeferAbort"])
-    def test_lazy(self, opcode: str) -> None:
+    def test_deferred_operations_are_named_and_ignored(self, opcode: str) -> None:
         assert ops(op(opcode)) == Answer(ops=[], ignored=[f"{opcode} a"])
         answer = ops(op(opcode), op("RunComplete", data=1))
         assert answer == Answer(returned=Returned(1), ignored=[f"{opcode} a"])
 
-    def test_keys_that_are_not_known(self) -> None:
+    def test_unknown_keys_are_ignored(self) -> None:
         extra = {"mode": "sync", "rawArgs": [], "promise": {}, "metadata": [], "opts": "x"}
         assert ops(op("StepRun", data=1, **extra)) == ops(op("StepRun", data=1))
 
@@ -339,17 +343,17 @@ class TestStepErrors:
     ERROR: dict[str, Any] = {"name": "E", "message": "m", "stack": "s", "cause": {"message": "c"}}  # noqa: RUF012
 
     @pytest.mark.parametrize("header", ["false", ""])
-    def test_may_be_tried_again(self, header: str) -> None:
+    def test_a_step_error_may_be_tried_again(self, header: str) -> None:
         answer = ops(op("StepError", error=self.ERROR), x_inngest_no_retry=header)
         error = ErrorInfo("E", "m", "s", cause={"message": "c"})
         assert answer == Answer(retry=(Op(protocol.RUN, A, "a"), error))
 
-    def test_failed(self) -> None:
+    def test_a_failed_step_is_done_with_its_error(self) -> None:
         answer = ops(op("StepFailed", error=self.ERROR, data={"__serialized": True}))
         error = ErrorInfo("E", "m", "s", retriable=False, cause={"message": "c"})
         assert answer == Answer([Done(Op(protocol.RUN, A, "a"), error=error)])
 
-    def test_no_retry_by_header_or_field(self) -> None:
+    def test_a_header_or_a_field_rules_out_a_retry(self) -> None:
         by_header = ops(op("StepError", error=self.ERROR), x_inngest_no_retry="true")
         by_field = ops(op("StepError", error=self.ERROR | {"noRetry": True}))
         assert by_header == by_field == ops(op("StepFailed", error=self.ERROR))
@@ -363,19 +367,19 @@ class TestStepErrors:
             ({"error": {"message": ""}}, "Unknown error"),
         ],
     )
-    def test_forms(self, fields: dict[str, Any], message: str) -> None:
+    def test_a_message_is_found_in_any_form(self, fields: dict[str, Any], message: str) -> None:
         answer = ops(op("StepError", **fields))
         assert answer.retry is not None
         assert (answer.retry[1].name, answer.retry[1].message) == ("Error", message)
 
-    def test_of_the_function(self) -> None:
+    def test_a_step_error_of_the_handler_fails_the_attempt(self) -> None:
         lazy = op("DeferAdd", displayName="later")
         wire = op("StepError", id=HANDLER_ID, error=self.ERROR)
         answer = ops(lazy, wire, retry_after="5")
         assert answer.failed == ErrorInfo("E", "m", "s", True, 5_000, cause={"message": "c"})
         assert (answer.retry, answer.done, answer.ignored) == (None, [], ["DeferAdd later"])
 
-    def test_of_the_function_for_ever(self) -> None:
+    def test_a_failed_step_of_the_handler_fails_the_function(self) -> None:
         wire = op("StepFailed", id=HANDLER_ID, error=self.ERROR)
         answer = ops(op("StepRun", data=1), wire)
         assert answer.failed == ErrorInfo("E", "m", "s", False, cause={"message": "c"})
@@ -414,7 +418,7 @@ class TestWaiting:
             ("400d", 400 * DAY_MS),
         ],
     )
-    def test_sleeps_for(self, text: str, ms: int) -> None:
+    def test_a_sleep_has_a_duration(self, text: str, ms: int) -> None:
         by_name = only(ops(op("Sleep", name=text, opts={})))
         assert by_name == Op(protocol.SLEEP, A, "a", {"duration_ms": ms})
         assert only(ops(op("Sleep", name=text, opts=None))) == by_name
@@ -430,15 +434,15 @@ class TestWaiting:
             ("1999-01-01T00:00:00Z", 915_148_800_000),
         ],
     )
-    def test_sleeps_until(self, text: str, ms: int) -> None:
+    def test_a_sleep_has_an_end(self, text: str, ms: int) -> None:
         assert only(ops(op("Sleep", name=text))) == Op(protocol.SLEEP, A, "a", {"until_ms": ms})
 
     @pytest.mark.parametrize("text", ["tomorrow", "1x", "1", "d", "9" * 500 + "d", "2026-99-99"])
-    def test_can_not_sleep(self, text: str) -> None:
+    def test_a_sleep_with_another_text_is_a_failure(self, text: str) -> None:
         error = error_of(ops(op("Sleep", name=text)))
         assert error.message.startswith('step "a" can\'t sleep')
 
-    def test_an_event(self) -> None:
+    def test_a_wait_for_an_event_has_name_condition_and_timeout(self) -> None:
         wire = op("WaitForEvent", name="x/y", opts={"timeout": "1h", "if": "async.data.n > 1"})
         options = {"events": ["x/y"], "if": "async.data.n > 1", "timeout_ms": 3_600_000}
         assert only(ops(wire)) == Op(protocol.WAIT_FOR_EVENT, A, "a", options)
@@ -453,34 +457,36 @@ class TestWaiting:
             ("500d", 500 * DAY_MS),
         ],
     )
-    def test_the_timeout_of_an_event(self, timeout: str | None, ms: int) -> None:
+    def test_the_timeout_of_a_wait_is_a_duration_or_a_moment(
+        self, timeout: str | None, ms: int
+    ) -> None:
         wire = op("WaitForEvent", name="no", opts={"event": "x/y", "timeout": timeout, "if": None})
         assert only(ops(wire)).options == {"events": ["x/y"], "if": None, "timeout_ms": ms}
 
     @pytest.mark.parametrize("timeout", ["soon", 5, {}, "9" * 999 + "d"])
     @pytest.mark.parametrize("opcode", ["WaitForEvent", "WaitForSignal", "InvokeFunction"])
-    def test_a_timeout_that_is_none(self, opcode: str, timeout: Any) -> None:
+    def test_an_invalid_timeout_is_a_failure(self, opcode: str, timeout: Any) -> None:
         opts = {"timeout": timeout, "function_id": "f", "payload": {}}
         error = error_of(ops(op(opcode, name="n", opts=opts)))
         assert error.message.startswith('step "a" can\'t have the timeout')
 
     @pytest.mark.parametrize("conflict", ["replace", "fail", None])
-    def test_a_signal(self, conflict: str | None) -> None:
+    def test_a_wait_for_a_signal_may_replace_another(self, conflict: str | None) -> None:
         wire = op("WaitForSignal", name="s", opts={"timeout": "1m", "conflict": conflict})
         options = {"signal": "s", "replace": conflict == "replace", "timeout_ms": 60_000}
         assert only(ops(wire)) == Op(protocol.WAIT_FOR_SIGNAL, A, "a", options)
 
     @pytest.mark.parametrize("timeout", ["", None])
-    def test_a_signal_without_a_timeout(self, timeout: str | None) -> None:
+    def test_a_wait_for_a_signal_may_have_no_timeout(self, timeout: str | None) -> None:
         wire = op("WaitForSignal", name="n", opts={"signal": "s", "timeout": timeout})
         assert only(ops(wire)).options == {"signal": "s", "replace": False}
 
     @pytest.mark.parametrize("opcode", ["WaitForEvent", "WaitForSignal"])
     @pytest.mark.parametrize("name", ["", None, 5, "x" * 5_000, "a\0b"])
-    def test_a_name_that_is_none(self, opcode: str, name: Any) -> None:
+    def test_an_invalid_name_is_a_failure(self, opcode: str, name: Any) -> None:
         assert error_of(ops(op(opcode, name=name))).retriable
 
-    def test_invoke(self) -> None:
+    def test_an_invocation_has_function_payload_and_timeout(self) -> None:
         payload = {"data": {"q": 1}, "v": "2", "user": {"id": 1}}
         opts = {"function_id": "app-f", "payload": payload, "timeout": "1m"}
         assert only(ops(op("InvokeFunction", opts=opts))) == Op(
@@ -495,7 +501,7 @@ class TestWaiting:
         )
 
     @pytest.mark.parametrize("payload", [None, {}, {"data": None, "v": None}, {"v": ""}])
-    def test_invoke_with_nothing(self, payload: Any) -> None:
+    def test_an_invocation_may_have_no_payload(self, payload: Any) -> None:
         opts = {"function_id": "app-f", "payload": payload, "timeout": None}
         expected = {"function_id": "app-f", "payload": {"data": {}}}
         assert only(ops(op("InvokeFunction", opts=opts))).options == expected
@@ -505,12 +511,12 @@ class TestWaiting:
         [None, {}, {"function_id": ""}, {"function_id": 5}, {"function_id": "f\0"}]
         + [{"function_id": "f", "payload": {"data": data}} for data in ([], 5, "x")],
     )
-    def test_invoke_that_can_not_be(self, opts: Any) -> None:
+    def test_an_invalid_invocation_is_a_failure(self, opts: Any) -> None:
         assert error_of(ops(op("InvokeFunction", opts=opts))).retriable
 
 
 class TestGateways:
-    def test_fetch(self) -> None:
+    def test_a_fetch_is_left_to_us(self) -> None:
         opts = {"url": "http://x/y", "method": "PUT", "headers": {"a": "b", "n": None}, "body": "t"}
         answer = ops(op("Gateway", opts=opts))
         assert only(answer) == Op(protocol.RUN, A, "a", {"gateway": "fetch"})
@@ -518,7 +524,7 @@ class TestGateways:
         assert (call.kind, call.url, call.method) == ("fetch", "http://x/y", "PUT")
         assert (call.headers, call.body, call.auth_key) == ({"a": "b"}, "t", None)
 
-    def test_infer(self) -> None:
+    def test_a_call_of_a_model_is_left_to_us_and_its_key_is_not_shown(self) -> None:
         opts = {"url": "http://x", "auth_key": "secret", "body": {"m": [1]}, "format": "anthropic"}
         answer = ops(op("AIGateway", opts=opts | {"headers": {}, "parallelMode": "race"}))
         assert only(answer).options == {"race": True, "gateway": "ai"}
@@ -527,12 +533,12 @@ class TestGateways:
         assert (call.auth_key, call.format) == ("secret", "anthropic")
         assert "secret" not in f"{answer!r} {call}"
 
-    def test_the_least_there_can_be(self) -> None:
+    def test_a_url_is_enough(self) -> None:
         call = ops(op("Gateway", opts={"url": "http://x"})).gateways[A]
         assert (call.method, call.headers, call.body) == ("POST", {}, None)
 
     @pytest.mark.parametrize("opts", [None, {}, {"url": ""}, {"url": 5}])
-    def test_without_a_url(self, opts: Any) -> None:
+    def test_a_request_without_a_url_is_a_failure(self, opts: Any) -> None:
         assert error_of(ops(op("Gateway", opts=opts))).retriable
 
 
@@ -543,17 +549,17 @@ class TestStreams:
         "body": json.dumps([op("StepRun", data=1)]),
     }
 
-    def test_javascript(self) -> None:
+    def test_the_envelope_of_javascript_is_opened(self) -> None:
         answer = read(201, b"   " + json.dumps(self.INNER | {"version": 1}).encode())
         assert ([done.data for done in answer.done], answer.version) == ([1], 2)
 
-    def test_the_version_of_the_envelope(self) -> None:
+    def test_the_version_may_be_in_the_envelope(self) -> None:
         assert read(201, self.INNER | {"headers": {}, "version": 1}).version == 1
 
     def test_the_header_of_sdks_may_be_inside(self) -> None:
         assert len(read(201, self.INNER, sdk="no").done) == 1
 
-    def test_a_body_that_is_no_text(self) -> None:
+    def test_a_body_need_not_be_text(self) -> None:
         assert read(201, {"status": 200, "body": {"a": 1}}).returned == Returned({"a": 1})
         assert read(201, {"status": 200, "body": None}).returned == Returned(None)
         assert read(201, {"status": 200}).returned == Returned(None)
@@ -561,19 +567,19 @@ class TestStreams:
     @pytest.mark.parametrize(
         "names", ["StatusCode Body RetryAt NoRetry", "status body retryAt noRetry"]
     )
-    def test_go(self, names: str) -> None:
+    def test_the_envelope_of_go_is_opened(self, names: str) -> None:
         status, body, retry_at, no_retry = names.split()
         failed = {status: 500, body: json.dumps({"name": "E", "message": "m"})}
         error = error_of(read(201, failed | {retry_at: "2026-11-26T14:14:20Z", no_retry: False}))
         assert error == ErrorInfo("E", "m", retry_after_ms=60_000)
         assert not error_of(read(201, failed | {no_retry: True})).retriable
 
-    def test_an_error_inside(self) -> None:
+    def test_an_error_may_be_in_the_envelope(self) -> None:
         headers = {"x-inngest-no-retry": "true"}
         envelope = {"status": 400, "headers": headers, "body": '{"message":"m"}'}
         assert error_of(read(201, envelope)) == ErrorInfo("Error", "m", retriable=False)
 
-    def test_an_error_of_the_stream(self) -> None:
+    def test_an_error_of_the_stream_is_a_failure(self) -> None:
         error = error_of(read(201, self.INNER | {"error": "stream broke"}))
         assert (error.message, error.retriable) == ("stream broke", True)
 
@@ -581,30 +587,30 @@ class TestStreams:
         "body",
         [b"", b"   ", b"null", b"[]", b"5", b"{}", b'{"status":"200"}', b'{"status":true}', b"{"],
     )
-    def test_garbage(self, body: bytes) -> None:
+    def test_garbage_is_an_invalid_reply(self, body: bytes) -> None:
         assert error_of(read(201, body)).name == "InvalidReply"
 
-    def test_a_stream_in_a_stream(self) -> None:
+    def test_a_stream_in_a_stream_is_not_opened(self) -> None:
         answer = read(201, {"status": 201, "body": "{}"})
         assert answer.returned == Returned({})
 
 
 class TestCheckpoints:
-    def test_steps(self) -> None:
+    def test_executed_steps_are_read_and_others_left_out(self) -> None:
         steps = [op("StepRun", data=1), op("StepPlanned"), op("DeferAdd"), op("DeferAbort")]
         body = {"qi_id": "q", "steps": [*steps, op("Step", id="b", displayName="b")]}
         dispatch, done = read_checkpoint(json.dumps(body).encode())
         assert dispatch == "q"
         assert done == [Done(Op(protocol.RUN, A, "a"), 1), Done(Op(protocol.RUN, "b", "b"))]
 
-    def test_no_steps(self) -> None:
+    def test_a_checkpoint_may_have_no_steps(self) -> None:
         assert read_checkpoint(b'{"qi_id":"q","steps":[]}') == ("q", [])
 
     @pytest.mark.parametrize(
         "opcode",
         ["Sleep", "WaitForEvent", "InvokeFunction", "StepError", "StepFailed", "RunComplete", "X"],
     )
-    def test_an_operation_that_can_not_be(self, opcode: str) -> None:
+    def test_other_operations_are_refused(self, opcode: str) -> None:
         body = json.dumps({"qi_id": "q", "steps": [op(opcode)]}).encode()
         with pytest.raises(BodyInvalidError, match=f"cannot checkpoint opcode {opcode}"):
             read_checkpoint(body)
@@ -613,12 +619,12 @@ class TestCheckpoints:
         "body",
         NO_CHECKPOINTS,
     )
-    def test_garbage(self, body: bytes) -> None:
+    def test_garbage_is_refused(self, body: bytes) -> None:
         with pytest.raises(BodyInvalidError):
             read_checkpoint(body)
 
-    def test_a_step_that_is_too_large(self) -> None:
-        """The app answers its request with it, then, and is told there."""
+    def test_a_step_that_is_too_large_is_refused(self) -> None:
+        """The app then answers its call with the step, and is told of it there."""
         body = {"qi_id": "q", "steps": [op("StepRun", data="x" * MAX_OUTPUT_BYTES)]}
         with pytest.raises(BodyInvalidError, match="over the limit"):
             read_checkpoint(json.dumps(body).encode())
@@ -715,7 +721,7 @@ def test_any_checkpoint_is_read_or_refused(body: bytes) -> None:
     json.dumps([each.data for each in done], allow_nan=False)
 
 
-def test_now_is_this_machines_unless_it_is_given() -> None:
+def test_the_time_is_this_machines_unless_it_is_given() -> None:
     wire = [op("WaitForEvent", name="x", opts={"timeout": "2100-01-01T00:00:00Z"})]
     answer = read_reply(Reply(206, SDK, json.dumps(wire).encode()))
     assert only(answer).options["timeout_ms"] > DAY_MS

@@ -30,7 +30,7 @@ def call(**changed: Any) -> HttpCall:
     return execution_call(**(given | changed))
 
 
-def test_the_first_call() -> None:
+def test_the_first_call_has_the_events_and_no_steps() -> None:
     made = call()
     assert made.url == f"{URL}&stepId=step"
     assert made.headers == {
@@ -76,7 +76,7 @@ def test_a_function_has_one_uuid() -> None:
     assert function_uuid("a") == function_uuid("a") != function_uuid("b")
 
 
-def test_a_later_call() -> None:
+def test_a_later_call_has_its_target_and_the_memos_in_order() -> None:
     request = ExecutionRequest(target=B, attempt=2, retries=0, version=2, plan_only=True)
     made = call(request=request, memos=[(B, '{"data": 1}'), (A, "null")])
     sent = json.loads(made.body)
@@ -107,7 +107,7 @@ def test_a_signed_body_is_canonical() -> None:
     assert not verify(["other"], made.body, signature, 1_795_700_000)
 
 
-def test_a_url_without_a_query() -> None:
+def test_a_url_without_a_query_gets_one() -> None:
     assert call(url="http://app/inngest").url == "http://app/inngest?stepId=step"
 
 
@@ -136,7 +136,7 @@ def test_the_sdk_of_go_gets_any_state_inline() -> None:
 
 
 def test_no_field_is_null() -> None:
-    """The SDK of JavaScript refuses it."""
+    """The SDK of JavaScript refuses such a field."""
     sent = json.loads(call(events=[EVENT, EVENT], dispatch="d").body)
     assert len(sent["events"]) == 2
     assert None not in [*sent.values(), *sent["ctx"].values(), *sent["event"].values()]

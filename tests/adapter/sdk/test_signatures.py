@@ -41,15 +41,15 @@ JAVASCRIPT = [
     ({"at": "2026-01-01T00:00:00.000Z", "text": "a:1.5,"}, None),
     ([0.1, [2.5]], "[0.1,[2.5]]"),
 ]
-"""Values and what the SDK of JavaScript makes of them, which was found by calling an app of it."""
+"""Values and what the SDK of JavaScript makes of them, which was found by calling an app."""
 
 
 @pytest.mark.parametrize(("value", "expected"), JAVASCRIPT, ids=lambda each: ascii(each)[:40])
-def test_the_canonical_form(value: Any, expected: str | None) -> None:
+def test_the_canonical_form_is_that_of_javascript(value: Any, expected: str | None) -> None:
     if expected is None:
         expected = json.dumps(value, separators=(",", ":"))
     assert canonical(value).decode() == expected
-    # What the SDK of Python makes of the body that it gets is the body.
+    # The SDK of Python finds the same form for the body that it gets.
     assert jcs.canonicalize(json.loads(expected)) == canonical(value)
 
 
@@ -68,18 +68,17 @@ json_values = st.recursive(
 
 @settings(deadline=None, max_examples=300)
 @given(json_values)
-def test_any_value_has_one_that_the_sdk_of_python_finds_too(value: Any) -> None:
+def test_the_sdk_of_python_finds_the_same_form_of_any_value(value: Any) -> None:
     assert jcs.canonicalize(json.loads(canonical(value))) == canonical(value)
 
 
 @settings(deadline=None, max_examples=300)
 @given(json_values)
-def test_the_form_is_its_own(value: Any) -> None:
+def test_the_canonical_form_of_itself_is_itself(value: Any) -> None:
     assert canonical(json.loads(canonical(value))) == canonical(value)
 
 
-def test_a_signature() -> None:
-    """As OpenSSL computes it."""
+def test_a_signature_is_as_openssl_computes_it() -> None:
     signature = sign(KEY, b'{"a":1}', 1_700_000_000)
     assert signature == (
         "t=1700000000&s=073ba089083d1b5825d78beec35b482862de474e016af50769c33fbb94fb962c"
@@ -90,7 +89,7 @@ def test_the_prefix_of_a_key_does_not_count() -> None:
     assert sign(KEY, b"{}", 5) == sign(BARE, b"{}", 5) != sign("fedcba", b"{}", 5)
 
 
-def test_an_empty_body_is_the_time_alone() -> None:
+def test_an_empty_body_is_signed_with_its_time() -> None:
     assert sign(KEY, b"", 5) == sign(KEY, b"", 5) != sign(KEY, b"", 6)
 
 
@@ -109,7 +108,7 @@ def test_an_older_signature_is_not_valid(off: int) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(st.text() | st.from_regex(r"t=\d*&s=[0-9a-f]*", fullmatch=True), st.binary())
-def test_any_text_as_signature(signature: str, body: bytes) -> None:
+def test_no_made_up_signature_is_valid(signature: str, body: bytes) -> None:
     assert not verify([KEY, ""], body, signature, 5)
 
 
