@@ -1,5 +1,5 @@
 """Records `tests/histories`: `python -m tests.record_histories` writes
-`tests/histories/VERSION/*.json`, in half a minute, anew if they are there.
+`tests/histories/VERSION/*.json`, in half a minute, and replaces those that are there.
 
 There is one set for each released version, and one of the version that is being made.
 `test_replay.py` replays them all.
@@ -89,7 +89,7 @@ async def play(app: App, client: Client) -> None:
 async def run_again(
     client: Client, follower: Follower, ended: Sequence[WorkflowHandle[Any, Any]]
 ) -> None:
-    """Runs of functions that were run before: by a rerun from a step, and by a replay."""
+    """Run functions again: by a rerun from a step, and by a replay."""
     snapshot = await follower.refresh()
     _, steps, *_ = ended
     again = await reruns.rerun(client, snapshot, steps.id, from_step=reruns.FromStep("send"))
@@ -100,7 +100,7 @@ async def run_again(
 
 
 async def play_pause(app: App, client: Client) -> list[WorkflowHandle[Any, Any]]:
-    """Pause a function, start runs of it and resume it; the runs."""
+    """Pause a function, start runs of it and resume it. Returns the runs."""
 
     def known(paused: bool) -> RegisteredFunction | None:
         snapshot = app.router.snapshot

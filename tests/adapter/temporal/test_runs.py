@@ -38,7 +38,7 @@ class Pay:
 
 
 async def start(client: Client, given: str = "waits", type: str = "shop-pay", **more: Any) -> str:
-    """A run; its id."""
+    """Start a run, and return its id."""
     id = str(ULID())
     options: dict[str, Any] = {
         "task_queue": "inngest-shop",
@@ -50,7 +50,7 @@ async def start(client: Client, given: str = "waits", type: str = "shop-pay", **
 
 
 async def listed(client: Client, filter: RunFilter, count: int) -> RunPage:
-    """A page, once visibility has so many runs."""
+    """The first page, once it has `count` runs."""
 
     async def enough() -> RunPage | None:
         page = await list_runs(client, filter)
@@ -79,7 +79,7 @@ async def test_only_runs_are_listed(client: Client) -> None:
 
 
 async def test_many_workflows_of_others_leave_a_page_full(client: Client) -> None:
-    """Whoever has runs has other workflows in the namespace, too, and more of them."""
+    """A namespace may have more workflows that are not runs than runs."""
     ours = {await start(client), await start(client, task_queue="orders")}
     for number in range(60):
         await client.start_workflow("theirs", id=f"foreign-{number}", task_queue="theirs")
@@ -95,12 +95,13 @@ async def _count(client: Client, count: int) -> bool:
 
 
 async def _chooses(client: Client, status: str, ids: set[str]) -> bool:
-    """Whether there are these runs of that status: others have it for a moment, before they end."""
+    """Whether these runs, and no others, have that status. Others may have it for a moment before
+    they end."""
     page = await list_runs(client, RunFilter(app="shop", status=status))
     return {(run.id, run.status) for run in page.runs} == {(id, status) for id in ids}
 
 
-async def test_filters_choose(client: Client) -> None:
+async def test_filters_choose_runs_by_status_function_event_and_time(client: Client) -> None:
     begun = datetime.now(UTC) - timedelta(minutes=1)
     async with Worker(client, task_queue="inngest-shop", workflows=[Pay]):
         running, completed, failed = [
@@ -155,7 +156,7 @@ async def test_pages_are_stable_while_new_runs_start(client: Client) -> None:
     assert third.next_cursor is None
 
 
-async def test_a_cursor_is_of_one_list(client: Client) -> None:
+async def test_a_cursor_belongs_to_one_list(client: Client) -> None:
     for _ in range(3):
         await start(client)
     await listed(client, ALL, 3)
@@ -177,7 +178,7 @@ async def test_identical_queries_share_one_call(client: Client) -> None:
     queries = [f"WorkflowType = '{kind}'" for kind in "abc"]
     await asyncio.gather(*(reader.list(query, 10) for query in queries * 100))
     assert reader.calls == 3
-    # One who stops waiting does not take the answer from the others.
+    # A caller that stops waiting does not take the answer from the others.
     first, second = (asyncio.create_task(reader.list("WorkflowType = 'd'", 10)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()

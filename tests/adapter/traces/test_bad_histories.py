@@ -28,7 +28,7 @@ BAD = [
 ]
 
 
-def is_sound(trace: Trace) -> None:
+def check_sound(trace: Trace) -> None:
     assert trace.status in STATUSES
     assert len(trace.notes) <= MAX_NOTES + 2
     assert all(isinstance(note, str) and note for note in trace.notes)
@@ -71,12 +71,12 @@ def payloads_in(message: Message) -> list[Payload]:
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
-def test_a_history_that_breaks_off_anywhere(path: Path) -> None:
+def test_a_history_that_breaks_off_anywhere_gives_the_steps_before(path: Path) -> None:
     run_id, history = read(path)
     whole = trace_of(run_id, history.events)
     for length in range(len(history.events)):
         trace = trace_of(run_id, history.events[:length], complete=False)
-        is_sound(trace)
+        check_sound(trace)
         assert not trace.complete
         if length:
             assert trace.function_id == whole.function_id
@@ -86,7 +86,7 @@ def test_a_history_that_breaks_off_anywhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
-def test_payloads_that_cannot_be_read(path: Path) -> None:
+def test_payloads_that_can_not_be_read_are_noted(path: Path) -> None:
     run_id, history = read(path)
     count = len([each for event in history.events for each in payloads_in(event)])
     assert count > 1
@@ -97,12 +97,12 @@ def test_payloads_that_cannot_be_read(path: Path) -> None:
             [*payloads] = [each for event in events for each in payloads_in(event)]
             payloads[index].CopyFrom(bad)
             trace = trace_of(run_id, events)
-            is_sound(trace)
+            check_sound(trace)
             noted += bool(trace.notes)
     assert noted
 
 
-def test_events_that_are_missing_doubled_or_in_another_order(long: bool) -> None:
+def test_missing_doubled_and_misplaced_events_give_a_trace(long: bool) -> None:
     chance = random.Random(7)
     for path in RUNS:
         run_id, history = read(path)
@@ -117,10 +117,10 @@ def test_events_that_are_missing_doubled_or_in_another_order(long: bool) -> None
                 else:
                     chance.shuffle(events[at : at + 5])
                     events[at : at + 5] = reversed(events[at : at + 5])
-            is_sound(trace_of(run_id, events))
+            check_sound(trace_of(run_id, events))
 
 
-def test_bytes_that_are_not_what_they_were(long: bool) -> None:
+def test_damaged_bytes_give_a_trace(long: bool) -> None:
     chance = random.Random(8)
     for path in RUNS:
         run_id, history = read(path)
@@ -134,33 +134,33 @@ def test_bytes_that_are_not_what_they_were(long: bool) -> None:
                     events.append(HistoryEvent.FromString(bytes(data)))
                 except Exception:
                     continue
-            is_sound(trace_of(run_id, events))
+            check_sound(trace_of(run_id, events))
 
 
-def test_histories_of_other_workflows() -> None:
+def test_a_history_of_another_workflow_gives_a_trace_with_a_note() -> None:
     for path in ENTITIES:
         run_id, history = read(path)
         trace = trace_of(run_id, history.events)
-        is_sound(trace)
+        check_sound(trace)
         assert "input" in trace.notes[0]
 
 
-def test_a_history_without_events() -> None:
+def test_a_history_without_events_gives_a_trace_with_a_note() -> None:
     trace = trace_of("run", [])
-    is_sound(trace)
+    check_sound(trace)
     assert trace.notes
 
 
 def test_reading_takes_linear_time() -> None:
-    """50,000 events, which is where Temporal ends a run, in a few times what a tenth of them
-    take."""
+    """Temporal ends a run at about 50,000 events: they must not take much more than ten times as
+    long as 5,000."""
     few, many = took(5_000), took(50_000)
     print(f"5,000 events: {few:.2f} s; 50,000 events: {many:.2f} s")
     assert many < 30 * few
 
 
 def took(count: int) -> float:
-    """CPU seconds to read a run of so many events: parallel steps, retries, waits and timers."""
+    """CPU seconds to read a run of `count` events: parallel steps, retries, waits and timers."""
     paths = [path for path in RUNS if path.name.startswith("recorded-steps")]
     run_id, history = max(map(read, paths), key=lambda run: len(run[1].events))
     head, body = history.events[:5], history.events[5:]
@@ -185,5 +185,5 @@ def took(count: int) -> float:
     trace = trace_of(run_id, events)
     spent = time.process_time() - begun
     assert len(trace.steps) > turn
-    is_sound(trace)
+    check_sound(trace)
     return spent

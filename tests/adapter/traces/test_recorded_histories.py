@@ -1,4 +1,4 @@
-"""Every recorded history gives a trace whose steps are the run's steps."""
+"""Every recorded history of a run gives a trace that has the run's steps."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def read(path: Path) -> tuple[str, WorkflowHistory]:
 
 
 class Replayed:
-    """What a run did, by its own account, when it is replayed."""
+    """What a run says that it did, when it is replayed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.memos: list[tuple[str, Any]] = []
@@ -76,7 +76,9 @@ def memos_of(trace: Trace) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-async def test_its_steps_are_the_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_steps_of_a_trace_are_the_runs(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replayed = Replayed(monkeypatch)
     plugin: SimplePlugin = InngestPlugin(recorded.FUNCTIONS)
     if path.name.startswith("http-"):
@@ -92,7 +94,7 @@ async def test_its_steps_are_the_runs(path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_its_times_are_in_order(path: Path) -> None:
+def test_the_times_of_a_trace_are_in_order(path: Path) -> None:
     run_id, history = read(path)
     trace = trace_of(run_id, history.events)
     assert trace.ended_ms is not None
@@ -109,7 +111,7 @@ def test_its_times_are_in_order(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ENTITIES, ids=lambda path: path.stem[:60])
-def test_an_entity_is_no_run(path: Path) -> None:
+def test_a_history_of_an_entity_has_no_steps_and_a_note(path: Path) -> None:
     run_id, history = read(path)
     trace = trace_of(run_id, history.events)
     assert trace.steps == ()
