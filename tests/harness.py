@@ -88,8 +88,8 @@ async def until(condition: Any, seconds: float = 60) -> Any:
 
 
 def pause(began: float, least: float = 0.02) -> float:
-    """Seconds until a condition that has been waited for since `began` is checked again. Checks take
-    CPU time that others may need, so they become rarer."""
+    """Seconds until a condition that has been waited for since `began` is checked again. Checks
+    take CPU time that others may need, so they become rarer."""
     return min(max(least, (time.monotonic() - began) / 20), 0.5)
 
 

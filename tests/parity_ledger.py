@@ -2,8 +2,8 @@
 why.
 
 `test_parity` compares every exported name, and of every class the constructor and the public
-members: parameters by name, kind, order and presence of a default. What it finds must be what
-stands here, neither more nor less.
+members: parameters by name, kind, order and presence of a default. What it finds must be exactly
+what is listed here.
 """
 
 _PLUMBING = (

@@ -39,8 +39,8 @@ class Request:
 
 @dataclass
 class Ingress:
-    """A real HTTP server on a free port. It answers with `replies`, the last one for good, and
-    keeps the requests."""
+    """A real HTTP server on a free port. It answers with `replies`, the last one again and again,
+    and keeps the requests."""
 
     url: str = ""
     replies: list[tuple[int, Any] | None] = field(default_factory=list)
@@ -338,7 +338,7 @@ async def test_a_refusal_is_not_tried_again_and_keeps_the_accepted_ids(ingress: 
         ((200, {"ids": "all"}), "answered HTTP 200 with what is no reply to events"),
     ],
 )
-async def test_a_reply_of_something_else_is_an_error_that_hides_the_key(
+async def test_a_reply_from_something_else_is_an_error_that_hides_the_key(
     ingress: Ingress, reply: Any, message: str
 ) -> None:
     ingress.replies = [reply]
@@ -348,7 +348,7 @@ async def test_a_reply_of_something_else_is_an_error_that_hides_the_key(
     assert "secret" not in str(caught.value)
 
 
-def test_nobody_listening_is_an_error_that_names_the_ingress() -> None:
+def test_an_ingress_that_does_not_listen_is_named_in_the_error() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -505,7 +505,7 @@ async def test_events_never_go_to_inngests_cloud_by_default() -> None:
         client.send_sync(Event(name="a"))
 
 
-def test_a_number_that_json_has_not_is_refused_wherever_it_stands() -> None:
+def test_a_number_that_json_lacks_is_refused_wherever_it_is() -> None:
     client = Inngest(app_id="app", is_production=False)
     for data in ({"x": float("nan")}, {"in": {"x": [float("inf")]}}):
         with pytest.raises(BodyInvalidError, match="Event 'a' can't be sent, its data is not JSON"):

@@ -45,7 +45,7 @@ def test_error_tells_message_name_and_stack() -> None:
     assert caught.value.include_stack
 
 
-def test_stack_shows_the_cause() -> None:
+def test_the_stack_of_an_error_shows_its_cause() -> None:
     error = Error("outer")
     error.__cause__ = ValueError("inner")
     assert error.stack is not None
@@ -65,7 +65,7 @@ def test_step_error_shows_the_error_of_the_step_not_its_own() -> None:
 
 
 @pytest.mark.parametrize("after", [90_000, datetime.timedelta(seconds=90)])
-def test_retry_after_counts_ints_as_milliseconds_and_timedeltas_from_now(
+def test_retry_after_takes_milliseconds_and_timedeltas_from_now(
     after: int | datetime.timedelta,
 ) -> None:
     before = datetime.datetime.now(datetime.UTC)

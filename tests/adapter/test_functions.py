@@ -161,7 +161,7 @@ def test_a_configuration_survives_the_way_through_json(options: dict[str, Any]) 
     ]
 
 
-def test_a_configuration_that_is_none_names_the_function_and_the_field() -> None:
+def test_an_invalid_configuration_names_the_function_and_the_field() -> None:
     wire = config(**FULL).to_wire()
     with pytest.raises(
         FunctionConfigInvalidError, match=r"^Function 'app-fn', debounce.period: Field required$"
@@ -232,7 +232,7 @@ def test_parts_are_all_that_a_worker_runs() -> None:
 
 
 @pytest.mark.parametrize("handler", [5, None, "handle", int, [handle]])
-def test_what_is_no_function_is_no_handler(handler: object) -> None:
+def test_only_a_function_can_be_a_handler(handler: object) -> None:
     with pytest.raises(
         FunctionConfigInvalidError, match=r"handler of function 'fn': .* is not a function"
     ):
@@ -249,7 +249,7 @@ def test_a_function_is_not_decorated_twice() -> None:
         function(function())
 
 
-def test_generators_are_no_handlers() -> None:
+def test_generators_are_refused_as_handlers() -> None:
     def generate(ctx: object) -> Any:
         yield
 
@@ -262,7 +262,7 @@ def test_generators_are_no_handlers() -> None:
 
 
 @pytest.mark.parametrize("fn_id", [5, None, ""])
-def test_an_id_is_text(fn_id: Any) -> None:
+def test_an_id_must_be_a_string_that_is_not_empty(fn_id: Any) -> None:
     with pytest.raises(FunctionConfigInvalidError, match="fn_id must be a non-empty string"):
         function(fn_id=fn_id)
 
@@ -302,7 +302,7 @@ class Async:
         (lambda ctx: None, False),
     ],
 )
-def test_the_kind_of_a_handler_is_seen(handler: Callable[..., Any], is_async: bool) -> None:
+def test_async_handlers_are_told_from_others(handler: Callable[..., Any], is_async: bool) -> None:
     assert function(handler).is_handler_async is is_async
 
 
@@ -313,7 +313,7 @@ def test_nothing_is_checked_before_registration() -> None:
     function(retries=-1, trigger=[TriggerCron(cron="never")], idempotency="((")
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_all_problems_are_named_in_one_error() -> None:
     lines = problem(
         retries=21, idempotency="((", rate_limit=RateLimit(limit=0, period=1000)
     ).splitlines()
@@ -362,7 +362,7 @@ def test_a_function_may_have_no_trigger_and_at_most_ten() -> None:
     assert "trigger: 11 are too many; use at most 10" in problem(trigger=events)
 
 
-def test_a_trigger_is_there_once() -> None:
+def test_a_trigger_that_is_there_twice_is_refused() -> None:
     with_expression = TriggerEvent(event=EVENT.event, expression="event.data.x == 1")
     config(trigger=[EVENT, with_expression])
     assert "trigger[1]: is there twice" in problem(trigger=[EVENT, EVENT])
@@ -446,7 +446,7 @@ def test_a_cancel_expression_may_only_compare() -> None:
     )
 
 
-def test_the_empty_key_of_a_debounce_is_none() -> None:
+def test_a_debounce_may_have_an_empty_key() -> None:
     config(debounce=Debounce(period=1000, key=""))
 
 
@@ -534,7 +534,7 @@ def test_numbers_and_durations_out_of_range_are_refused(
     assert problem(**options).startswith(f"Function 'app-fn', {message}")
 
 
-def test_the_limits_themselves_are_allowed() -> None:
+def test_numbers_and_durations_at_the_limits_are_allowed() -> None:
     config(debounce=Debounce(period=1000), rate_limit=RateLimit(limit=1, period=DAY))
     config(debounce=Debounce(period=7 * DAY), throttle=Throttle(limit=0, period=30 * DAY, burst=0))
 
@@ -548,7 +548,7 @@ def test_the_limits_themselves_are_allowed() -> None:
         ("priority", {"priority": Priority(run="1")}),
     ],
 )
-def test_a_batch_can_not_be_combined_with(field: str, options: dict[str, Any]) -> None:
+def test_a_batch_can_not_be_combined_with_some_options(field: str, options: dict[str, Any]) -> None:
     message = problem(batch_events=Batch(max_size=2, timeout=1000), **options)
     assert (
         message
@@ -556,7 +556,7 @@ def test_a_batch_can_not_be_combined_with(field: str, options: dict[str, Any]) -
     )
 
 
-def test_a_batch_can_be_combined_with_the_rest() -> None:
+def test_a_batch_can_be_combined_with_the_other_options() -> None:
     rest = {
         key: FULL[key]
         for key in ("concurrency", "idempotency", "rate_limit", "throttle", "timeouts", "trigger")

@@ -1,5 +1,5 @@
-"""What one execution of a handler changes is not seen by the next one, and its hooks and its code
-see the same context variables."""
+"""An execution of a handler does not see what the one before changed; its hooks and its code see
+the same context variables."""
 
 import asyncio
 import contextvars
@@ -115,7 +115,7 @@ def test_hooks_of_an_async_function_share_its_context_variables(middleware: Any)
 def test_hooks_share_their_context_variables_with_each_other_in_all_branches_of_a_handler(
     middleware: Any,
 ) -> None:
-    """What a branch executes is in a task, which has a copy of the variables."""
+    """A branch is executed in a task of its own, which has a copy of the variables."""
 
     @function(middleware=[middleware])
     async def fn(ctx: inngest.Context) -> Any:

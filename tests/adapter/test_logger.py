@@ -35,7 +35,7 @@ def test_a_line_names_its_caller_and_keeps_its_extras(caplog: pytest.LogCaptureF
     assert record.__dict__["order"] == 7
 
 
-def test_everything_else_is_the_wrapped_loggers() -> None:
+def test_everything_else_is_left_to_the_wrapped_logger() -> None:
     wrapped = logging.getLogger("app.filtered")
     logger = FilteredLogger(wrapped)
     logger.setLevel(logging.ERROR)

@@ -46,7 +46,7 @@ def test_a_duration_is_milliseconds_or_a_timedelta(
 
 
 @pytest.mark.parametrize("duration", ["5s", 1.5, True, None])
-def test_anything_else_is_no_duration(duration: Any) -> None:
+def test_anything_else_is_not_a_duration(duration: Any) -> None:
     with pytest.raises(TypeError, match=r"int \(milliseconds\) or a timedelta"):
         milliseconds(duration)
 
@@ -97,7 +97,7 @@ def test_duration_text_of_inngest_is_read(text: str, ms: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "5", "s", "5 s", "1h-5m", "five", "5y"])
-def test_other_text_is_no_duration(text: str) -> None:
+def test_other_text_is_not_a_duration(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 

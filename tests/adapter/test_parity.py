@@ -1,4 +1,4 @@
-"""This package against the official SDK: same names, same parameters, but for what `parity_ledger`
+"""This package has the names and parameters of the official SDK, except for what `parity_ledger`
 explains."""
 
 import enum
@@ -17,8 +17,8 @@ import inngest_temporal
 import inngest_temporal.errors
 from tests import parity_ledger
 
-# Not exported by the official SDK, but what users meet: ctx.group, a hook's argument, what send
-# raises.
+# The official SDK does not export these, but users meet them: ctx.group, a hook's argument, what
+# send raises.
 REACHABLE: dict[str, Any] = {
     "Error": inngest._internal.errors.Error,
     "FunctionConfigInvalidError": inngest._internal.errors.FunctionConfigInvalidError,
@@ -45,8 +45,8 @@ Parameters = list[tuple[str, str, bool]]
 
 
 def surface(name: str, thing: Any) -> dict[str, Parameters | None]:
-    """Everything public about an exported thing: parameters of callables, None for what is not
-    called."""
+    """Everything public about an exported thing: the parameters of callables, None for everything
+    else."""
     found: dict[str, Parameters | None] = {name: None}
     if not inspect.isclass(thing):
         return found

@@ -1,4 +1,4 @@
-"""The usual slips: each is answered once, with function, step and cure, and is not tried again."""
+"""The usual slips: each gives an error that names function, step and remedy, and is not retried."""
 
 import asyncio
 import functools
@@ -118,7 +118,7 @@ STEPS: list[tuple[Callable[[Any], Any], str]] = [
 
 @pytest.mark.parametrize("make", [_async, _sync])
 @pytest.mark.parametrize(("slip", "problem"), STEPS)
-def test_a_step_called_in_a_wrong_way_says_how_to_call_it(
+def test_a_step_that_is_called_wrongly_says_how_to_call_it(
     make: Any, slip: Callable[[Any], Any], problem: str
 ) -> None:
     fn, calls = make(slip)

@@ -50,7 +50,7 @@ def test_a_sync_function_runs_to_its_end() -> None:
     assert result.steps == ["nap", "a", "b"]
 
 
-async def test_it_can_be_used_in_an_event_loop() -> None:
+async def test_a_function_can_be_run_inside_an_event_loop() -> None:
     @function()
     async def fn(ctx: inngest.Context) -> Any:
         return await asyncio.gather(ctx.step.run("a", lambda: 1), ctx.step.run("b", lambda: 2))

@@ -1,5 +1,5 @@
-"""Values that are not JSON in the data of events and invocations: what the official SDK makes of
-them, on every way that takes them."""
+"""Values that are not JSON, in the data of events and invocations, become what the official SDK
+makes of them, whichever way they are sent."""
 
 import dataclasses
 import datetime
@@ -106,7 +106,7 @@ def test_a_test_sees_what_production_would_have_made_of_values(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_an_invocation_takes_values(kind: str) -> None:
+def test_an_invocation_makes_the_same_of_values(kind: str) -> None:
     value, written = VALUES[kind]
     seen = []
 
@@ -127,7 +127,7 @@ def test_an_invocation_takes_values(kind: str) -> None:
 
 
 @pytest.mark.parametrize("value", [object(), float("nan"), b"\xff"])
-def test_what_cannot_be_sent_is_named_and_not_tried_again(value: Any) -> None:
+def test_a_value_that_can_not_be_sent_is_named_and_not_tried_again(value: Any) -> None:
     attempts = []
 
     @CLIENT.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="a"))

@@ -1,4 +1,4 @@
-"""Cron triggers: their schedules, exactly, and what a tick starts."""
+"""Cron triggers: their exact schedules, and what a tick starts."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ def schedule_id(cron: str, app_id: str = "app") -> str:
 
 
 async def describe(client: Client, schedule: str) -> ScheduleDescription | None:
-    """Strongly consistent, other than a listing."""
+    """The schedule, or None. Unlike a listing, this is strongly consistent."""
     try:
         return await client.get_schedule_handle(schedule).describe()
     except RPCError as error:
@@ -67,7 +67,7 @@ async def describe(client: Client, schedule: str) -> ScheduleDescription | None:
 
 
 async def another(client: Client) -> Client:
-    """As in another process: one client has one worker for a task queue."""
+    """A client as in another process: a client can have only one worker for a task queue."""
     return await Client.connect(
         client.service_client.config.target_host, namespace=client.namespace
     )
@@ -166,11 +166,11 @@ NAIVE: dict[str, Callable[[datetime], bool]] = {
         at.minute == 0 and at.hour % 6 == 0 and at.day >= 28 and at.month in (2, 10)
     ),
 }
-"""Expressions and what they mean, for the clock on the wall."""
+"""Expressions, and whether they match a time of the clock on the wall."""
 
 
 def changes_of_clocks(zone: ZoneInfo, year: int) -> list[datetime]:
-    """Days (their beginning in UTC) at the end of which the zone has another offset."""
+    """Days during which the zone's offset changes, as their beginning in UTC."""
     days = [datetime(year, 1, 1, tzinfo=UTC) + timedelta(days=day) for day in range(365)]
     pairs = itertools.pairwise(days)
     return [day for day, after in pairs if offset(day, zone) != offset(after, zone)]
@@ -181,7 +181,7 @@ def offset(moment: datetime, zone: ZoneInfo) -> timedelta | None:
 
 
 async def ticks(client: Client, cron: str, begin: datetime, end: datetime) -> list[datetime]:
-    """When the server says that a schedule ticks, without the ticks that do not count."""
+    """The times at which the server says that a schedule ticks, without those that do not count."""
     [trigger] = cron_triggers([app(cron).to_json()]).values()
     schedule = await client.create_schedule(f"{cron} {begin}", schedules.schedule_of(trigger))
     moments: list[datetime] = []
@@ -213,7 +213,7 @@ def test_a_tick_that_somebody_asks_for_counts_at_any_time() -> None:
     cron = parse_cron("TZ=Europe/Berlin 0 9 * * *")
     summer = datetime(2027, 7, 1, 7, 0, tzinfo=UTC)
     assert cron.is_due(summer)
-    assert not cron.is_due(summer + timedelta(hours=1))  # it is the time of winter
+    assert not cron.is_due(summer + timedelta(hours=1))  # it is 9:00 in winter time
     assert cron.is_due(summer + timedelta(hours=1, seconds=1))
     assert cron.is_due(summer + timedelta(hours=3))
 
@@ -249,7 +249,7 @@ async def test_a_schedule_neither_catches_up_nor_waits_for_the_run_before(client
     assert found.schedule.action.task_queue == names.SYSTEM_TASK_QUEUE
 
 
-def test_ids_tell_apart_apps_functions_and_times_and_nothing_else() -> None:
+def test_ids_of_schedules_differ_by_app_function_and_times_alone() -> None:
     def ids(config: AppConfig) -> list[str]:
         return list(cron_triggers([config.to_json()]))
 
@@ -350,10 +350,10 @@ async def test_two_workers_that_start_at_once_make_one_schedule_for_each_trigger
 
 
 @pytest.mark.usefixtures("system")
-async def test_replicas_that_start_at_once_share_a_look_at_the_schedules(
+async def test_replicas_that_start_at_once_share_a_check_of_the_schedules(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More of them than Temporal takes updates of one workflow at a time, which is 10."""
+    """There are more of them than the 10 updates that Temporal takes of one workflow at a time."""
     monkeypatch.setattr(publishing, "SHARED_SECONDS", 3600)
     version = await publishing.publish(client, app(*HOURS[:2]))
     put, calls = ScheduleActivities._put, itertools.count()
@@ -367,7 +367,7 @@ async def test_replicas_that_start_at_once_share_a_look_at_the_schedules(
         await asyncio.gather(*(publishing.publish(client, app(*HOURS[:2])) for _ in range(30)))
         == [version] * 30
     )
-    assert next(calls) < 10  # not 60; a look may be repeated
+    assert next(calls) < 10  # not 60; a check may be repeated
 
 
 HANGING_WORKER = """
@@ -409,12 +409,12 @@ async def test_a_worker_killed_halfway_leaves_nothing_behind(
     worker = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdout=asyncio.subprocess.PIPE
     )
-    patience = timedelta(seconds=120)  # a regular activity of a worker that is gone takes 60
+    patience = timedelta(seconds=120)  # a regular activity whose worker is gone takes 60
     task = asyncio.create_task(publishing.publish(await another(client), new, patience))
     assert worker.stdout is not None
     async with asyncio.timeout(60):
         while await worker.stdout.readline() != b"hangs\n":
-            assert not worker.stdout.at_eof()  # Temporal's core may say something first
+            assert not worker.stdout.at_eof()  # Temporal's core may log something first
     worker.kill()
     await worker.wait()
     async with system_worker(await another(client)):
@@ -452,7 +452,7 @@ async def test_schedules_are_found_again_after_an_entity_was_terminated(client: 
 
 
 @pytest.mark.usefixtures("system")
-async def test_what_temporal_refuses_changes_nothing(client: Client) -> None:
+async def test_a_schedule_that_temporal_refuses_changes_nothing(client: Client) -> None:
     await publishing.publish(client, app(HOURS[0], "@every 5m"))
     with pytest.raises(
         FunctionConfigInvalidError,

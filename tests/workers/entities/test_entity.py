@@ -1,4 +1,4 @@
-"""The base of entities, with one of a single rule."""
+"""The base of entities, tried with an entity of one rule."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ class Number:
 
 @entity("Adder")
 class Adder(Entity):
-    """Adds what it is told, and forgets it all at the time that a number sets."""
+    """Adds the numbers that it is told, and forgets the sum at the time that a number may set."""
 
     messages: ClassVar = {"add": pydantic.TypeAdapter(Number)}
     extra_timer = False
@@ -98,7 +98,7 @@ async def total(adder: Handle, seconds: float = 30) -> int:
     return await adder.update_with_start("total", None, int, timeout=timedelta(seconds=seconds))
 
 
-async def test_one_that_is_not_there_is_an_answer(client: Client) -> None:
+async def test_calls_of_an_entity_that_does_not_exist_have_an_answer(client: Client) -> None:
     adder = Handle(client, "Adder", "adder")
     assert await adder.signal("add", Number(1)) is False
     assert await adder.update("total", None, int) is None
@@ -107,7 +107,7 @@ async def test_one_that_is_not_there_is_an_answer(client: Client) -> None:
     assert await adder.query("total", int) is None
 
 
-async def test_it_carries_over_what_it_holds_and_ends_when_it_holds_nothing(
+async def test_an_entity_carries_over_what_it_holds_and_ends_when_it_holds_nothing(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "MAX_COST", 20)
@@ -131,7 +131,7 @@ async def _ended(adder: Handle) -> bool:
     return found is not None and found.status == WorkflowExecutionStatus.COMPLETED
 
 
-async def test_what_it_can_not_read_is_dropped_and_unknown_fields_are_ignored(
+async def test_a_message_that_can_not_be_read_is_dropped_and_unknown_fields_are_ignored(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with working(client) as adder:
@@ -148,7 +148,7 @@ async def test_a_call_that_fails_locally_is_made_again(client: Client) -> None:
         await until(lambda: _is(adder, 9))
 
 
-async def test_one_that_can_not_be_replayed_begins_again_with_all_that_it_was_told(
+async def test_an_entity_that_can_not_be_replayed_begins_again_with_all_that_it_was_told(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with working(client) as adder:
@@ -160,14 +160,14 @@ async def test_one_that_can_not_be_replayed_begins_again_with_all_that_it_was_to
     async with working(client, max_cached_workflows=0) as adder:
         await adder.signal("add", Number(20))
         caplog.set_level(logging.ERROR)
-        # Whoever needs an answer heals it, once a workflow task has failed some times.
+        # A caller that waits for an answer heals it, once its workflow task has failed a few times.
         await until(lambda: _is(adder, 37, 3), 120)
         assert await heal(client, adder.id) is False
     healed = [record for record in caplog.records if "could not be replayed" in record.message]
     assert len(healed) == 1
 
 
-async def test_a_worker_finds_what_can_not_be_replayed_though_nobody_waits_for_an_answer(
+async def test_a_worker_heals_what_can_not_be_replayed_though_nobody_waits_for_an_answer(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inngest_temporal_workers.healing, "LOOK_SECONDS", 1.0)
@@ -186,7 +186,7 @@ async def _shows(adder: Handle, value: int) -> bool:
 
 
 async def _is(adder: Handle, value: int, seconds: float = 30) -> bool:
-    """Whether it has added that much; an update may overtake what it has still to read."""
+    """Whether its sum is `value`. An update may overtake messages that it has yet to read."""
     with contextlib.suppress(TimeoutError):
         return await total(adder, seconds) == value
     return False

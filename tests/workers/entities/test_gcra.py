@@ -54,7 +54,7 @@ def test_admission_is_that_of_a_token_bucket(rate: Rate, gaps: list[int]) -> Non
 
 
 def start_of(arrival: Arrival, now: int, rate: Rate) -> tuple[int, Arrival]:
-    """When one that waits may start, and the state after it."""
+    """When a waiting run may start, and the state after it."""
     at = admit(arrival, now, rate).retry_at_ms if not admit(arrival, now, rate).admitted else now
     decision = admit(arrival, at, rate)
     assert decision.admitted
@@ -87,7 +87,9 @@ def test_starts_are_those_of_a_queue_behind_a_token_bucket(rate: Rate, gaps: lis
         (9, DAY, 1, DAY // 9),
     ],
 )
-def test_rate_limits_of_the_reference(limit: int, period: int, at_once: int, then: int) -> None:
+def test_rate_limits_admit_as_many_as_the_reference_says(
+    limit: int, period: int, at_once: int, then: int
+) -> None:
     rate, arrival = Rate.limiting(limit, period), Arrival()
     for _ in range(at_once):
         decision = admit(arrival, NOW, rate)

@@ -44,7 +44,7 @@ from tests.harness import TRIGGER, App, new_client, running, until
 
 
 class Meter:
-    """How many are inside at once, by key."""
+    """Counts how many are inside at once, by key."""
 
     def __init__(self) -> None:
         self.now: Counter[str] = Counter()
@@ -53,8 +53,7 @@ class Meter:
 
     @contextlib.asynccontextmanager
     async def inside(self, key: str = "", mark: Any = None, fill: int = 0) -> AsyncIterator[None]:
-        """Nobody leaves before `fill` of the key were inside at once; or not for long, if they
-        can't be."""
+        """Nobody leaves before `fill` of the key were inside at once, or 5 seconds have passed."""
         self.now[key] += 1
         self.most[key] = max(self.most[key], self.now[key])
         self.order.append(mark)
@@ -67,8 +66,7 @@ class Meter:
 
 
 def holding(begun: list[Any], release: asyncio.Event, **options: Any) -> inngest.Function[Any]:
-    """A function whose runs say in `begun` that they have begun, and go on when they are
-    released."""
+    """A function whose runs add their `n` to `begun`, and continue once they are released."""
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, **options)
     async def fn(ctx: inngest.Context) -> None:
@@ -78,6 +76,22 @@ def holding(begun: list[Any], release: asyncio.Event, **options: Any) -> inngest
                 await release.wait()
 
         await ctx.step.run("work", work)
+
+    return fn
+
+
+def metered(meter: Meter, release: asyncio.Event, **options: Any) -> inngest.Function[Any]:
+    """A function whose runs are inside `meter` until they are released, and return their `n`."""
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, **options)
+    async def fn(ctx: inngest.Context) -> Any:
+        async def work() -> Any:
+            n = ctx.event.data.get("n")
+            async with meter.inside(mark=n), asyncio.timeout(60):
+                await release.wait()
+            return n
+
+        return await ctx.step.run("work", work)
 
     return fn
 
@@ -104,7 +118,7 @@ async def summary(client: Client, lock: str) -> dict[str, Any]:
 
 
 async def status(client: Client, run: str) -> str:
-    """As the run API shows it."""
+    """The status of a run, as the run API shows it."""
     async with Follower(client) as follower:
         await follower.ready(10)
         api = create_ingress(client, Settings(dev=True), follower=follower)
@@ -151,7 +165,7 @@ async def test_a_key_never_has_more_than_its_limit_and_all_runs_finish(client: C
     assert set(meter.most.values()) == {2}
 
 
-async def test_runs_without_locks_have_no_further_history_and_those_with_one_little(
+async def test_a_lock_adds_little_to_the_history_of_a_run(
     client: Client,
 ) -> None:
     async def handler(ctx: inngest.Context) -> None:
@@ -239,7 +253,7 @@ async def _all_wait(client: Client, count: int) -> bool:
     )
 
 
-async def test_parallel_steps_count_each(client: Client) -> None:
+async def test_each_parallel_step_needs_a_permit(client: Client) -> None:
     meter = Meter()
 
     @new_client().create_function(
@@ -303,7 +317,7 @@ async def test_a_run_under_way_counts_through_its_sleep_at_level_fn(client: Clie
     assert meter.most[""] == 1
 
 
-async def test_two_constraints_must_both_pass(client: Client) -> None:
+async def test_a_step_keeps_to_both_of_two_limits(client: Client) -> None:
     meter = Meter()
 
     @new_client().create_function(
@@ -376,27 +390,16 @@ DEPLOYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("limits", DEPLOYS)
-async def test_limits_of_a_new_deploy_apply_at_once_to_those_that_wait(
+async def test_limits_of_a_new_deploy_apply_at_once_to_waiting_runs(
     client: Client, limits: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No run asks again, and none ends: only the deploy can let those that wait go on.
+    # No run asks again, and none ends: only the deploy can let waiting runs continue.
     monkeypatch.setattr(admission, "FIRST_RETRY", 3600.0)
     meter = Meter()
     release = asyncio.Event()
     before, after = DEPLOYS[limits]
 
-    def deployed(config: dict[str, Any]) -> inngest.Function[Any]:
-        @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0, **config)
-        async def fn(ctx: inngest.Context) -> None:
-            async def work() -> None:
-                async with meter.inside(), asyncio.timeout(60):
-                    await release.wait()
-
-            await ctx.step.run("work", work)
-
-        return fn
-
-    old, new = deployed(before), deployed(after)
+    old, new = (metered(meter, release, retries=0, **config) for config in (before, after))
     [kind] = {names.LOCK_TYPES[limit.kind] for limit in limits_of(old.parts()[0].config)}
     async with running(client, old) as app:
         sent = await send(app, *({"user": n % 2} for n in range(6)))
@@ -471,19 +474,8 @@ async def test_a_lock_that_an_announcement_misses_hears_of_new_limits_from_runs_
     release = asyncio.Event()
 
     def deployed(limit: int) -> inngest.Function[Any]:
-        @new_client().create_function(
-            fn_id="fn",
-            trigger=TRIGGER,
-            concurrency=[inngest.Concurrency(limit=limit, key="event.data.user")],
-        )
-        async def fn(ctx: inngest.Context) -> None:
-            async def work() -> None:
-                async with meter.inside(), asyncio.timeout(60):
-                    await release.wait()
-
-            await ctx.step.run("work", work)
-
-        return fn
+        concurrency = [inngest.Concurrency(limit=limit, key="event.data.user")]
+        return metered(meter, release, concurrency=concurrency)
 
     async with running(client, deployed(1)) as app:
         sent = await send(app, *({"user": "ada"} for _ in range(4)))
@@ -498,12 +490,12 @@ async def test_a_lock_that_an_announcement_misses_hears_of_new_limits_from_runs_
 
 
 class Runs:
-    """A client for which a run can't be told anything, with this status."""
+    """A client whose signals to the run `run` fail with this status."""
 
     def __init__(self, status: RPCStatusCode) -> None:
         self.status = status
         self.signals: list[tuple[str, Any]] = []
-        """Those to others: id, argument."""
+        """Signals to other workflows: id and argument."""
 
     def get_workflow_handle(self, id: str) -> Any:
         return types.SimpleNamespace(signal=functools.partial(self._signal, id))
@@ -566,19 +558,9 @@ async def test_a_lock_that_can_not_be_replayed_is_healed_by_runs_that_wait_and_k
     monkeypatch.setattr("inngest_temporal.routing.locks.FRESH", 0.5)
     meter = Meter()
     release = asyncio.Event()
+    fn = metered(meter, release, concurrency=[inngest.Concurrency(limit=1)])
 
-    @new_client().create_function(
-        fn_id="fn", trigger=TRIGGER, concurrency=[inngest.Concurrency(limit=1)]
-    )
-    async def fn(ctx: inngest.Context) -> int:
-        async def work() -> None:
-            async with meter.inside(), asyncio.timeout(60):
-                await release.wait()
-
-        await ctx.step.run("work", work)
-        return int(str(ctx.event.data["n"]))
-
-    # Code of another version: where this one has regular activities, ours has local ones.
+    # As code of another version would do: it has regular activities where ours has local ones.
     with monkeypatch.context() as patch:
         patch.setattr(locks, "LOCAL_SIZE", -1)
         async with running(client, fn, graceful_shutdown_timeout=timedelta(0)) as app:
@@ -598,7 +580,7 @@ async def test_a_lock_that_can_not_be_replayed_is_healed_by_runs_that_wait_and_k
         release.set()
         assert await results(app, fn, sent) == [0, 1, 2, 3]
     assert meter.most[""] == 1
-    # Several may have noticed at the same time: it was reset once, and that was said once.
+    # Several may have noticed at the same time; it was reset once, and logged once.
     assert caplog.text.count(f"{lock.id} could not be replayed") == 1
     query = f"WorkflowId = '{lock.id}' AND ExecutionStatus = 'Terminated'"
     assert (await client.count_workflows(query)).count == 1
@@ -650,7 +632,7 @@ async def test_waiting_counts_for_the_start_timeout(client: Client) -> None:
         begun,
         release,
         concurrency=[inngest.Concurrency(limit=1)],
-        # A run that waits for nobody begins within that time on a busy machine, too.
+        # On a busy machine, too, a run that waits for nobody begins within that time.
         timeouts=inngest.Timeouts(start=timedelta(seconds=4)),
     )
 
@@ -717,7 +699,7 @@ async def test_a_handler_without_steps_holds_its_permit_while_it_executes(client
 async def test_a_lock_continues_as_new_without_losing_anybody(
     client: Client, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    """Unless it had to carry over too much: Temporal would end it then."""
+    """It does not if it had to carry over too much, as Temporal would then end it."""
     monkeypatch.setattr(entities, "MAX_COST", 30)
     monkeypatch.setattr(entities, "MAX_STATE", room)
     meter = Meter()
@@ -745,8 +727,8 @@ async def test_a_lock_continues_as_new_without_losing_anybody(
 
 
 async def test_many_runs_are_told_in_parts(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One activity for all would be over its time; here with runs that are not there, which give
-    back what they get."""
+    """One activity for all of them would take too long. These runs don't exist, so the lock takes
+    their permits back."""
     monkeypatch.setattr(locks, "CHUNK", 20)
     monkeypatch.setattr(entities, "LINGER_MS", 1_000)
     lock = names.lock_id("step", "app-fn")
@@ -769,7 +751,7 @@ async def test_many_runs_are_told_in_parts(client: Client, monkeypatch: pytest.M
     assert len(told) >= 100 / 20
 
 
-async def test_nothing_is_left_running(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_lock_is_left_running(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entities, "LINGER_MS", 1_000)
 
     @new_client().create_function(
@@ -853,7 +835,7 @@ async def test_a_cancelled_run_keeps_its_permit_until_its_step_has_ended(
         [second] = await send(app, {"n": 1})
         if limit != "singleton":
             await app.run_of(fn, first).cancel()
-        await until(lambda: cancel_is_requested(app.run_of(fn, first)))
+        await until(lambda: is_activity_cancel_requested(app.run_of(fn, first)))
         release.set()
         await app.run_of(fn, second).result()
         with pytest.raises(WorkflowFailureError) as raised:
@@ -862,8 +844,8 @@ async def test_a_cancelled_run_keeps_its_permit_until_its_step_has_ended(
     assert log == ["0 begins", "0 ends", "1 begins", "1 ends"]
 
 
-async def cancel_is_requested(run: Any) -> bool:
-    """Whether its activity was asked to stop."""
+async def is_activity_cancel_requested(run: Any) -> bool:
+    """Whether an activity of the run was asked to stop."""
     return any(
         [
             e.HasField("activity_task_cancel_requested_event_attributes")
@@ -1024,7 +1006,7 @@ async def test_a_singleton_skips_while_another_run_of_the_key_is_there(client: C
     assert app.run_of(fn, second).id not in emitted
 
 
-async def test_a_singleton_that_was_terminated_stands_in_nobodys_way(client: Client) -> None:
+async def test_a_singleton_that_was_terminated_blocks_nobody(client: Client) -> None:
     executed: list[int] = []
 
     @new_client().create_function(
@@ -1082,8 +1064,7 @@ async def test_a_singleton_that_cancels_hands_over_to_the_newest(client: Client)
 
 
 def ask_in_order(monkeypatch: pytest.MonkeyPatch, count: int, *, newest_first: bool) -> None:
-    """Each lock hears of so many runs in this order of their age, wherever else they were held
-    up."""
+    """Each lock is asked by `count` runs in the order of their age, whatever else holds them up."""
     ask, came, told = Locks.ask, defaultdict[str, set[Any]](set), defaultdict[str, set[Any]](set)
 
     async def in_turn(self: Locks, need: LockNeed, request: LockRequest) -> str:
@@ -1108,7 +1089,7 @@ def ask_in_order(monkeypatch: pytest.MonkeyPatch, count: int, *, newest_first: b
 async def test_after_an_outage_a_singleton_goes_by_the_age_of_runs(
     client: Client, monkeypatch: pytest.MonkeyPatch, mode: Any
 ) -> None:
-    """Whoever reaches the lock first: with `cancel` the newest run wins, with `skip` the oldest.
+    """With `cancel` the newest run wins, with `skip` the oldest, whichever reaches the lock first.
     None of the others begins."""
     monkeypatch.setattr(admission, "LATE_MS", 0)
     monkeypatch.setattr(locks, "GATHER_MS", 4_000)
@@ -1132,11 +1113,11 @@ async def test_after_an_outage_a_singleton_goes_by_the_age_of_runs(
 
     async with running(client, fn) as app:
         pass
-    # The later a run was created, the sooner its id comes in the order of the alphabet.
+    # The later a run is created, the earlier its id is in alphabetical order.
     named = [events.stamp({"name": "test/event", "id": f"{n}"}) for n in range(keys * each)]
     named.sort(key=lambda one: events.run_id(fn.id, one), reverse=True)
     sent = []
-    for index, one in enumerate(named):  # nobody works
+    for index, one in enumerate(named):  # there is no worker
         n, key = divmod(index, keys)
         sent.append(await app.send("test/event", {"key": key, "n": n}, id=one.event["id"]))
     winners = sent[winner * keys : (winner + 1) * keys]
@@ -1155,19 +1136,12 @@ async def test_after_an_outage_a_singleton_goes_by_the_age_of_runs(
 async def test_five_late_runs_of_high_priority_go_before_the_low_ones(client: Client) -> None:
     meter = Meter()
     release = asyncio.Event()
-
-    @new_client().create_function(
-        fn_id="fn",
-        trigger=TRIGGER,
+    fn = metered(
+        meter,
+        release,
         concurrency=[inngest.Concurrency(limit=1)],
         priority=inngest.Priority(run="event.data.plan == 'pro' ? 120 : 0"),
     )
-    async def fn(ctx: inngest.Context) -> None:
-        async def work() -> None:
-            async with meter.inside(mark=ctx.event.data["n"]), asyncio.timeout(30):
-                await release.wait()
-
-        await ctx.step.run("work", work)
 
     async with running(client, fn) as app:
         sent = await send(app, {"n": 0, "plan": "free"})

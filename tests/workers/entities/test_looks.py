@@ -1,5 +1,5 @@
-"""What is kept for runs that are gone is forgotten; what is kept for others is looked at ever less
-often."""
+"""What is kept for runs that are gone is forgotten; whether the others are still there is looked at
+less and less often."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ ONE, TWO = ("run-1", "step"), ("run-2", "step")
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entities look at once, and end at once."""
+    """Entities look soon, and end soon once they are empty."""
     monkeypatch.setattr(looks, "INTERVALS_MS", (500, 500, 500, 500))
     monkeypatch.setattr(entity, "LINGER_MS", 200)
 
@@ -50,8 +50,8 @@ async def waiting(app: App, fn: inngest.Function[Any], id: int) -> Any:
 
 
 def late_once(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, list[asyncio.Task[str]]]:
-    """The first registration of a wait is one of a worker that stands still before it tells the
-    mailbox, until the event is set."""
+    """Make the first registration of a wait stall, before it tells the mailbox, until the returned
+    event is set."""
     goes_on, late = asyncio.Event(), list[asyncio.Task[str]]()
     register = Waits.register
 
@@ -96,13 +96,13 @@ async def test_the_wait_of_a_terminated_run_is_forgotten_and_that_of_another_is_
         await first.terminate()
         await until(lambda: has_ended(client, gone))
         looked = client.get_workflow_handle(kept)
-        await until(lambda: calls(looked))
+        await until(lambda: has_looked(looked))
         await app.send("go", {"id": 2})
         assert await second.result() == 2
 
 
-async def calls(mailbox: Any, count: int = 2) -> bool:
-    """Whether a mailbox has looked so often."""
+async def has_looked(mailbox: Any, count: int = 2) -> bool:
+    """Whether a mailbox has looked at least `count` times."""
     history = await mailbox.fetch_history()
     return count <= sum(
         event.HasField("marker_recorded_event_attributes") for event in history.events
@@ -110,7 +110,7 @@ async def calls(mailbox: Any, count: int = 2) -> bool:
 
 
 async def test_of_many_runs_those_that_are_gone_are_found(client: Client, soon: None) -> None:
-    """All wait in one mailbox."""
+    """They all wait in one mailbox."""
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> Any:
@@ -122,7 +122,7 @@ async def test_of_many_runs_those_that_are_gone_are_found(client: Client, soon: 
         runs = await asyncio.gather(*(waiting(app, fn, id) for id in range(12)))
         for run in runs[:6]:
             await run.terminate()
-        await until(lambda: calls(mailbox, 3))
+        await until(lambda: has_looked(mailbox, 3))
         await app.send("go", {"n": 7})
         assert await asyncio.gather(*(run.result() for run in runs[6:])) == [7] * 6
         await until(lambda: has_ended(client, mailbox.id))
@@ -131,7 +131,7 @@ async def test_of_many_runs_those_that_are_gone_are_found(client: Client, soon: 
 async def test_a_cancel_entry_of_a_run_that_was_never_started_is_forgotten(
     client: Client, soon: None
 ) -> None:
-    """An ingress was killed between the two, and nobody has repeated the request."""
+    """An ingress was killed before it started the run, and nobody has repeated the request."""
     async with running(client, waiter()):
         mailbox = await Waits(client).register(
             run="never",
@@ -154,7 +154,7 @@ async def test_the_signal_of_a_terminated_run_is_free_again(client: Client, soon
     async with running(client, fn) as app:
         first = await waiting(app, fn, 1)
         held = client.get_workflow_handle(names.signal_id("s"))
-        await until(lambda: calls(held))
+        await until(lambda: has_looked(held))
         await first.terminate()
         await until(lambda: has_ended(client, held.id))
         second = await waiting(app, fn, 2)
@@ -162,7 +162,7 @@ async def test_the_signal_of_a_terminated_run_is_free_again(client: Client, soon
         assert await second.result() == 3
 
 
-def test_looks_come_ever_less_often_and_those_that_are_near_come_together() -> None:
+def test_looks_become_less_and_less_frequent_and_near_ones_come_together() -> None:
     found, at_ms = Looks(), list[int]()
     found.add(ONE, 0)
     found.add(TWO, 1_000)

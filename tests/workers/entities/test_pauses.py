@@ -1,4 +1,4 @@
-"""Pausing functions: new runs wait, in order, through deaths of workers and deploys."""
+"""Pausing functions: new runs wait through deaths of workers and deploys."""
 
 import asyncio
 from typing import Any
@@ -43,7 +43,7 @@ async def registered(client: Client, id: str = "shop-pay") -> RegisteredFunction
 
 
 async def set_paused(client: Client, app: App, paused: bool) -> None:
-    """Pause or resume; when this returns, the app's router knows."""
+    """Pause or resume, and wait until the app's router knows."""
     change = pauses.pause if paused else pauses.resume
     await change(client, await registered(client))
     await until(lambda: _knows(app, paused))
@@ -64,7 +64,7 @@ async def waiting(client: Client, count: int, function: str = "shop-pay") -> boo
     return (await queue(client, function)).get("waiting") == count
 
 
-async def test_new_runs_wait_until_the_function_is_resumed_and_others_go_on(
+async def test_new_runs_wait_until_the_function_is_resumed_and_others_continue(
     client: Client,
 ) -> None:
     ran = Ran()
@@ -110,7 +110,7 @@ async def test_a_deploy_leaves_a_function_paused(client: Client) -> None:
     assert (ran.order, changed.order) == ([], [1])
 
 
-async def test_what_a_gate_starts_waits_as_well(client: Client) -> None:
+async def test_runs_that_a_gate_starts_wait_too(client: Client) -> None:
     """The batch began before the function was paused."""
     ran = Ran(batch_events=inngest.Batch(max_size=2, timeout=600_000))
     async with running(client, ran.function) as app:
@@ -123,7 +123,7 @@ async def test_what_a_gate_starts_waits_as_well(client: Client) -> None:
         await until(lambda: ran.order == [1])
 
 
-async def test_only_functions_that_are_there_can_be_paused(client: Client) -> None:
+async def test_only_functions_that_exist_can_be_paused(client: Client) -> None:
     ran = Ran()
     async with running(client, ran.function) as app:
         known = await registered(client)
@@ -140,7 +140,7 @@ async def test_only_functions_that_are_there_can_be_paused(client: Client) -> No
         await app.run(ran.function, {"n": 1})
 
 
-async def test_many_that_wait_are_let_go_on_a_few_at_a_time(client: Client) -> None:
+async def test_many_waiting_runs_are_resumed_a_few_at_a_time(client: Client) -> None:
     number = 4 * locks.RESUMED_AT_ONCE
     ran = Ran()
     async with running(client, ran.function) as app:

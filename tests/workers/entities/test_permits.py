@@ -46,7 +46,7 @@ def test_permits_are_given_up_to_the_limit_and_then_in_order() -> None:
     assert lock.idle(T0)
 
 
-def test_those_that_wait_are_in_order_of_creation_whenever_they_asked() -> None:
+def test_waiting_runs_are_in_the_order_of_their_creation_whenever_they_asked() -> None:
     lock = Permits()
     verdicts(lock, ask("holder"), *(ask(f"r{n}", score=T0 + n) for n in (3, 1, 4, 0, 2)))
     order = []
@@ -80,7 +80,7 @@ def test_a_new_limit_applies_at_once() -> None:
 
 @pytest.mark.parametrize("reload", [False, True])
 @pytest.mark.parametrize("kind", [Permits, ThrottleMachine])
-def test_what_an_older_configuration_says_is_ignored(kind: type[Machine], reload: bool) -> None:
+def test_an_older_configuration_is_ignored(kind: type[Machine], reload: bool) -> None:
     def asks(run: str, free: bool, version: int) -> LockRequest:
         settings = LimitSettings(100 if free else 1, 1 if free else 3_600_000, version=version)
         return LockRequest(run, "app-fn", [1] if run else [], settings=settings)
@@ -90,16 +90,15 @@ def test_what_an_older_configuration_says_is_ignored(kind: type[Machine], reload
     lock = reloaded(lock) if reload else lock
     assert verdicts(lock, asks("", True, 9), asks("d", True, 0)) == []
     told = verdicts(lock, asks("", True, 20))
-    lock.advance(
-        T0 + 1
-    )  # what a throttle has used up counts at most as one full interval of the new rate
+    # What a throttle has used up counts at most as one full interval of the new rate.
+    lock.advance(T0 + 1)
     assert [run for run, _, _ in told + lock.decisions().verdicts] == ["b", "c", "d"]
     lock = reloaded(lock) if reload else lock
     told = verdicts(lock, asks("", False, 10), asks("e", False, 10), now=T0 + 9)
     assert [run for run, _, _ in told] == ["e"]
 
 
-def test_a_new_configuration_is_nothing_to_a_lock_where_none_of_the_function_ever_was() -> None:
+def test_a_lock_ignores_the_configuration_of_a_function_that_never_asked_it() -> None:
     lock = Permits()
     assert verdicts(
         lock, LockRequest("", "app-other", settings=LimitSettings(5, version=3)), ask("a")
@@ -113,9 +112,8 @@ def test_functions_that_share_a_lock_are_counted_together_each_with_its_own_limi
     asked += [ask(f"b{n}", limit=1, score=-9, function="app-b") for n in range(2)]
     assert [run for run, _, _ in verdicts(lock, *asked)] == ["a0", "a1", "a2"]
     done = [LockRequest(f"a{n}", "app-a", release=[1]) for n in range(3)]
-    assert [run for run, _, _ in verdicts(lock, done[0])] == [
-        "a3"
-    ]  # b0 comes first, but two others are too many for it
+    # b0 is first in order, but its limit does not allow two others beside it.
+    assert [run for run, _, _ in verdicts(lock, done[0])] == ["a3"]
     assert verdicts(lock, done[1], done[2]) == []
     assert [run for run, _, _ in verdicts(lock, LockRequest("a3", "app-a", release=[1]))] == ["b0"]
 
@@ -206,7 +204,7 @@ def test_permits_do_what_the_naive_model_does(trace: list[LockRequest | None]) -
         assert isinstance(lock, Permits)
         assert set(lock.holders) == set(naive.held)
         assert lock.waiting == len(naive.waiting)
-        # Work is conserved: who waits, waits because of the limit.
+        # Work is conserved: a run waits only because of the limit.
         for _, function, _, _ in naive.waiting:
             assert naive.limits[function] <= len(lock.holders)
 
@@ -222,7 +220,7 @@ def test_a_repeated_task_with_more_requests_decides_what_was_announced_again(
         second.take(request, T0 + 500)
     assert verdicts(second) == announced
     more = verdicts(second, *trace[cut:])
-    # Nobody else has got a permit that was announced and not given back.
+    # No permit that was announced and not given back has gone to another run.
     assert set(second.holders) <= {(run, number) for run, number, _ in announced + more} | set(
         first.holders
     )

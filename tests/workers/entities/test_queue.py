@@ -27,7 +27,7 @@ def test_a_packed_queue_is_the_same_queue(entries: list[tuple[str, int, int]]) -
     st.booleans(),
     st.integers(1, 5),
 )
-def test_parts_of_effects_are_the_whole(
+def test_the_parts_of_decisions_make_the_whole(
     verdicts: list[Any], check: list[Any], cancel: list[Any], reply: bool, size: int
 ) -> None:
     whole = Decisions(verdicts, check, reply, cancel)

@@ -4,7 +4,7 @@ While a local activity is under way for more than about 8 seconds, the worker he
 workflow task, and on replay Temporal's core merges that task with the next one: what was decided by
 the task's clock or by the length of history is then decided differently, for ever.
 
-A few tens of seconds of it; `--long` makes that ten minutes.
+The test sends events for 35 seconds, with `--long` for ten minutes.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ from tests.harness import App, running, until
 
 @pytest.fixture(scope="session")
 def temporal_address(scheduling_address: str) -> str:
-    """A server that executes schedules: `recorded.yearly` has one, and a call that makes it and is
-    repeated looks at it."""
+    """A server that executes schedules: `recorded.yearly` has one, and a repeated call that
+    makes it looks at it."""
     return scheduling_address
 
 
@@ -48,7 +48,7 @@ DELAYS = (0, 0, 0, 0, 4, 9.5, 12)
 """Seconds that a local activity takes: mostly none, sometimes more than the worker's patience."""
 FAILURES = 0.08
 CACHED = 20
-"""Workflows that a worker keeps: the others are evicted, and replayed when something happens."""
+"""How many workflows a worker keeps: others are evicted, and replayed when something happens."""
 GRACE = timedelta(seconds=1)
 
 
@@ -76,13 +76,13 @@ FUNCTIONS = [*recorded.FUNCTIONS, holder, newest]
 
 
 class Trouble(SimplePlugin, Interceptor):
-    """For a client: activities of its workers are late or fail at random, and its workers forget
-    most of their workflows."""
+    """A plugin of a client: activities of its workers are late or fail at random, and its workers
+    forget most of their workflows."""
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__("trouble")
         self.late: Counter[float] = Counter()
-        """How many calls took so long."""
+        """How many calls took that many seconds."""
         self._chance = chance
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
@@ -117,7 +117,7 @@ class _Late(ActivityInboundInterceptor):
 
 
 async def play(app: App, chance: random.Random, seconds: float) -> None:
-    """Events that use every entity, some of them again and again."""
+    """Send events that use every entity, some of them again and again."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     each = [f"r/{function.local_id}" for function in FUNCTIONS if function is not recorded.yearly]
@@ -125,7 +125,7 @@ async def play(app: App, chance: random.Random, seconds: float) -> None:
     while loop.time() < end:
         name = chance.choice([*each, *["r/holder"] * 12, *["r/newest"] * 3, *followers])
         data = {"id": chance.randrange(3), "k": chance.choice("abcdef")}
-        with contextlib.suppress(Exception):  # one that is refused now is sent again some time
+        with contextlib.suppress(Exception):  # what is refused now is sent again later
             await app.send(name, data | {"seconds": chance.choice((1, 8, 20))})
         await asyncio.sleep(chance.expovariate(4))
 
@@ -175,8 +175,8 @@ class OneSlowCall(Trouble):
 async def test_a_lock_replays_after_a_slow_call_that_passes_a_permit_on(
     temporal_address: str, namespace: str
 ) -> None:
-    """The second run is admitted by a call of 9.5 s, in which it comes of the age at which a lock
-    asks after a holder; the third one waits, which makes the lock ask."""
+    """The second run is admitted by a call of 9.5 s, during which it reaches the age at which a lock
+    looks for a holder; the third one waits, which makes the lock look."""
     trouble = OneSlowCall(random.Random(0))
     client = await Client.connect(temporal_address, namespace=namespace, plugins=[trouble])
     async with running(client, *FUNCTIONS, graceful_shutdown_timeout=GRACE) as app:

@@ -82,7 +82,7 @@ def test_a_singleton_has_one_holder_and_forgets_nobody(trace: list[tuple[str, in
     lock: Machine = SingletonMachine()
     open_: set[str] = set()
     replaced: set[str] = set()
-    """Cancelled for a newer one; what they still ask does not count."""
+    """Runs that were cancelled for a newer one: what they still ask does not count."""
     for what, number, mode in trace:
         run = f"r{number}"
         assert isinstance(lock, SingletonMachine)
@@ -125,7 +125,7 @@ def test_cancel_lets_the_newest_win_in_whatever_order_runs_ask(
     cancelled: set[str] = set()
 
     def carry_out() -> None:
-        """Runs that are cancelled end, and give back what they hold or wait for."""
+        """Cancelled runs end, and give back what they hold or wait for."""
         while decisions := lock.decisions():
             for run, number in decisions.cancel:
                 cancelled.add(run)

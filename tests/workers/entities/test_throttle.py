@@ -20,7 +20,7 @@ def start(
 
 
 def starts(lock: Machine, until_ms: int) -> list[tuple[str, int]]:
-    """Who starts when, in milliseconds after T0, as the lock's timer would have it."""
+    """Which run starts when, in milliseconds after T0, if the lock's timer fires on time."""
     found = [(run, 0) for run, _, _ in lock.decisions().verdicts]
     while lock.waiting and (due := lock.due_ms()) is not None and due <= until_ms:
         lock.advance(due)
@@ -131,7 +131,6 @@ def test_no_window_has_more_starts_than_the_throttle_allows(
 
 
 def test_a_throttle_tells_all_of_the_thousands_that_it_admits_at_once() -> None:
-    """And charges none of them again, though it does not remember them all."""
     lock: Machine = ThrottleMachine()
     runs = [f"r{n}" for n in range(2_500)]
     for run in runs:
