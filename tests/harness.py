@@ -74,6 +74,13 @@ async def running(
         )
 
 
+async def another(client: Client) -> Client:
+    """A client as in another process: a client can have only one worker for a task queue."""
+    return await Client.connect(
+        client.service_client.config.target_host, namespace=client.namespace
+    )
+
+
 async def until(condition: Any, seconds: float = 60) -> Any:
     """Wait for a condition, with a limit."""
     began = time.monotonic()

@@ -14,12 +14,12 @@ from inngest_temporal_workers.calls import MAX_ROUNDS, Calls
 from tests.harness import TRIGGER, kinds, new_client, running
 
 ROUND = 0.2
-"""Seconds: what begins later by so much is not of the same round."""
+"""Seconds by which a call must begin later to be in another round."""
 
 
 @activity.defn
 async def call(seconds: float) -> None:
-    """With less than nothing it fails where it is local."""
+    """Takes that many seconds. If they are negative, it fails as a local activity."""
     if activity.info().is_local and seconds < 0:
         raise ApplicationError("not here")
     await asyncio.sleep(seconds)
@@ -64,7 +64,7 @@ async def test_calls_that_begin_together_are_one_round(worker: Client) -> None:
 
 
 async def test_calls_that_overlap_do_not_make_a_task_longer(worker: Client) -> None:
-    """There is always one under way, so that none begins after all others have ended."""
+    """A call is always under way, so none begins after all others have ended."""
     short, long = [ROUND] * 6, [1.5 * ROUND] * 4
     assert "r" in (await called(worker, short, long))[: 2 * MAX_ROUNDS]
 
@@ -74,7 +74,7 @@ async def test_a_call_that_fails_locally_is_repeated_by_a_regular_activity(worke
 
 
 async def test_the_first_execution_of_a_run_is_a_round(client: Client) -> None:
-    """Before it comes a call for the deadline; after it, that the run has ended is told."""
+    """A call for the deadline comes before it, and one that tells of the run's end after it."""
     app = new_client()
     started = inngest.Timeouts(start=60_000)
 

@@ -38,14 +38,14 @@ def _brief(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
 
 
 def block() -> None:
-    """Twice as long as the SDK allows a workflow; it interrupts what it can."""
+    """Block for twice as long as the SDK allows a workflow, so that it can interrupt this."""
     ends = time.monotonic() + 4
     while time.monotonic() < ends:
         time.sleep(0.01)
 
 
 def block_whole() -> None:
-    """Likewise, in one call: the workflow is removed while it still blocks."""
+    """Block in one call, which the SDK can't interrupt: it removes the workflow meanwhile."""
     time.sleep(4)
 
 
@@ -59,7 +59,7 @@ def waiter() -> inngest.Function[Any]:
 
 
 async def finish(client: Client) -> str:
-    """Have a run wait for an event, and end; its id."""
+    """Let a run wait for an event and end, and return its id."""
     fn = waiter()
     async with running(client, fn) as app:
         run = app.run_of(fn, await app.send("test/event"))
@@ -70,7 +70,8 @@ async def finish(client: Client) -> str:
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, *errors: Exception | None) -> None:
-    """Have the activity that registers waits fail so; for None it is cut off."""
+    """Make the activity that registers waits fail with these errors, in turn; for None it takes too
+    long, and is cut off."""
     register, left = Waits.register, [*errors]
 
     async def failing(self: Waits, **wait: Any) -> str:
@@ -85,11 +86,11 @@ def fail(monkeypatch: pytest.MonkeyPatch, *errors: Exception | None) -> None:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What the SDK has logged, and was shown."""
+    """What the SDK has logged."""
     return [each for each in caplog.records if each.name.startswith("temporalio")]
 
 
-async def test_a_call_that_is_cut_off_and_repeated_is_not_told(
+async def test_a_call_that_is_cut_off_and_repeated_is_not_logged(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fail(monkeypatch, None, BUSY, TimeoutError())
@@ -97,7 +98,7 @@ async def test_a_call_that_is_cut_off_and_repeated_is_not_told(
     assert told(caplog) == []
 
 
-async def test_it_is_told_at_level_debug(
+async def test_a_call_that_is_cut_off_is_logged_at_level_debug(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "temporalio.activity")
@@ -107,7 +108,7 @@ async def test_it_is_told_at_level_debug(
     assert (line.levelname, line.exc_info is None) == ("DEBUG", False)
 
 
-async def test_what_fails_for_long_is_one_line_now_and_then(
+async def test_a_call_that_fails_for_long_is_logged_now_and_then(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fail(monkeypatch, BUSY, *[BUSY] * 21)  # the first is the local one
@@ -121,7 +122,7 @@ async def test_what_fails_for_long_is_one_line_now_and_then(
 @pytest.mark.parametrize(
     "error", [ValueError("a bug"), RPCError("who?", RPCStatusCode.PERMISSION_DENIED, b"")]
 )
-async def test_a_bug_and_a_refusal_are_told_with_their_traceback(
+async def test_a_bug_and_a_refusal_are_logged_with_their_traceback(
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -143,7 +144,7 @@ async def own_activity() -> None:
 
 @workflow.defn(sandboxed=False)
 class OwnWorkflow:
-    """A team's, in the same worker; it blocks once."""
+    """A team's own workflow in the same worker, which blocks once."""
 
     slept = False
 
@@ -159,7 +160,7 @@ class OwnWorkflow:
             block()
 
 
-async def test_what_a_teams_own_code_does_is_told_as_ever(
+async def test_what_a_teams_own_code_does_is_logged_as_without_us(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     plugin = InngestPlugin([waiter()])
@@ -177,7 +178,7 @@ async def test_what_a_teams_own_code_does_is_told_as_ever(
 
 
 @pytest.mark.parametrize("blocking_call", [block, block_whole])
-async def test_a_workflow_of_ours_that_is_given_no_processor_is_one_line(
+async def test_a_workflow_of_ours_that_gets_no_cpu_time_is_logged_in_one_line(
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -208,7 +209,7 @@ async def test_a_workflow_of_ours_that_is_given_no_processor_is_one_line(
     assert (line.levelname, line.exc_info) == ("WARNING", None)
 
 
-def test_a_call_that_ends_when_it_is_cut_off_warns_nobody() -> None:
+def test_a_call_that_ends_just_as_it_is_cut_off_gives_no_warning() -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         noise.quieten()
@@ -232,8 +233,8 @@ core.warning("Failing workflow task {'failure': 'Failure { message: [TMPRL1100] 
 
 
 @pytest.mark.parametrize(("level", "lines"), [("info", 1), ("debug", 6)])
-def test_answers_that_come_too_late_are_for_level_debug(level: str, lines: int) -> None:
-    """What Temporal's core says, in processes of ours."""
+def test_answers_that_come_too_late_are_logged_at_level_debug(level: str, lines: int) -> None:
+    """These are lines of Temporal's core, in processes of ours."""
     done = subprocess.run(
         [sys.executable, "-c", CORE, level], check=True, capture_output=True, text=True
     )

@@ -47,7 +47,7 @@ def function(fn_id: str = "fn", app_id: str = "app", **options: Any) -> inngest.
 async def test_a_worker_of_ours_has_the_build_id_of_our_release_unless_it_is_versioned(
     client: Client,
 ) -> None:
-    """Temporal would read and hash all code of the process for one."""
+    """To find one itself, Temporal would read and hash all code of the process."""
     ours = f"inngest-temporal-{importlib.metadata.version('inngest-temporal')}"
     assert create_worker(client, [function()]).config()["build_id"] == ours
     version = WorkerDeploymentVersion("shop", "1")
@@ -111,7 +111,7 @@ async def test_a_second_worker_with_the_same_client_says_what_it_needs(client: C
 
 
 @pytest.mark.parametrize("value", ["many", "-1", "0", "1.5"])
-def test_a_number_of_threads_that_is_none_is_refused(
+def test_an_invalid_number_of_threads_is_refused(
     client: Client, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("INNGEST_THREAD_POOL_MAX_WORKERS", value)

@@ -33,7 +33,7 @@ from inngest_temporal.temporal.runs import started_by
 from inngest_temporal_workers.entities import schedule as schedules
 from inngest_temporal_workers.entities.schedule import ScheduleActivities, cron_triggers
 from inngest_temporal_workers.plugin import system_worker
-from tests.harness import new_client, running, until
+from tests.harness import another, new_client, running, until
 
 
 @pytest.fixture(scope="session")
@@ -64,13 +64,6 @@ async def describe(client: Client, schedule: str) -> ScheduleDescription | None:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
         return None
-
-
-async def another(client: Client) -> Client:
-    """A client as in another process: a client can have only one worker for a task queue."""
-    return await Client.connect(
-        client.service_client.config.target_host, namespace=client.namespace
-    )
 
 
 async def assert_scheduled(client: Client, *crons: str, of: list[str] = HOURS) -> None:

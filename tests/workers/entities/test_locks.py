@@ -40,7 +40,7 @@ from inngest_temporal_workers.entities import lock as locks
 from inngest_temporal_workers.entities.queue import Decisions
 from inngest_temporal_workers.plugin import system_worker
 from inngest_temporal_workers.runs import admission, heartbeats
-from tests.harness import TRIGGER, App, new_client, running, until
+from tests.harness import TRIGGER, App, another, new_client, running, until
 
 
 class Meter:
@@ -411,10 +411,7 @@ async def test_limits_of_a_new_deploy_apply_at_once_to_waiting_runs(
             return len(listed) == keys and sum(waiting) == 6 - keys and meter.now[""] == keys
 
         await until(stands)
-        other = await Client.connect(
-            client.service_client.config.target_host, namespace=client.namespace
-        )
-        async with running(other, new) as app:
+        async with running(await another(client), new) as app:
             await until(lambda: meter.now[""] == 6)
             release.set()
             await results(app, new, sent)
@@ -480,10 +477,7 @@ async def test_a_lock_that_an_announcement_misses_hears_of_new_limits_from_runs_
     async with running(client, deployed(1)) as app:
         sent = await send(app, *({"user": "ada"} for _ in range(4)))
         await until(lambda: meter.now[""] == 1)
-        other = await Client.connect(
-            client.service_client.config.target_host, namespace=client.namespace
-        )
-        async with running(other, deployed(4)) as app:
+        async with running(await another(client), deployed(4)) as app:
             await until(lambda: meter.now[""] == 4)
             release.set()
             await results(app, app.functions[0], sent)

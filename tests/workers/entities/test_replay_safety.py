@@ -175,8 +175,8 @@ class OneSlowCall(Trouble):
 async def test_a_lock_replays_after_a_slow_call_that_passes_a_permit_on(
     temporal_address: str, namespace: str
 ) -> None:
-    """The second run is admitted by a call of 9.5 s, during which it reaches the age at which a lock
-    looks for a holder; the third one waits, which makes the lock look."""
+    """The second run is admitted by a call of 9.5 s, during which it reaches the age at which a
+    lock looks for a holder; the third one waits, which makes the lock look."""
     trouble = OneSlowCall(random.Random(0))
     client = await Client.connect(temporal_address, namespace=namespace, plugins=[trouble])
     async with running(client, *FUNCTIONS, graceful_shutdown_timeout=GRACE) as app:

@@ -1,5 +1,5 @@
-"""A lost workflow task may have asked a lock. What the lock has answered comes with the task's
-repetition, before that asks. (Found by the chaos test: three executions where two may be.)"""
+"""A lost workflow task may have asked a lock. The lock's answer then comes with the repeated task,
+before that asks. (Found by the chaos test: three executions under a limit of two.)"""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from tests.harness import TRIGGER, App, new_client, running, until
 
 
 class Inside:
-    """Which runs execute a step now, and the most that did at once."""
+    """Keeps which runs execute a step now, and how many did so at once at most."""
 
     def __init__(self) -> None:
         self.runs: list[str] = []
@@ -32,7 +32,7 @@ class Inside:
 
 
 async def ask_as(client: Client, fn: inngest.Function[Any], run: str, kind: str, n: int) -> None:
-    """Ask a lock for a ticket of a run, as a workflow task that is lost then."""
+    """Ask a lock for a ticket of a run, as a workflow task does that is then lost."""
     [part] = fn.parts()
     assert isinstance(part, FunctionPart)
     [need] = [need for need in needs_of(part.config, {"data": {}}) if need.kind == kind]
@@ -56,7 +56,7 @@ async def timers_fired(run: WorkflowHandle[Any, Any]) -> int:
 
 
 async def naps(run: WorkflowHandle[Any, Any]) -> bool:
-    """Whether it sleeps. That it waits for its lock is a timer, too, which is cancelled."""
+    """Whether the run has begun its sleep of 3 seconds: a wait for a lock is a timer, too."""
     history = await run.fetch_history()
     timers = [event.timer_started_event_attributes for event in history.events]
     return any(timer.start_to_fire_timeout.seconds == 3 for timer in timers)
@@ -86,7 +86,7 @@ async def test_a_permit_that_a_lost_task_asked_for_is_not_given_to_another_run_t
         run = app.run_of(fn, event)
         await until(lambda: more(answers(run), 0))
         await until(lambda: naps(run))
-    async with system_worker(client):  # nobody has the run; the lock has a worker
+    async with system_worker(client):  # a worker for the lock, but none for the run
         before = await answers(run)
         await ask_as(client, fn, run.id, "step", 2)
         await until(lambda: more(answers(run), before))
@@ -104,10 +104,10 @@ async def more(count: Any, than: int) -> bool:
 
 
 @pytest.mark.timeout(240)
-async def test_a_place_that_a_lost_task_asked_for_is_not_given_back_when_it_is_to_be_asked_for(
+async def test_a_place_that_a_lost_task_asked_for_is_kept_until_the_run_asks_for_it(
     client: Client,
 ) -> None:
-    """A place under a limit for whole runs, behind a throttle."""
+    """The place is under a limit for whole runs, behind a throttle."""
 
     @new_client().create_function(
         fn_id="fn",

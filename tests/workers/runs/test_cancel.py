@@ -1,4 +1,4 @@
-"""What cancels a run: its `cancel` entries, its `timeouts`. And waits for the first of several
+"""What cancels a run: its `cancel` entries and its `timeouts`; and waits for the first of several
 events."""
 
 import asyncio
@@ -13,7 +13,8 @@ import inngest_temporal as inngest
 from inngest_temporal.routing.router import Router
 from inngest_temporal.temporal import names
 from inngest_temporal_workers.entities import entity as entities
-from tests.harness import TRIGGER, App, new_client, registered, running, until
+from inngest_temporal_workers.plugin import system_worker
+from tests.harness import TRIGGER, App, is_cancel_requested, new_client, registered, running, until
 
 RUNS, LONG_RUNS = 50, 200
 
@@ -94,7 +95,7 @@ async def test_a_runs_own_event_does_not_cancel_it_but_the_next_one_does(client:
 
 
 async def test_a_cancel_event_from_before_a_worker_was_there_counts(client: Client) -> None:
-    """The run is cancelled before it ever executed, and cleans up all the same."""
+    """The run is cancelled before it has executed anything, and cleans up all the same."""
     seen: list[str] = []
     inngest_client = new_client()
 
@@ -112,27 +113,16 @@ async def test_a_cancel_event_from_before_a_worker_was_there_counts(client: Clie
 
     async with running(client, fn, watch) as app:
         router: Router = app.router
-    async with running_system_only(client):
+    async with system_worker(client):
         stopped = App(client, [fn], router)
         event = await stopped.send("test/event")
         await stopped.send("stop")
-        await until(lambda: cancel_requested(stopped.run_of(fn, event)))
+        await until(lambda: is_cancel_requested(client, stopped.run_of(fn, event).id))
     async with running(client, fn, watch) as app:
         run = app.run_of(fn, event)
         assert await ended(run) == WorkflowExecutionStatus.CANCELED
         await until(lambda: seen)
     assert seen == [run.id]
-
-
-async def cancel_requested(run: Any) -> bool:
-    kinds = [each.WhichOneof("attributes") async for each in run.fetch_history_events()]
-    return "workflow_execution_cancel_requested_event_attributes" in kinds
-
-
-def running_system_only(client: Client) -> Any:
-    from inngest_temporal_workers.plugin import system_worker
-
-    return system_worker(client)
 
 
 async def test_a_finished_run_takes_its_cancel_entries_back(
@@ -155,7 +145,7 @@ async def test_a_finished_run_takes_its_cancel_entries_back(
     async with running(client, fn) as app:
         assert await app.run(fn, {"id": 7}) == "done"
         entity = client.get_workflow_handle(names.mailbox_id("stop", "data.id", 7))
-        # It ends by itself when it is empty.
+        # The mailbox ends by itself when it is empty.
         assert await asyncio.wait_for(entity.result(), 60) is None
 
 

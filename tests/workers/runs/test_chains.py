@@ -13,7 +13,7 @@ from tests.harness import TRIGGER, new_client, running
 
 
 async def executions(run: WorkflowHandle[Any, Any]) -> int:
-    """Regular activities that executed user code."""
+    """How many regular activities executed user code."""
     history = await run.fetch_history()
     return sum(
         event.activity_task_scheduled_event_attributes.activity_type.name == "inngest.execute"
@@ -92,7 +92,9 @@ async def test_a_step_that_fails_in_a_chain_keeps_those_before_it_and_has_its_ow
     assert executed == [("a", 0), *(("b", n) for n in range(3)), *(("c", n) for n in range(3))]
 
 
-async def test_what_is_no_step_of_its_own_ends_a_chain(client: Client) -> None:
+async def test_steps_before_and_after_sleeps_waits_and_parallel_steps_are_executed_once(
+    client: Client,
+) -> None:
     executed: list[str] = []
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
@@ -115,7 +117,7 @@ async def test_what_is_no_step_of_its_own_ends_a_chain(client: Client) -> None:
 
 
 @pytest.mark.parametrize("limit", ["MAX_CHAIN_STEPS", "MAX_CHAIN_BYTES"])
-async def test_a_chain_that_is_long_enough_goes_on_in_another_execution(
+async def test_a_chain_at_its_limit_continues_in_another_execution(
     client: Client, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr(checkpoints, limit, 3 if limit == "MAX_CHAIN_STEPS" else 500)

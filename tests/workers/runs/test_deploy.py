@@ -26,7 +26,7 @@ from inngest_temporal_workers import publishing
 from inngest_temporal_workers.entities import app as app_workflow
 from inngest_temporal_workers.entities import entity
 from inngest_temporal_workers.plugin import system_worker
-from tests.harness import TRIGGER, App, new_client, registered, running, until
+from tests.harness import TRIGGER, App, another, new_client, registered, running, until
 from tests.workers.runs.test_run import failure_of
 
 
@@ -62,7 +62,7 @@ async def test_a_run_finishes_under_a_version_with_steps_added_removed_and_reord
     assert executed == ["removed", "kept", "moved", "added", "last"]
 
 
-async def test_a_step_that_vanished_while_it_was_to_be_executed_is_forgotten(
+async def test_a_step_that_vanishes_before_its_retry_is_forgotten(
     client: Client,
 ) -> None:
     executed: list[str] = []
@@ -134,7 +134,7 @@ async def test_a_function_that_is_no_longer_in_the_app_is_not_triggered(client: 
         assert await app.run_of(new, event).result() == "new"
 
 
-async def test_a_run_whose_function_is_gone_fails_with_that_message_and_can_be_cancelled(
+async def test_a_run_whose_function_is_gone_fails_and_says_so_or_can_be_cancelled(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("inngest_temporal_workers.runs.executing.MISSING_SECONDS", 2)
@@ -173,7 +173,7 @@ async def test_a_run_whose_function_is_gone_fails_with_that_message_and_can_be_c
 async def test_a_worker_that_does_not_know_a_published_function_leaves_its_runs_to_others(
     client: Client,
 ) -> None:
-    """As in the middle of a rolling deploy."""
+    """This is so in the middle of a rolling deploy."""
     inngest_client = new_client()
     executed: list[str] = []
 
@@ -187,10 +187,7 @@ async def test_a_worker_that_does_not_know_a_published_function_leaves_its_runs_
         return await ctx.step.run("step", lambda: executed.append("step") or "done")
 
     async with running(client, old), contextlib.AsyncExitStack() as stack:
-        other = await Client.connect(
-            client.service_client.config.target_host, namespace=client.namespace
-        )
-        app = await stack.enter_async_context(running(other, old, new))
+        app = await stack.enter_async_context(running(await another(client), old, new))
         events = [await app.send("test/event") for _ in range(20)]
         runs = [app.run_of(new, event) for event in events]
         assert await asyncio.gather(*(run.result() for run in runs)) == ["done"] * 20
@@ -200,12 +197,12 @@ async def test_a_worker_that_does_not_know_a_published_function_leaves_its_runs_
     for kind in ("failed", "timed_out"):
         field = f"workflow_task_{kind}_event_attributes"
         assert not any(each.HasField(field) for run in histories for each in run.events)
-    # Or each of them would be executed by the worker that has the workflow, mostly.
+    # The worker that lacks the function does not take executions again and again.
     assert max(executions(run) for run in histories) < 30
 
 
 def executions(run: WorkflowHistory) -> int:
-    """How often it was asked for an execution."""
+    """How many executions the run has asked for."""
     return sum(each.HasField("activity_task_scheduled_event_attributes") for each in run.events)
 
 
@@ -224,13 +221,6 @@ def release(*ids: str, **options: Any) -> list[inngest.Function[Any]]:
         return inngest_client.create_function(fn_id=fn_id, trigger=[*triggers])(handler)
 
     return [make(fn_id) for fn_id in ids]
-
-
-async def another(client: Client) -> Client:
-    """As in another process."""
-    return await Client.connect(
-        client.service_client.config.target_host, namespace=client.namespace
-    )
 
 
 async def triggered(client: Client) -> set[str]:
@@ -262,8 +252,8 @@ async def test_an_old_replica_that_restarts_takes_no_function_off_the_air(client
 
 
 async def test_a_worker_that_stops_takes_no_task_of_its_app_with_it(client: Client) -> None:
-    """Temporal would miss such a task for ten seconds, and the next worker could publish
-    nothing."""
+    """Temporal would wait for such a task for ten seconds, and meanwhile the next worker could
+    publish nothing."""
     for n in range(4):
         async with running(client, *release(f"{n}")):
             pass
@@ -372,25 +362,25 @@ async def test_releases_that_stay_up_together_are_taken_for_two_services(
     assert sum(lasting in line for line in logged(caplog)) == 2
 
 
+async def not_left(_: publishing.Publisher) -> None:
+    """In place of `Publisher.leave`: a worker that is killed does not leave its release."""
+
+
 async def test_a_release_whose_workers_were_killed_is_dropped(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def killed(self: publishing.Publisher) -> None:
-        pass
-
     monkeypatch.setattr(app_workflow, "RENEW_SECONDS", 0.5)
     monkeypatch.setattr(publishing, "RENEW_SECONDS", 0.2)
     async with running(client, *release("kept", "added")):
         with monkeypatch.context() as patch:
-            patch.setattr(publishing.Publisher, "leave", killed)
+            patch.setattr(publishing.Publisher, "leave", not_left)
             async with running(await another(client), *release("kept", "removed")):
                 assert await triggered(client) == {"kept", "removed", "added"}
-        await until_triggered(client, "kept", "added")
         await until_triggered(client, "kept", "added")
 
 
 async def lose(client: Client, *workflows: str) -> None:
-    """Have Temporal forget workflows: one that was terminated leaves its memo."""
+    """Make Temporal forget workflows. If they were only terminated, their memos would stay."""
     for workflow in workflows:
         found = await client.get_workflow_handle(workflow).describe()
         execution = WorkflowExecution(workflow_id=workflow, run_id=found.run_id)
@@ -418,7 +408,7 @@ async def is_there(client: Client) -> bool:
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """An item for each look of a worker at the registry, of which there are many."""
+    """A list that gets an item each time a worker looks at the registry, which here is often."""
     look, made = publishing.Publisher._look, list[None]()
 
     async def counted(self: publishing.Publisher) -> None:
@@ -451,8 +441,8 @@ async def test_a_worker_publishes_again_what_the_registry_has_lost(
 async def test_an_app_that_is_removed_while_a_worker_renews_it_stays_removed(
     client: Client, monkeypatch: pytest.MonkeyPatch, looks: list[None], held: str
 ) -> None:
-    """The worker has seen that it is lost, and has told its entity nothing yet, or just begun it
-    anew."""
+    """The worker has noticed that the app is lost, and has not yet told the app's entity, or has
+    just begun it anew."""
     place: Any = publishing if held == "publish" else publishing.Publisher
     act, holds, go = getattr(place, held), asyncio.Event(), asyncio.Event()
 
@@ -541,10 +531,7 @@ async def test_an_http_app_does_not_take_the_place_of_workers(client: Client) ->
 async def test_workers_that_were_killed_are_removed_by_hand(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def killed(self: publishing.Publisher) -> None:
-        """Leaves nothing behind."""
-
-    monkeypatch.setattr(publishing.Publisher, "leave", killed)
+    monkeypatch.setattr(publishing.Publisher, "leave", not_left)
     async with running(client, *release("one")):
         pass
     async with system_worker(client):

@@ -19,8 +19,8 @@ from inngest_temporal_workers.runs.hearing import with_listeners
 from tests.harness import TRIGGER, kinds, new_client, registered, running
 
 
-def worker() -> inngest.Function[Any]:
-    """It ends in a regular activity."""
+def ending() -> inngest.Function[Any]:
+    """A function whose runs end in a regular activity."""
 
     @new_client().create_function(fn_id="worker", trigger=TRIGGER, checkpointing=False)
     async def worker(ctx: inngest.Context) -> str:
@@ -36,7 +36,7 @@ async def test_a_run_ends_without_a_call_if_nobody_listened_a_moment_ago(
     client: Client, monkeypatch: pytest.MonkeyPatch, believed: float, calls: str
 ) -> None:
     monkeypatch.setattr(workflow, "UNHEARD_SECONDS", believed)
-    fn = worker()
+    fn = ending()
     async with running(client, fn) as app:
         run = app.run_of(fn, await app.send("test/event"))
         assert await run.result() == "ended"
@@ -45,12 +45,12 @@ async def test_a_run_ends_without_a_call_if_nobody_listened_a_moment_ago(
     await Replayer(workflows=[], plugins=[InngestPlugin([fn])]).replay_workflow(history)
 
 
-async def test_replay_sees_a_later_clock_and_ends_the_run_all_the_same_if_a_call_had_come(
+async def test_a_run_that_ended_with_the_call_replays_though_the_clock_is_later(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is too old stays so; and what ended the run at once had no call that could make its
-    workflow task longer."""
-    fn = worker()
+    """A belief that is too old stays too old. And where the run ended at once, there was no call
+    that could have prolonged its workflow task."""
+    fn = ending()
     monkeypatch.setattr(workflow, "UNHEARD_SECONDS", 0.0)
     async with running(client, fn) as app:
         run = app.run_of(fn, await app.send("test/event"))
@@ -66,7 +66,7 @@ async def test_replay_sees_a_later_clock_and_ends_the_run_all_the_same_if_a_call
 async def test_a_wait_for_the_end_of_a_run_hears_of_one_that_ends_in_an_activity(
     client: Client,
 ) -> None:
-    fn = worker()
+    fn = ending()
 
     @new_client().create_function(
         fn_id="waits", trigger=inngest.TriggerEvent(event="test/wait"), retries=0
@@ -76,7 +76,7 @@ async def test_a_wait_for_the_end_of_a_run_hears_of_one_that_ends_in_an_activity
         return event and event.data["result"]
 
     async with running(client, fn, waiter) as app:
-        await app.run(fn)  # nobody has listened yet, and this is believed
+        await app.run(fn)  # nobody listens yet, and for a moment this is believed
         run = app.run_of(waiter, await app.send("test/wait"))
         await registered(run)
         await app.run(fn)
@@ -99,10 +99,10 @@ async def test_an_answer_is_not_lost_when_its_worker_stops_while_it_looks_for_li
     assert await asyncio.wait_for(answer, 30) == progress
 
 
-async def test_the_first_wait_for_the_ends_of_runs_begins_when_nobody_believes_otherwise(
+async def test_the_first_wait_for_the_ends_of_runs_begins_when_no_process_believes_otherwise(
     client: Client,
 ) -> None:
-    fn = worker()
+    fn = ending()
     async with running(client, fn):
         begun = time.monotonic()
         await Waits(client).register(

@@ -11,7 +11,7 @@ STEPS = 100
 
 
 async def test_history_of_sequential_steps_is_linear(client: Client) -> None:
-    """Few events, and 1.3 KB a step, with results of 1 KB."""
+    """With results of 1 KB, there are at most 30 events and 1.3 KB a step."""
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> None:
@@ -33,7 +33,7 @@ async def test_history_of_sequential_steps_is_linear(client: Client) -> None:
 
 
 async def test_history_of_parallel_steps_is_linear(client: Client) -> None:
-    """Each step's answer names only what is not pending already: 2 KB a step."""
+    """Each step's answer names only steps that are not pending already: at most 2 KB a step."""
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
     async def fn(ctx: inngest.Context) -> None:

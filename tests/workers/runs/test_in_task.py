@@ -22,7 +22,7 @@ OFTEN = inngest.Checkpointing(buffered_steps=25)
 
 
 async def activities(run: WorkflowHandle[Any, Any]) -> int:
-    """Regular activities of a run."""
+    """How many regular activities a run has."""
     history = await run.fetch_history()
     return sum(
         event.HasField("activity_task_scheduled_event_attributes") for event in history.events
@@ -52,7 +52,7 @@ async def test_a_step_that_is_known_to_be_quick_needs_no_activity(client: Client
 async def test_a_workflow_task_that_another_worker_may_have_executes_nothing(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after the process stood still between taking the task and beginning."""
+    """This happens if the process stood still after it took the task."""
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=1)
     async def fn(ctx: inngest.Context) -> int:
@@ -66,7 +66,7 @@ async def test_a_workflow_task_that_another_worker_may_have_executes_nothing(
         assert await activities(late) == 1
 
 
-async def test_a_handler_that_is_not_async_executes_its_first_step_there_too(
+async def test_a_handler_that_is_not_async_executes_its_first_step_in_the_task_too(
     client: Client,
 ) -> None:
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=1)
@@ -89,7 +89,7 @@ async def test_a_handler_that_is_not_async_executes_its_first_step_there_too(
     ],
     ids=["strict", "without retries", "buffered", "without checkpointing"],
 )
-async def test_as_many_steps_are_executed_there_as_a_loss_may_repeat(
+async def test_a_workflow_task_executes_as_many_steps_as_a_loss_may_repeat(
     client: Client, options: dict[str, Any], expected: int
 ) -> None:
     executed: list[int] = []
@@ -106,7 +106,7 @@ async def test_as_many_steps_are_executed_there_as_a_loss_may_repeat(
 
 
 @pytest.mark.parametrize("found", [True, False], ids=["the same process", "another process"])
-async def test_a_step_that_is_slow_this_time_goes_on_in_an_activity_of_the_same_process(
+async def test_a_step_that_is_slow_this_time_continues_in_an_activity_of_the_same_process(
     client: Client, monkeypatch: pytest.MonkeyPatch, found: bool
 ) -> None:
     begun: list[int] = []
@@ -135,7 +135,7 @@ async def test_a_step_that_is_slow_this_time_goes_on_in_an_activity_of_the_same_
     assert begun == ([0, 0] if found else [0, 0, 1])
 
 
-async def test_a_step_that_fails_there_is_tried_again(client: Client) -> None:
+async def test_a_step_that_fails_in_a_workflow_task_is_tried_again(client: Client) -> None:
     attempts: list[int] = []
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=2)
@@ -154,7 +154,7 @@ async def test_a_step_that_fails_there_is_tried_again(client: Client) -> None:
     assert attempts == [0, 0, 1, 2]
 
 
-async def test_whoever_listens_for_the_ends_of_runs_hears_of_one_that_ends_there(
+async def test_listeners_for_the_ends_of_runs_hear_of_one_that_ends_in_a_workflow_task(
     client: Client,
 ) -> None:
     ended: list[Any] = []
@@ -220,7 +220,7 @@ async def test_a_step_is_not_executed_again_because_its_process_or_temporal_is_b
 
 
 def after(kind: str, steps: int = 1, **options: Any) -> tuple[inngest.Function[Any], ...]:
-    """A function that waits for something, and then executes quick steps; and what it invokes."""
+    """A function that waits for something, then executes quick steps; and one that it invokes."""
     sender = new_client()
 
     @sender.create_function(fn_id="child", trigger=inngest.TriggerEvent(event="never"))
@@ -249,7 +249,7 @@ def after(kind: str, steps: int = 1, **options: Any) -> tuple[inngest.Function[A
 async def resumed(
     client: Client, app: App, fn: inngest.Function[Any], kind: str
 ) -> WorkflowHandle[Any, Any]:
-    """A run that has ended, once it had what it waited for."""
+    """Start a run, give it what it waits for, and return it once it has ended."""
     run = app.run_of(fn, await app.send("test/event"))
     if kind in ("event", "signal"):
         await registered(run)
@@ -265,13 +265,11 @@ KINDS = ["sleep", "timeout", "event", "signal", "invoke"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_run_that_goes_on_after_a_wait_with_a_quick_step_needs_no_activity(
-    client: Client, kind: str
-) -> None:
+async def test_a_quick_step_after_a_wait_needs_no_activity(client: Client, kind: str) -> None:
     fn, child = after(kind)
     async with running(client, fn, child) as app:
         first, second = [await resumed(client, app, fn, kind) for _ in range(2)]
-    assert await activities(first) == 1  # nobody knew that the step is quick
+    assert await activities(first) == 1  # the step was not yet known to be quick
     assert await activities(second) == 0
 
 
@@ -297,7 +295,7 @@ async def test_after_a_wait_as_many_steps_are_executed_as_a_loss_may_repeat(
 async def test_a_workflow_task_that_may_have_been_tried_before_reaches_no_user_code(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its handler may have killed the worker, and nobody counts that."""
+    """Its handler may have killed the worker, and nobody counts such attempts."""
     fn, child = after("sleep")
     async with running(client, fn, child) as app:
         await resumed(client, app, fn, "sleep")
@@ -308,7 +306,9 @@ async def test_a_workflow_task_that_may_have_been_tried_before_reaches_no_user_c
     await Replayer(workflows=[], plugins=[InngestPlugin([fn, child])]).replay_workflow(history)
 
 
-async def test_replay_may_see_a_later_clock_when_a_run_goes_on(client: Client) -> None:
+async def test_a_run_that_continued_after_a_wait_replays_though_the_clock_is_later(
+    client: Client,
+) -> None:
     """A worker that replays a heartbeated task sees the time of the next one."""
     fn, child = after("sleep")
     async with running(client, fn, child) as app:

@@ -70,7 +70,7 @@ async def test_a_lost_step_of_a_chain_counts_its_attempts_and_those_before_it_ar
 
 
 async def test_losses_end_nothing_however_few_retries_there_are(client: Client) -> None:
-    """A handler outside a step, and a step, each lost three times with its worker."""
+    """A handler outside its steps and a step are each lost three times with their worker."""
     begun: dict[str, list[int]] = {"handler": [], "step": []}
 
     async def work(kind: str, attempt: int) -> str:
@@ -129,7 +129,7 @@ async def test_a_step_that_is_lost_for_too_long_is_an_error(
     assert begun == [0, 1]
 
 
-async def test_a_worker_that_can_not_ask_the_run_is_given_its_memos_and_nothing_counts(
+async def test_a_worker_that_can_not_ask_the_run_is_given_its_memos_and_no_attempt_counts(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def busy(*_: Any) -> Any:
@@ -159,7 +159,7 @@ async def test_a_worker_that_can_not_ask_the_run_is_given_its_memos_and_nothing_
 async def test_an_execution_that_temporal_has_given_up_is_not_begun(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a process stood still between taking an activity and beginning it."""
+    """This happens if a process stood still after it took the activity."""
     stale = iter([True])
 
     async def is_stale(_: Any) -> bool:
@@ -178,12 +178,12 @@ async def test_an_execution_that_temporal_has_given_up_is_not_begun(
 
 
 class Stall:
-    """A process stands still between taking its first activity and beginning it."""
+    """Makes a process stand still between taking its first activity and beginning it."""
 
     def __init__(self) -> None:
         self.ends = asyncio.Event()
         self.was_stale: list[bool] = []
-        """What was found out of each execution, in the order in which they began."""
+        """Whether each execution was stale, in the order in which that was found out."""
         self._begun = False
 
     async def is_stale(self, client: Client) -> bool:
@@ -205,7 +205,7 @@ def stall(monkeypatch: pytest.MonkeyPatch) -> Stall:
     return stall
 
 
-async def test_a_step_that_another_has_executed_meanwhile_is_not_executed_late(
+async def test_a_step_that_another_worker_has_executed_meanwhile_is_not_executed_late(
     client: Client, stall: Stall
 ) -> None:
     executed: list[int] = []
@@ -222,7 +222,7 @@ async def test_a_step_that_another_has_executed_meanwhile_is_not_executed_late(
     assert executed == [1]
 
 
-async def test_an_app_that_another_has_called_meanwhile_is_not_called_late(
+async def test_an_app_that_another_worker_has_called_meanwhile_is_not_called_late(
     client: Client, stall: Stall
 ) -> None:
     async def behaviour(_: Call) -> Answered:

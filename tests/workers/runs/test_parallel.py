@@ -1,4 +1,4 @@
-"""Parallel steps that are known to be quick: executed together."""
+"""Parallel steps that are known to be quick are executed together."""
 
 import asyncio
 from typing import Any
@@ -31,7 +31,7 @@ async def test_quick_steps_are_executed_together(client: Client) -> None:
         assert len((await run.fetch_history()).events) <= 15
 
 
-async def test_a_step_among_them_that_fails_is_tried_again_alone(client: Client) -> None:
+async def test_a_parallel_step_that_fails_is_tried_again_alone(client: Client) -> None:
     executed: list[str] = []
     failing = False
 
@@ -92,7 +92,7 @@ async def test_an_error_that_is_final_reaches_the_handler_while_another_is_tried
     assert told.is_set()
 
 
-async def test_one_that_is_slow_this_time_does_not_hold_up_the_others_of_the_handler(
+async def test_a_step_that_is_slow_this_time_does_not_hold_up_the_other_branches(
     client: Client,
 ) -> None:
     slow = False
@@ -133,7 +133,7 @@ async def test_one_that_is_slow_this_time_does_not_hold_up_the_others_of_the_han
     ],
     ids=["without retries", "without checkpointing", "with permits"],
 )
-async def test_where_each_step_counts_alone_each_has_an_execution(
+async def test_steps_that_count_alone_have_an_execution_each(
     client: Client, options: dict[str, Any]
 ) -> None:
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, **options)

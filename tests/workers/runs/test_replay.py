@@ -36,7 +36,7 @@ async def test_a_recorded_history_replays(path: Path) -> None:
 
 
 async def test_a_history_that_does_not_fit_is_noticed() -> None:
-    """So the tests above can fail."""
+    """This shows that the test above can fail."""
     [path] = [path for path in RECORDED if path.name.startswith("recorded-limited")][:1]
     text = path.read_text().replace("inngest.execute", "inngest.other")
     replayer = Replayer(workflows=[], plugins=[InngestPlugin(recorded.FUNCTIONS)])

@@ -101,7 +101,7 @@ async def test_parallel_steps_overlap(client: Client, mode: inngest.ParallelMode
         assert await app.run(fn) == [0, 1, 2]
 
 
-async def test_gather_branches_go_on_independently(client: Client) -> None:
+async def test_branches_of_gather_continue_independently(client: Client) -> None:
     release = asyncio.Event()
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
@@ -293,7 +293,7 @@ async def test_a_wait_whose_condition_is_wrong_fails_the_run(
 
 
 @pytest.mark.parametrize("kind", ["sleep", "signal"])
-async def test_what_fails_a_run_outside_its_handler_is_logged_once(
+async def test_an_error_outside_the_handler_is_logged_once(
     client: Client, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
@@ -374,8 +374,8 @@ async def test_invoke_times_out(client: Client) -> None:
 async def test_an_answer_to_a_step_of_a_lost_workflow_task_is_kept(
     client: Client, kind: str
 ) -> None:
-    """The task had asked, history does not know of it, and the answer comes before the task is
-    repeated."""
+    """The lost task had asked, though history does not say so, and the answer comes before the task
+    is repeated."""
     inngest_client, step = new_client(), hashed("step")
 
     @inngest_client.create_function(fn_id="child", trigger=inngest.TriggerEvent(event="never"))
@@ -413,7 +413,7 @@ async def test_an_answer_to_a_step_of_a_lost_workflow_task_is_kept(
 
 
 async def is_forgotten(client: Client, mailbox: str) -> bool:
-    """Whether a mailbox was told to keep a wait no longer."""
+    """Whether a mailbox was told to forget a wait."""
     async for event in client.get_workflow_handle(mailbox).fetch_history_events():
         if event.workflow_execution_signaled_event_attributes.signal_name == "deregister":
             return True
@@ -423,7 +423,7 @@ async def is_forgotten(client: Client, mailbox: str) -> bool:
 async def test_an_invoked_run_that_was_terminated_raises_in_its_invoker(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It can't answer, so its invoker looks after it; and waits on for one that goes on."""
+    """It can't answer, so its invoker checks whether it is there, and waits for one that is."""
     monkeypatch.setattr(
         inngest_temporal_workers.runs.waiting, "FIRST_CHECK", timedelta(milliseconds=100)
     )
@@ -462,14 +462,14 @@ async def test_an_invoked_run_that_was_terminated_raises_in_its_invoker(
 
 
 SIGNALS = 10_000
-"""That Temporal lets a workflow have."""
+"""How many signals Temporal lets a workflow have."""
 
 
 @pytest.mark.timeout(1_200)
-async def test_an_invoker_that_can_have_no_more_signals_gets_its_answer_all_the_same(
+async def test_an_invoker_that_can_have_no_more_signals_still_gets_its_answer(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, long: bool
 ) -> None:
-    """It looks after the run that it invoked, whose end is not held up by that."""
+    """It checks the run that it invoked, whose end is not held up by the refused signal."""
     monkeypatch.setattr(inngest_temporal_workers.runs.waiting, "FIRST_CHECK", timedelta(seconds=1))
     inngest_client, invoked = new_client(), list[str]()
 
@@ -509,7 +509,7 @@ async def test_an_invoker_that_can_have_no_more_signals_gets_its_answer_all_the_
 
 
 def full(signal: Any) -> Any:
-    """A handle's `signal`, for invokers that have had all signals that they can have."""
+    """A handle's `signal`, as if every invoker had got all the signals that it can have."""
 
     async def refusing(self: Any, name: str, *args: Any, **options: Any) -> None:
         if name == "invoked":
@@ -703,7 +703,7 @@ async def test_a_thousand_and_one_steps_are_too_many(client: Client) -> None:
     )
 
 
-async def test_what_fails_is_logged_with_the_users_stack_alone(
+async def test_failures_are_logged_with_the_users_stack_alone(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=1)
@@ -847,7 +847,7 @@ async def test_a_run_whose_state_is_over_the_limit_fails_with_inngests_error(
 async def test_a_process_that_does_not_know_a_run_asks_for_its_events_and_memos(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a restart, or where another process has the workflow; the answers come in pages."""
+    """This happens after a restart, or if another process has the workflow. Answers have pages."""
     monkeypatch.setattr(MemoCache, "get", lambda self, run: None)
 
     @new_client().create_function(fn_id="fn", trigger=TRIGGER)
@@ -869,10 +869,9 @@ async def test_a_process_that_does_not_know_a_run_asks_for_its_events_and_memos(
         ]
 
 
-async def test_what_no_retry_helps_fails_at_the_step_or_the_run_and_nothing_is_stuck(
+async def test_bad_input_fails_the_run_with_an_error_that_says_what_is_wrong(
     client: Client,
 ) -> None:
-    """Odd input at the edges of a run: each ends in an error that says what is wrong."""
     inngest_client = new_client()
     cases: dict[str, tuple[str, str]] = {
         "surrogate": ("ValueError", "file-?.txt"),
@@ -931,7 +930,7 @@ async def test_what_no_retry_helps_fails_at_the_step_or_the_run_and_nothing_is_s
             assert message in error.message, case
 
 
-async def test_steps_that_end_together_let_the_handler_go_on_while_others_wait(
+async def test_steps_that_end_together_let_the_handler_continue_while_others_wait(
     client: Client,
 ) -> None:
     """Neither of the two knows of the other's result when it looks ahead."""
@@ -1139,7 +1138,9 @@ async def test_a_retried_step_sends_no_event_twice_where_steps_need_permits(clie
     assert len(received) == 2
 
 
-async def test_a_step_that_needs_a_permit_goes_on_after_its_worker_stopped(client: Client) -> None:
+async def test_a_step_that_needs_a_permit_is_executed_again_after_its_worker_stopped(
+    client: Client,
+) -> None:
     begun: list[int] = []
 
     @new_client().create_function(
@@ -1165,8 +1166,8 @@ async def test_a_step_that_needs_a_permit_goes_on_after_its_worker_stopped(clien
 async def test_parallel_steps_that_wait_for_permits_ask_again_once_for_all(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If each of them did, it would fill a history, and ask for each as often as there are
-    others."""
+    """If each asked for itself, the history would fill up, and the lock would be asked for each as
+    often as there are others."""
     monkeypatch.setattr(admission, "FIRST_RETRY", 0.1)
     monkeypatch.setattr(admission, "LONGEST_RETRY", 0.1)
     asked: list[tuple[int, int]] = []
