@@ -42,7 +42,8 @@ COMMANDS = {
 }
 SDKS = {"js": ("js:v4.24.0", "express"), "py": ("py:v0.5.19", "fast_api")}
 TOO_LATE = "No worker has handled the registration in time"
-"""Or the embedded server has lost a workflow task, as it does now and then."""
+"""The answer on a busy machine, or if the embedded server has lost a workflow task, as it sometimes
+does."""
 both = pytest.mark.parametrize("language", ["js", "py"])
 
 
@@ -55,7 +56,7 @@ class SdkApp:
     server: str = ""
     """Address of the ingress."""
     keys: tuple[str, ...] = ()
-    """Signing key and fallback; none: dev mode."""
+    """Signing key and fallback; without any, the app is in dev mode."""
     port: int = field(default_factory=free_port)
 
     @property
@@ -99,7 +100,7 @@ class SdkApp:
 
 @dataclass
 class Server:
-    """An ingress, and a worker of its entities."""
+    """An ingress, and a worker for entities."""
 
     client: Client
     settings: Settings
@@ -160,7 +161,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
 
 
 async def put(url: str, **headers: str) -> httpx.Response:
-    """As somebody's deploy does it; again if the machine was too busy."""
+    """Ask an app to register, as the hook of a deploy does; again if the machine was too busy."""
     async with httpx.AsyncClient(timeout=20, verify=False) as http:
         for _ in range(5):
             reply = await http.put(url, headers=headers)
@@ -201,7 +202,9 @@ async def test_javascript_may_register_out_of_band(server: Server, log: Path) ->
 
 
 @both
-async def test_whoever_puts_makes_an_app_register(server: Server, log: Path, language: str) -> None:
+async def test_a_put_by_anybody_makes_an_app_register(
+    server: Server, log: Path, language: str
+) -> None:
     app = SdkApp(language, log, server.url)
     async with app.running():
         reply = await put(f"{app.url}?deployId=d1")
@@ -211,7 +214,7 @@ async def test_whoever_puts_makes_an_app_register(server: Server, log: Path, lan
 
 
 @both
-async def test_a_restart_with_other_functions_and_another_url(
+async def test_a_sync_updates_the_functions_and_the_url_of_an_app(
     server: Server, log: Path, language: str
 ) -> None:
     app = SdkApp(language, log, server.url)
@@ -255,7 +258,7 @@ async def test_an_app_in_production_mode_is_told_of_dev_mode(
         assert "Expected server kind cloud, got dev" in reply.text
 
 
-async def test_an_app_that_registers_elsewhere_is_told_so(server: Server, log: Path) -> None:
+async def test_an_app_that_registers_elsewhere_is_an_error(server: Server, log: Path) -> None:
     reply = {"ok": True, "modified": True, "sync_id": "1", "app_id": "shop"}
 
     async def elsewhere(_: Request) -> JSONResponse:
@@ -277,8 +280,8 @@ async def test_an_app_that_registers_elsewhere_is_told_so(server: Server, log: P
 async def test_keys_are_rotated_without_a_gap(
     cloud: Server, log: Path, language: str, keys: tuple[str, ...]
 ) -> None:
-    """One of two keys is the same on both sides: in-band, and out-of-band as by a hook of a
-    deploy."""
+    """It is enough that one of two keys is the same on both sides: in-band, and out-of-band as by
+    the hook of a deploy."""
     app = SdkApp(language, log, cloud.url, keys)
     async with app.running():
         check(await cloud.sync(app), app, "a", "b")
@@ -363,7 +366,7 @@ async def test_dev_says_once_that_an_app_is_refused(
     assert "'shop-b', rate_limit.period" in text
 
 
-async def test_apps_are_discovered(
+async def test_dev_discovers_apps_but_not_at_its_own_ports(
     server: Server, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app, other = SdkApp("py", log, server.url), SdkApp("py", log, server.url)
@@ -426,7 +429,7 @@ async def test_sync_registers_an_app_after_its_deploy(
 
 
 @both
-async def test_production_from_the_deploy_to_a_result(
+async def test_production_works_from_the_deploy_to_a_result(
     start: Callable[..., Command],
     log: Path,
     language: str,

@@ -9,7 +9,7 @@ import pytest
 from inngest_temporal_workers.commands.children import Children
 
 
-async def test_a_child_that_ends_just_when_it_is_given_up_is_no_error(
+async def test_a_child_that_ends_just_when_it_is_given_up_is_not_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def wait_for(work: Awaitable[int], seconds: float) -> None:

@@ -1,5 +1,5 @@
-"""The command line, as real processes: started, spoken to over HTTP, changed under their feet, and
-stopped."""
+"""The command line in real processes: they are started, asked over HTTP, have their files changed,
+and are stopped."""
 
 import json
 import os
@@ -88,7 +88,7 @@ class Command:
         return "".join(self._lines)
 
     def says(self, text: str, times: int = 1) -> None:
-        """Wait until it has printed that."""
+        """Wait until the command has printed `text`, `times` times."""
         until(
             lambda: self.output.count(text) >= times or self.process.poll() is not None,
             f"{text!r} in the output so far:\n{self.output}",
@@ -96,7 +96,7 @@ class Command:
         assert self.output.count(text) >= times, f"{text!r} is not in:\n{self.output}"
 
     def ends(self, seconds: float = LIMIT) -> int:
-        """Wait for its end; the exit code."""
+        """Wait for its end, and return its exit code."""
         code = self.process.wait(seconds)
         self._reader.join(seconds)
         return code
@@ -169,7 +169,7 @@ class Http:
         self.url = f"http://127.0.0.1:{port}"
 
     def send(self, name: str, /, **data: Any) -> str:
-        """Send an event; its id."""
+        """Send an event, and return its id."""
         reply = httpx.post(
             f"{self.url}/e/dev", json={"name": name, "data": data}, timeout=15, verify=False
         )
@@ -178,7 +178,7 @@ class Http:
         return str(event_id)
 
     def result(self, event_id: str, seconds: float = LIMIT) -> Any:
-        """Wait for the end of the run that an event started; what it returned."""
+        """Wait for the end of the run that an event started, and return its output."""
 
         def ended() -> Any:
             runs = (
@@ -195,8 +195,8 @@ class Http:
 
 
 def send_until_ready(http: Http, name: str, /, **data: Any) -> str:
-    """Send an event until it starts a run; its id. The ingress follows Temporal and the registry
-    within a moment."""
+    """Send an event until it starts a run, and return its id. The ingress takes a moment to reach
+    Temporal and to follow the registry."""
 
     def started() -> str | None:
         try:
@@ -275,9 +275,8 @@ def test_dev_follows_changes_and_survives_a_syntax_error(
     dev.says("No worker runs.")
     assert "SyntaxError" in dev.command.output
     assert "def broken(:" in dev.command.output
-    waiting = http.send(
-        "app/greet", name="Bob"
-    )  # the ingress is still there, and so is the function's registration
+    # The ingress is still there, and so is the function's registration.
+    waiting = http.send("app/greet", name="Bob")
 
     (project / "app.py").write_text(APP.replace("Hello", "Welcome back"))
     dev.says("\nReady.", times=3)
@@ -300,7 +299,7 @@ def test_a_killed_dev_leaves_nothing(start: Callable[..., Command]) -> None:
 def test_dev_takes_no_event_before_its_functions_are_known(
     start: Callable[..., Command], project: Path
 ) -> None:
-    """`/health` says when; each event that is accepted then runs."""
+    """`/health` says when they are. Each event that is accepted starts a run."""
     (project / "late.py").write_text(
         "import pathlib, time\n"
         "while not pathlib.Path('go').exists():\n"
@@ -337,7 +336,7 @@ def answers(http: Http) -> int | None:
 def test_an_interrupt_during_start_up_ends_quietly(
     start: Callable[..., Command], after: float
 ) -> None:
-    # Coverage, while it starts, swallows an interrupt.
+    # Coverage would swallow an interrupt while it starts.
     command = Dev(start, "app.py", COVERAGE_PROCESS_CONFIG="").command
     time.sleep(after)  # wherever it is by then
     assert command.stop(signal.SIGINT) in (0, -signal.SIGINT), command.output
@@ -357,7 +356,7 @@ def test_dev_stops_while_it_is_still_starting(start: Callable[..., Command]) -> 
 
 @needs_proc
 def test_dev_stops_while_it_still_imports(start: Callable[..., Command]) -> None:
-    """Its children are there before it has said anything."""
+    """Its children have started before it has printed anything."""
     dev = Dev(start, "app.py")
     until(lambda: len(dev.command.left()) >= 3, "its children")
     assert dev.command.stop(signal.SIGINT) == 0
@@ -456,7 +455,7 @@ def test_dev_keeps_runs_in_a_file(start: Callable[..., Command], project: Path) 
 
 
 @needs_proc
-def test_signals_at_once_are_one_request_and_a_later_one_waits_for_nothing(
+def test_signals_at_once_are_one_request_and_a_later_one_ends_it_at_once(
     start: Callable[..., Command], project: Path
 ) -> None:
     (project / "app.py").write_text(SLOW)
@@ -527,7 +526,7 @@ def test_the_dashboard_is_as_options_and_environment_say(
     assert ingress.stop() == 0
 
 
-def test_a_dashboard_mode_that_means_nothing_is_refused(start: Callable[..., Command]) -> None:
+def test_an_unknown_dashboard_mode_is_refused(start: Callable[..., Command]) -> None:
     ingress = start("ingress", INNGEST_DEV="1", INNGEST_TEMPORAL_DASHBOARD="readonly")
     assert ingress.process.wait(30) != 0
     ingress.says("INNGEST_TEMPORAL_DASHBOARD")
@@ -622,7 +621,7 @@ def test_a_stopped_worker_finishes_its_running_step(
     assert (project / "begun").read_text() == "x"
 
 
-def test_remove_needs_no_worker_and_names_the_apps_that_there_are(
+def test_remove_needs_no_worker_and_names_the_apps_that_exist(
     start: Callable[..., Command], ingress: Http, temporal_address: str, namespace: str
 ) -> None:
     place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
@@ -687,7 +686,7 @@ def test_a_worker_whose_temporal_is_gone_stops_all_the_same(start: Callable[...,
 @pytest.mark.parametrize(
     "arguments", [["worker", "app.py"], ["ingress"]], ids=lambda arguments: str(arguments[0])
 )
-def test_settings_of_temporal_that_can_not_be_read(
+def test_settings_of_temporal_that_can_not_be_read_are_an_error(
     start: Callable[..., Command], arguments: list[str], environ: dict[str, str], message: str
 ) -> None:
     command = start(*arguments, INNGEST_DEV="1", **environ)
@@ -697,7 +696,7 @@ def test_settings_of_temporal_that_can_not_be_read(
     assert "Traceback" not in command.output
 
 
-def test_an_address_that_is_none(start: Callable[..., Command]) -> None:
+def test_an_invalid_address_of_temporal_is_an_error(start: Callable[..., Command]) -> None:
     command = start("worker", "app.py", TEMPORAL_ADDRESS="my host:7233")
     assert command.ends() == 1
     assert (
@@ -722,7 +721,7 @@ def test_an_ingress_without_keys_does_not_start(start: Callable[..., Command]) -
         (["dev", "missing.py"], "There is no Python file 'missing.py'"),
     ],
 )
-def test_a_module_that_is_not_there(
+def test_a_missing_module_is_named(
     start: Callable[..., Command], arguments: list[str], message: str
 ) -> None:
     command = start(*arguments)

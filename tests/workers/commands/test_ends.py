@@ -9,7 +9,7 @@ from inngest_temporal_workers.commands.ends import report_ends
 from tests.harness import TRIGGER, new_client, running, until
 
 
-async def test_each_runs_end_is_said_once_with_its_function_and_run(
+async def test_the_end_of_each_run_is_logged_once_with_its_function_and_run(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "inngest_temporal.runs")

@@ -1,4 +1,4 @@
-"""What our processes import when they start: what they don't need costs time each time."""
+"""What our processes import when they start: what they don't need costs time at every start."""
 
 import json
 import subprocess
@@ -46,5 +46,5 @@ def test_a_process_imports_nothing_that_it_does_not_need(
 
 
 def test_the_command_line_knows_all_modes_of_the_dashboard() -> None:
-    """It does not import them."""
+    """It has its own list of them, so that it need not import them."""
     assert get_args(get_args(cli.Dashboard)[0]) == tuple(DashboardMode)

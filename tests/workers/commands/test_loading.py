@@ -1,4 +1,4 @@
-"""MODULE of the command line: what is found, and what a person is told otherwise."""
+"""MODULE of the command line: what is found, and what a person is told if nothing is."""
 
 import sys
 import textwrap
@@ -139,25 +139,25 @@ def test_finding_imports_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.py", "src", "src/app.txt"])
-def test_what_is_not_a_python_file_is_named(name: str) -> None:
+def test_a_path_that_is_not_a_python_file_is_named(name: str) -> None:
     write("src/app.txt", "")
     name = name if "." in name else f"./{name}"
     assert refusal(name).startswith(f"There is no Python file {str(Path(name))!r}")
 
 
 @pytest.mark.parametrize("name", ["no_such_module_at_all", "no_such_module_at_all.orders"])
-def test_no_such_module(name: str) -> None:
+def test_a_missing_module_is_named(name: str) -> None:
     assert refusal(name).startswith(f"There is no module {name!r}")
 
 
-def test_no_such_module_in_a_package() -> None:
+def test_a_missing_module_of_a_package_is_named_with_its_file() -> None:
     write("shop_partial/__init__.py", "")
     message = refusal("shop_partial.orders")
     assert message.startswith("There is no module 'shop_partial.orders'")
     assert "shop_partial/orders.py" in message
 
 
-def test_a_text_that_is_no_module() -> None:
+def test_a_text_that_can_not_name_a_module_is_refused() -> None:
     assert "neither a module nor a file" in refusal("not-a-module")
     assert "can't be a name" in refusal("app.py:not-a-name")
 
@@ -187,7 +187,7 @@ def test_a_missing_dependency_of_the_module_is_its_own_error() -> None:
         assert "ModuleNotFoundError: No module named 'no_such_dependency'" in message
 
 
-def test_a_module_that_exits() -> None:
+def test_a_module_that_exits_is_an_error() -> None:
     write("app.py", "import sys\nsys.exit('not today')\n")
     assert "SystemExit: not today" in refusal("app.py")
 
@@ -204,7 +204,7 @@ def test_a_missing_name_is_answered_with_those_that_are_there() -> None:
     assert refusal("app.py:c") == "app.py:c: the module has no 'c'. It has the functions a, b."
 
 
-def test_a_name_that_is_no_function() -> None:
+def test_a_name_must_be_of_a_function_or_a_list_of_them() -> None:
     write(
         "app.py", CLIENT + "async def plain(ctx): pass\nnumber = 3\nempty = []\nmixed = [plain]\n"
     )
@@ -214,7 +214,7 @@ def test_a_name_that_is_no_function() -> None:
     assert "it has <function plain" in refusal("app.py:mixed")
 
 
-def test_a_module_without_functions() -> None:
+def test_a_module_without_functions_is_an_error() -> None:
     write("app.py", CLIENT)
     assert refusal("app.py").startswith("app.py has no functions. Decorate a handler")
 
@@ -238,13 +238,13 @@ def test_a_part_of_the_official_sdk_that_is_not_installed_is_explained() -> None
     assert "That import is of the official SDK. Delete it" in refusal("app.py")
 
 
-def test_two_functions_of_one_id() -> None:
+def test_two_functions_with_one_id_are_an_error() -> None:
     write("app.py", CLIENT + function("a") + function("b", fn_id="a"))
     with pytest.raises(FunctionConfigInvalidError, match='Two functions have the id "shop-a"'):
         ids("app.py")
 
 
-def test_functions_of_two_apps() -> None:
+def test_functions_of_two_apps_are_an_error_unless_one_is_named() -> None:
     other = "other = inngest.Inngest(app_id='post', is_production=False)\n"
     write("app.py", CLIENT + other + function("a") + function("b", client="other"))
     with pytest.raises(FunctionConfigInvalidError, match="several apps"):
@@ -252,7 +252,7 @@ def test_functions_of_two_apps() -> None:
     assert ids("app.py:b") == ["post-b"]
 
 
-def test_an_invalid_configuration() -> None:
+def test_an_invalid_configuration_is_an_error() -> None:
     write("app.py", CLIENT + function("a").replace("fn_id", "retries=100, fn_id"))
     with pytest.raises(FunctionConfigInvalidError, match="retries"):
         ids("app.py")

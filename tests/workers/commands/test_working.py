@@ -1,4 +1,4 @@
-"""The worker process: it starts whenever Temporal is there, whatever happens meanwhile."""
+"""The worker process starts once Temporal is there, whatever happens before."""
 
 import asyncio
 import socket
@@ -29,7 +29,7 @@ def function() -> inngest.Function[None]:
 
 @asynccontextmanager
 async def started() -> AsyncIterator[WorkerProcess]:
-    """A worker process of one function, in this process; stopped at the end."""
+    """The command's worker of one function, in this process; it is stopped at the end."""
     process = WorkerProcess(WorkerOptions("app.py", [function()]))
     stop = asyncio.Event()
     running = asyncio.create_task(process.run(stop))
@@ -46,7 +46,7 @@ async def is_ready(process: WorkerProcess) -> bool:
 
 
 @pytest.mark.parametrize("chunks", [2, 4, 8, 12, 16])
-async def test_a_worker_starts_although_temporal_is_away_at_some_point_of_its_start(
+async def test_a_worker_starts_although_temporal_is_away_for_a_moment_meanwhile(
     proxy: Proxy,
     namespace: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -58,7 +58,7 @@ async def test_a_worker_starts_although_temporal_is_away_at_some_point_of_its_st
     proxy.break_after(chunks)
     async with started() as process:
         await until(lambda: proxy.is_broken)
-        await asyncio.sleep(0.5)  # so that what is tried meanwhile fails
+        await asyncio.sleep(0.5)  # so that what the worker tries meanwhile fails
         await proxy.start()
         await until(lambda: is_ready(process), 90)
     printed = capsys.readouterr()
@@ -92,14 +92,13 @@ async def test_a_worker_waits_for_its_namespace(
         assert told().count("namespace") == said.count("namespace")
 
 
-async def test_it_says_that_it_is_ready_when_every_ingress_has_looked_at_the_registry(
+async def test_a_worker_says_that_it_is_ready_when_every_ingress_has_read_the_registry(
     temporal_address: str,
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """An ingress's own follower, which is never told to look, knows the functions by then, and
-    nothing is printed before."""
+    """By then, the follower of an ingress, which nobody tells to look, knows the functions."""
     monkeypatch.setenv("TEMPORAL_ADDRESS", temporal_address)
     monkeypatch.setenv("TEMPORAL_NAMESPACE", client.namespace)
     async with Follower(client) as ingress:
