@@ -16,13 +16,13 @@ SPECIAL += ["64:ff9b:1::1", "100::1", "5f00::1"]
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_public_addresses(address: str) -> None:
+def test_public_addresses_are_permitted(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
     assert AddressPolicy().permits("x.example", address)
 
 
 @pytest.mark.parametrize("address", SPECIAL)
-def test_special_addresses(address: str) -> None:
+def test_special_addresses_are_refused_unless_everything_is_permitted(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
     assert not AddressPolicy().permits("x.example", address)
     assert AddressPolicy(everything=True).permits("x.example", address)
@@ -33,15 +33,15 @@ def policy(text: str, *, dev: bool = False) -> AddressPolicy:
 
 
 @pytest.mark.parametrize("text", ["", " ", ",, ,"])
-def test_nothing_is_allowed(text: str) -> None:
+def test_an_empty_variable_allows_nothing(text: str) -> None:
     assert policy(text) == AddressPolicy() == AddressPolicy.from_env(dev=False, environ={})
 
 
-def test_everything_is_allowed_in_dev() -> None:
+def test_everything_is_allowed_in_dev_mode() -> None:
     assert policy("", dev=True).permits("x", "127.0.0.1")
 
 
-def test_what_is_allowed() -> None:
+def test_hosts_addresses_and_networks_can_be_allowed() -> None:
     given = policy("10.1.0.0/16, Internal.Example.,127.0.0.1,fd00::/8,::1")
     assert given.permits("x", "10.1.2.3")
     assert not given.permits("x", "10.2.2.3")
@@ -57,6 +57,6 @@ def test_what_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("text", ["10.0.0.0/99", "a/b", "fd00::g", "10.0.0.0/8,x/y"])
-def test_what_can_not_be_allowed(text: str) -> None:
+def test_an_invalid_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=ALLOW_VARIABLE):
         policy(text)

@@ -38,21 +38,21 @@ CLOUD = Settings(event_keys=("event-key",), signing_keys=(KEY,))
 
 
 async def called(app: HandApp, count: int = 1, seconds: float = 60) -> Call:
-    """The last of so many calls."""
+    """Call number `count`, once the app has got it."""
     await until(lambda: len(app.calls) >= count, seconds)
     return app.calls[count - 1]
 
 
 @pytest.fixture
 def soon_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that can't be heard of counts as lost within seconds."""
+    """A worker that is not heard of counts as lost within seconds."""
     monkeypatch.setattr(executing, "HEARTBEAT_TIMEOUT", timedelta(seconds=6))
     monkeypatch.setattr(heartbeats, "INTERVAL", 1.0)
 
 
 @contextlib.asynccontextmanager
 async def another_ingress(client: Client, settings: Settings) -> AsyncIterator[str]:
-    """An ingress that calls no apps, as in a process of its own; its URL."""
+    """An ingress that calls no apps, as in a process of its own; yields its URL."""
     listener = listen("127.0.0.1", 0, "port")
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     async with serving(create_ingress(client, settings), listener):
@@ -88,7 +88,7 @@ async def test_steps_that_were_reported_are_in_the_result_and_in_one_activity(
 async def test_temporal_has_a_step_before_its_report_is_answered(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever other heartbeats are sent meanwhile."""
+    """This holds whatever other heartbeats are sent meanwhile."""
     monkeypatch.setattr(heartbeats, "INTERVAL", 1.2)  # the SDK sends one a second at most
 
     async def known(run: str) -> int:
@@ -185,7 +185,7 @@ async def test_any_ingress_hands_reports_to_the_worker_that_has_the_call(
     assert len(app.calls) == 4
 
 
-async def test_who_reports_needs_the_signing_key_and_the_id_of_the_call(client: Client) -> None:
+async def test_a_report_needs_the_signing_key_and_the_id_of_the_call(client: Client) -> None:
     async with (
         http_world(client, settings=CLOUD) as world,
         another_ingress(client, CLOUD) as other,
@@ -268,7 +268,7 @@ async def test_large_reports_are_handed_to_the_run_again_and_again(
         async def behaviour(call: Call) -> Answered:
             if not call.steps:
                 for n, step in enumerate(steps):
-                    # What was reported already changes nothing, whoever has it now.
+                    # Steps that were reported before change nothing, whoever has them now.
                     assert await report(world.url, call, *steps[max(0, n - 5) : n], step) == 200
                 return ops({"op": "Sleep", "id": hashed("nap"), "name": "1s", "opts": {}})
             return ops(complete([len(call.steps), call.ctx["stack"]["stack"]]))
@@ -289,7 +289,7 @@ async def test_large_reports_are_handed_to_the_run_again_and_again(
 async def test_a_worker_lost_after_it_handed_steps_over_repeats_none_and_keeps_each_once(
     client: Client, proxy: Proxy, soon_lost: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last heartbeat has steps that the run has got since."""
+    """The last heartbeat still has steps that the run has got since."""
     monkeypatch.setattr(dispatches, "MAX_CHAIN_BYTES", 1_000)
     cut_off = await Client.connect(proxy.address, namespace=client.namespace)
     handed_over = asyncio.Event()
@@ -325,7 +325,7 @@ async def test_a_worker_lost_after_it_handed_steps_over_repeats_none_and_keeps_e
 async def test_a_step_that_is_reported_and_in_the_reply_counts_once(
     client: Client, step: str
 ) -> None:
-    """`b` was reported in the call before."""
+    """Step `b` was reported in the call before."""
     async with http_world(client) as world:
 
         async def behaviour(call: Call) -> Answered:
@@ -383,7 +383,9 @@ async def test_a_report_that_can_not_be_read_is_refused_and_does_no_harm(
     assert problem
 
 
-async def test_a_report_for_a_run_that_is_not_there(client: Client) -> None:
+async def test_a_report_for_a_run_that_does_not_exist_or_has_ended_is_refused(
+    client: Client,
+) -> None:
     async with http_world(client) as world, another_ingress(client, Settings(dev=True)) as other:
 
         async def behaviour(call: Call) -> Answered:
@@ -458,7 +460,7 @@ async def test_a_cancelled_run_that_holds_a_permit_waits_for_its_call(client: Cl
     assert [call.run for call in left] == [run["run_id"], after["run_id"]]
 
 
-async def test_timeouts_finish_ends_a_run_whose_app_is_silent(client: Client) -> None:
+async def test_the_finish_timeout_ends_a_run_whose_app_is_silent(client: Client) -> None:
     go = asyncio.Event()
 
     async def behaviour(call: Call) -> Answered:
@@ -499,7 +501,7 @@ async def test_a_worker_that_stops_keeps_the_steps_and_counts_no_attempt(client:
 
 
 async def test_a_worker_that_is_about_to_stop_lets_a_call_end(client: Client) -> None:
-    """What the app reports meanwhile it returns instead."""
+    """Steps that the app can't report any more are in its reply."""
     async with contextlib.AsyncExitStack() as stack:
         first = await stack.enter_async_context(http_world(client, grace=timedelta(seconds=60)))
         found: list[Any] = []

@@ -38,8 +38,8 @@ async def failure(call: GatewayCall, policy: AddressPolicy = HERE) -> ErrorInfo:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Host -> its addresses. Each host's list is used up by one address for each question, but for
-    the last."""
+    """Host -> answers, each of one address or more, separated by spaces. Each question uses up an
+    answer, except the last one."""
     hosts: dict[str, list[str]] = {}
     real = socket.getaddrinfo
 
@@ -76,7 +76,7 @@ class TestFetch:
             assert asked.headers["x-b"] == "2"
             assert asked.headers["host"] == f"127.0.0.1:{server.port}"
 
-    async def test_without_a_body(self) -> None:
+    async def test_a_request_may_have_no_body(self) -> None:
         async with serving(reply(200, "x")) as server:
             _, error = await perform(GatewayCall("fetch", server.url, "get"))
             assert error is None
@@ -84,25 +84,25 @@ class TestFetch:
             assert "content-length" not in server.asked[0].headers
 
     @pytest.mark.parametrize("status", [204, 205, 304])
-    async def test_a_status_without_a_body(self, status: int) -> None:
+    async def test_a_response_may_have_no_body(self, status: int) -> None:
         async with serving(reply(status)) as server:
             data, _ = await perform(GatewayCall("fetch", server.url, "GET"))
             assert (data["status_code"], data["body"]) == (status, None)
 
-    async def test_a_compressed_response(self) -> None:
+    async def test_a_compressed_response_is_unpacked(self) -> None:
         packed = gzip.compress(b"hello")
         async with serving(reply(200, packed, content_encoding="gzip")) as server:
             data, _ = await perform(GatewayCall("fetch", server.url))
             assert (data["body"], data["headers"]) == ("hello", {})
 
-    async def test_a_response_in_another_encoding(self) -> None:
+    async def test_a_response_in_another_encoding_is_decoded(self) -> None:
         answer = reply(200, "é".encode("latin-1"), content_type="text/plain; charset=latin-1")
         async with serving(answer) as server:
             data, _ = await perform(GatewayCall("fetch", server.url))
             assert data["body"] == "é"
 
     @pytest.mark.parametrize("charset", ["nonsense", "utf-8", "base64"])
-    async def test_a_response_that_is_not_in_its_encoding(self, charset: str) -> None:
+    async def test_bytes_that_are_not_in_their_encoding_are_replaced(self, charset: str) -> None:
         answer = reply(200, b"\xff", content_type=f"text/plain; charset={charset}")
         async with serving(answer) as server:
             data, _ = await perform(GatewayCall("fetch", server.url))
@@ -117,7 +117,7 @@ class TestFetch:
             assert server.asked[0].headers["host"] == f"127.0.0.1:{server.port}"
             assert server.asked[0].body == b"abc"
 
-    async def test_a_user_in_the_url(self) -> None:
+    async def test_a_user_in_the_url_becomes_basic_authorization(self) -> None:
         async with serving(reply(200)) as server:
             url = server.url.replace("http://", "http://me:s%40crt@")
             data, _ = await perform(GatewayCall("fetch", url))
@@ -136,7 +136,7 @@ class TestFetch:
             GatewayCall("fetch", "http://127.0.0.1:1/", "trace"),
         ],
     )
-    async def test_a_request_that_can_not_be(self, call: GatewayCall) -> None:
+    async def test_an_impossible_request_is_not_tried_again(self, call: GatewayCall) -> None:
         error = await failure(call)
         assert (error.name, error.retriable) == ("GatewayError", False)
 
@@ -149,7 +149,9 @@ class TestFetch:
             ("GET", {"x": "\ud800"}),
         ],
     )
-    async def test_a_request_that_is_not_http(self, method: str, headers: dict[str, str]) -> None:
+    async def test_a_request_that_is_not_http_is_not_sent(
+        self, method: str, headers: dict[str, str]
+    ) -> None:
         async with serving(reply(200)) as server:
             error = await failure(GatewayCall("fetch", server.url, method, headers))
             assert not error.retriable
@@ -157,13 +159,13 @@ class TestFetch:
             assert server.asked == []
 
     @pytest.mark.parametrize("size", [MAX_OUTPUT_BYTES + 1, MAX_OUTPUT_BYTES - 5])
-    async def test_a_response_that_is_too_large(self, size: int) -> None:
+    async def test_a_response_that_is_too_large_is_not_tried_again(self, size: int) -> None:
         async with serving(reply(200, b"x" * size)) as server:
             error = await failure(GatewayCall("fetch", server.url))
             assert str(MAX_OUTPUT_BYTES) in error.message
             assert not error.retriable
 
-    async def test_a_small_response_that_grows(self) -> None:
+    async def test_a_small_response_that_is_large_inside_is_not_tried_again(self) -> None:
         packed = gzip.compress(b"0" * 50_000_000)
         async with serving(reply(200, packed, content_encoding="gzip")) as server:
             assert not (await failure(GatewayCall("fetch", server.url))).retriable
@@ -177,25 +179,25 @@ class TestFetch:
             reply(200, b"no gzip", content_encoding="gzip"),
         ],
     )
-    async def test_a_server_that_breaks_off(self, answer: bytes) -> None:
+    async def test_a_server_that_breaks_off_is_tried_again(self, answer: bytes) -> None:
         async with serving(answer) as server:
             error = await failure(GatewayCall("fetch", server.url))
             assert (error.name, error.retriable) == ("GatewayError", True)
             assert error.message.startswith("127.0.0.1 did not answer: ")
 
-    async def test_nobody_listens(self) -> None:
+    async def test_a_server_that_does_not_listen_is_tried_again(self) -> None:
         async with serving(b"") as server:
             url = server.url
         assert (await failure(GatewayCall("fetch", url))).retriable
 
-    async def test_a_name_that_is_not_known(self) -> None:
+    async def test_a_name_that_is_not_known_is_tried_again(self) -> None:
         error = await failure(GatewayCall("fetch", "http://nobody.invalid/"))
         assert error.retriable
         assert "nobody.invalid" in error.message
 
 
 class TestAddresses:
-    async def test_private_ones_are_refused(self) -> None:
+    async def test_private_addresses_are_refused(self) -> None:
         async with serving(reply(200)) as server:
             error = await failure(GatewayCall("fetch", server.url), AddressPolicy())
             assert not error.retriable
@@ -209,7 +211,7 @@ class TestAddresses:
             *("[::ffff:7f00:1]", "0", "localhost", "169.254.169.254"),
         ],
     )
-    async def test_in_any_notation(self, host: str) -> None:
+    async def test_private_addresses_are_refused_in_any_notation(self, host: str) -> None:
         error = await failure(GatewayCall("fetch", f"http://{host}:9/"), AddressPolicy())
         assert not error.retriable
         assert "public address" in error.message
@@ -220,7 +222,7 @@ class TestAddresses:
             data, _ = await perform(GatewayCall("fetch", server.url), policy)
             assert data["body"] == "x"
 
-    async def test_a_host_that_is_allowed(self, names: dict[str, list[str]]) -> None:
+    async def test_a_host_that_is_allowed_is_reached(self, names: dict[str, list[str]]) -> None:
         names["inner.test"] = ["127.0.0.1"]
         names["other.test"] = ["127.0.0.1"]
         policy = AddressPolicy(hosts=frozenset(["inner.test"]))
@@ -233,13 +235,15 @@ class TestAddresses:
             other = GatewayCall("fetch", f"http://other.test:{server.port}/")
             assert "public address" in (await failure(other, policy)).message
 
-    async def test_only_what_is_permitted_of_several(self, names: dict[str, list[str]]) -> None:
+    async def test_only_permitted_ones_of_several_addresses_are_used(
+        self, names: dict[str, list[str]]
+    ) -> None:
         names["both.test"] = ["10.255.255.1 127.0.0.1"]
         async with serving(reply(200, "x")) as server:
             call = GatewayCall("fetch", f"http://both.test:{server.port}/")
             assert (await perform(call))[0]["body"] == "x"
 
-    async def test_the_next_address_if_one_does_not_answer(
+    async def test_the_next_address_is_used_if_one_does_not_answer(
         self, names: dict[str, list[str]]
     ) -> None:
         names["both.test"] = ["127.0.0.2 127.0.0.1"]
@@ -251,7 +255,7 @@ class TestAddresses:
     async def test_what_was_checked_is_what_is_connected_to(
         self, names: dict[str, list[str]]
     ) -> None:
-        """A name that has another address when it is asked for a second time."""
+        """The name has another address when it is looked up again."""
         names["rebind.test"] = ["127.0.0.1", "127.0.0.2"]
         async with serving(reply(200, "x")) as server:
             call = GatewayCall("fetch", f"http://rebind.test:{server.port}/")
@@ -259,7 +263,7 @@ class TestAddresses:
             assert "public address" in (await failure(call)).message
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-    async def test_a_redirect_to_a_private_address(self, status: int) -> None:
+    async def test_a_redirect_to_a_private_address_is_refused(self, status: int) -> None:
         async with serving(reply(status, location="http://169.254.169.254/latest")) as server:
             error = await failure(GatewayCall("fetch", server.url))
             assert "169.254.169.254 has no public address" in error.message
@@ -280,7 +284,7 @@ class TestAddresses:
             assert data is None
             assert error is not None
             assert "certificate" in error.message
-            # Nor is it trusted without being told to.
+            # By default, its authority is not trusted at all.
             assert "certificate" in (await failure(call)).message
 
 
@@ -298,7 +302,9 @@ class TestRedirects:
             (308, "POST", "POST"),
         ],
     )
-    async def test_the_method(self, status: int, method: str, expected: str) -> None:
+    async def test_the_method_changes_as_in_browsers(
+        self, status: int, method: str, expected: str
+    ) -> None:
         def answer(asked: Asked) -> bytes:
             return reply(status, location="/b?c=d") if asked.target == "/a" else reply(200)
 
@@ -311,8 +317,7 @@ class TestRedirects:
             assert data["url"] == f"{server.url}/b?c=d"
             second = server.asked[1]
             assert (second.method, second.target) == (expected, "/b?c=d")
-            assert second.body == (b"abc" if expected == method != "HEAD" else second.body)
-            assert (second.body == b"") is (expected == "GET")
+            assert second.body == (b"" if expected == "GET" else b"abc")
             assert ("content-type" in second.headers) is (expected != "GET")
             assert second.headers["authorization"] == "t"
 
@@ -325,7 +330,7 @@ class TestRedirects:
             kept = {"authorization", "cookie", "x-api-key", "x-other"} & set(other.asked[0].headers)
             assert kept == {"x-other"}
 
-    async def test_in_circles(self) -> None:
+    async def test_redirects_in_circles_end(self) -> None:
         async with serving(reply(302, location="/")) as server:
             error = await failure(GatewayCall("fetch", server.url))
             assert "redirects" in error.message
@@ -333,11 +338,11 @@ class TestRedirects:
             assert len(server.asked) == MAX_REDIRECTS + 1
 
     @pytest.mark.parametrize("location", ["ftp://x/", "http://", "http://\x7f/"])
-    async def test_to_nowhere(self, location: str) -> None:
+    async def test_a_redirect_to_nowhere_is_not_tried_again(self, location: str) -> None:
         async with serving(reply(302, location=location)) as server:
             assert not (await failure(GatewayCall("fetch", server.url))).retriable
 
-    async def test_without_a_location(self) -> None:
+    async def test_a_redirect_without_a_location_is_a_response(self) -> None:
         async with serving(reply(302, "x")) as server:
             data, _ = await perform(GatewayCall("fetch", server.url))
             assert (data["status_code"], data["body"]) == (302, "x")
@@ -359,7 +364,9 @@ class TestInfer:
             ("something new", "authorization", f"Bearer {SECRET}"),
         ],
     )
-    async def test_where_the_key_goes(self, form: str, header: str, value: str) -> None:
+    async def test_the_key_goes_where_the_provider_expects_it(
+        self, form: str, header: str, value: str
+    ) -> None:
         async with serving(reply(200, '{"choices":[1]}')) as server:
             assert await perform(self.call(server, form, Own="1")) == ({"choices": [1]}, None)
             asked = server.asked[0]
@@ -370,7 +377,7 @@ class TestInfer:
             others = {"authorization", "x-api-key"} - {header}
             assert others.isdisjoint(asked.headers)
 
-    async def test_gemini(self) -> None:
+    async def test_the_key_for_gemini_goes_into_the_query(self) -> None:
         async with serving(reply(200, "{}")) as server:
             await perform(self.call(server, "gemini"))
             assert server.asked[0].target == f"/v1?key={SECRET}"
@@ -378,17 +385,17 @@ class TestInfer:
             await perform(call)
             assert server.asked[1].target == "/v1?key=own"
 
-    async def test_without_a_key(self) -> None:
+    async def test_a_call_may_have_no_key(self) -> None:
         async with serving(reply(200, "{}")) as server:
             await perform(GatewayCall("ai", server.url, body="{}"))
             assert "authorization" not in server.asked[0].headers
 
-    async def test_an_answer_that_is_not_json(self) -> None:
+    async def test_an_answer_that_is_not_json_is_kept_as_text(self) -> None:
         async with serving(reply(200, "data: x")) as server:
             assert await perform(self.call(server, "openai-chat")) == ("data: x", None)
 
     @pytest.mark.parametrize("status", [300, 400, 401, 429, 500, 529])
-    async def test_a_failure(self, status: int) -> None:
+    async def test_a_failure_shows_the_status_but_not_the_key(self, status: int) -> None:
         text = json.dumps({"error": {"message": f"no such key: {SECRET}"}})
         async with serving(reply(status, text, retry_after="7")) as server:
             error = await failure(self.call(server, "openai-chat"))
@@ -397,7 +404,7 @@ class TestInfer:
             assert error.message.startswith(f"The provider answered {status}: ")
             assert "no such key: ***" in error.message
 
-    async def test_too_large(self) -> None:
+    async def test_an_answer_that_is_too_large_is_not_tried_again(self) -> None:
         text = json.dumps("é" * (MAX_OUTPUT_BYTES // 5), ensure_ascii=False)
         async with serving(reply(200, text)) as server:
             assert not (await failure(self.call(server, "openai-chat"))).retriable

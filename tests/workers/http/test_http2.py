@@ -1,4 +1,4 @@
-"""An app behind TLS, by HTTP/2, with a certificate of an authority of one's own."""
+"""An app behind TLS is called over HTTP/2, also with a certificate of one's own authority."""
 
 import re
 from pathlib import Path

@@ -60,7 +60,7 @@ async def js3(world: HttpWorld, tmp_path_factory: pytest.TempPathFactory) -> Asy
 # Steps one after another.
 
 
-async def test_a_function_without_steps(js: Js) -> None:
+async def test_a_function_without_steps_is_one_call(js: Js) -> None:
     run = await js.run("nothing")
     assert (run["status"], run["output"]) == ("Completed", None)
     assert len(await js.calls(run)) == 1
@@ -82,21 +82,21 @@ async def test_without_checkpoints_there_is_a_call_for_each_step(js: Js) -> None
     assert (await js.activities(run))["inngest.execute"] == 1
 
 
-async def test_steps_that_the_app_buffers(js: Js) -> None:
+async def test_steps_that_the_app_buffers_are_one_call(js: Js) -> None:
     run = await js.run("buffered", steps=7)
     assert run["output"] == list(range(7))
     assert await js.bodies(run) == [("step", 0)] * 7
     assert len(await js.calls(run)) == 1
 
 
-async def test_an_app_that_ends_its_call_after_a_while(js: Js) -> None:
+async def test_an_app_that_ends_its_call_after_a_while_is_called_again(js: Js) -> None:
     run = await js.run("short", steps=7)
     assert run["output"] == list(range(7))
     assert await js.bodies(run) == [("step", 0)] * 7
     assert 2 <= len(await js.calls(run)) <= 8
 
 
-async def test_300_steps_of_2_kb(js: Js) -> None:
+async def test_300_steps_of_2_kb_are_handed_to_the_run_in_parts(js: Js) -> None:
     run = await js.run("texts", steps=300, size=2000)
     assert run["output"] == 600_000
     assert await js.bodies(run) == [("step", 0)] * 300
@@ -110,13 +110,13 @@ async def test_300_steps_of_2_kb(js: Js) -> None:
     assert len(await js.calls(run)) <= 10
 
 
-async def test_a_large_step(js: Js) -> None:
+async def test_a_large_result_is_accepted(js: Js) -> None:
     run = await js.run("too-large", size=1_700_000)
     assert run["output"] == "accepted"
     assert await js.bodies(run) == [("before", 0), ("large", 0)]
 
 
-async def test_a_step_that_is_too_large(js: Js) -> None:
+async def test_a_result_that_is_too_large_is_an_error_of_the_step(js: Js) -> None:
     run = await js.run("too-large", size=1_900_000)
     before, name, message, after = run["output"]
     assert (before, name, after) == ("before", "OutputTooLargeError", "after")
@@ -135,9 +135,9 @@ async def test_a_state_that_is_too_large_for_a_request_is_fetched(js: Js) -> Non
 # Parallel steps.
 
 
-async def test_parallel_steps(js: Js) -> None:
-    """The app is called for what there is, for each step, and once both have ended; then it goes on
-    by itself."""
+async def test_parallel_steps_have_a_call_each(js: Js) -> None:
+    """The app is called to find the steps, for each of them, and once both have ended; then it
+    continues by itself."""
     run = await js.run("parallel")
     assert run["output"] == ["p", "q", "r", "s"]
     assert Counter(await js.bodies(run)) == Counter({(each, 0): 1 for each in "pqrs"})
@@ -168,7 +168,7 @@ async def test_branches_wait_for_each_other(js: Js) -> None:
     assert len(await js.calls(run)) == 7
 
 
-async def test_branches_that_race_do_not(js: Js) -> None:
+async def test_branches_that_race_do_not_wait_for_each_other(js: Js) -> None:
     run = await js.run("race-branches")
     assert run["output"] == [["a1", "a2"], ["b1", "b2"]]
     names = [name for name, _ in await js.bodies(run)]
@@ -178,16 +178,15 @@ async def test_branches_that_race_do_not(js: Js) -> None:
     assert (len(steps), steps.count("step")) == (9, 5)
 
 
-async def test_a_race_of_promises(js: Js) -> None:
-    """Without `group.parallel` the run goes on once both steps have ended; the first one wins."""
+async def test_a_race_of_promises_waits_for_both_steps(js: Js) -> None:
+    """This is so without `group.parallel`. The first step wins."""
     run = await js.run("promise-race")
     assert run["output"] == ["p", "after"]
     assert sorted(name for name, _ in await js.bodies(run)) == ["after", "p", "slow"]
 
 
-async def test_a_race(js: Js) -> None:
-    """The run goes on while the step that has lost is under way; the SDK wants that to have ended
-    before it says what the function returned."""
+async def test_a_race_goes_on_while_the_slower_step_is_under_way(js: Js) -> None:
+    """The SDK wants that step to have ended before it says what the function returned."""
     run = await js.run("race")
     assert run["output"] == ["quick", "after", "at last"]
     names = [name for name, _ in await js.bodies(run)]
@@ -195,18 +194,18 @@ async def test_a_race(js: Js) -> None:
     assert names[2:] == ["after", "at last", "slow over"]
 
 
-async def test_a_race_of_a_step_and_waits(js: Js) -> None:
+async def test_a_race_of_a_step_and_waits_goes_on_with_the_first_of_them(js: Js) -> None:
     run = await js.run("race-with-waits")
     assert run["output"] == ["sleep", "after", "at last"]
     names = [name for name, _ in await js.bodies(run)]
     assert names == ["slow", "after", "at last", "slow over"]
 
 
-async def test_one_of_parallel_steps_fails(js: Js) -> None:
+async def test_one_of_parallel_steps_may_fail(js: Js) -> None:
     assert await js.output("one-fails") == ["p", "boom"]
 
 
-async def test_one_of_parallel_steps_is_tried_again(js: Js) -> None:
+async def test_one_of_parallel_steps_may_be_tried_again(js: Js) -> None:
     run = await js.run("retries-beside")
     assert run["output"] == ["flaky", "p", "after"]
     assert Counter(await js.bodies(run)) == Counter(
@@ -214,31 +213,31 @@ async def test_one_of_parallel_steps_is_tried_again(js: Js) -> None:
     )
 
 
-async def test_fifty_steps_at_once(js: Js) -> None:
+async def test_fifty_parallel_steps_have_a_call_each(js: Js) -> None:
     run = await js.run("many-at-once", steps=50)
     assert run["output"] == sum(range(50))
     assert len(await js.bodies(run)) == 50
     assert len(await js.calls(run)) == 52
 
 
-async def test_an_experiment(js: Js) -> None:
+async def test_an_experiment_keeps_its_choice(js: Js) -> None:
     assert await js.output("experiment") == ["new", "new"]
 
 
-async def test_steps_and_waits_side_by_side(js: Js) -> None:
+async def test_steps_and_waits_may_be_parallel(js: Js) -> None:
     assert await js.output("mixed") == ["p", None]
 
 
 # Waits.
 
 
-async def test_sleeps(js: Js) -> None:
+async def test_a_sleep_takes_its_time(js: Js) -> None:
     took_ms, is_after = await js.output("sleeps")
     assert took_ms >= 2000
     assert is_after
 
 
-async def test_waits_for_events(js: Js) -> None:
+async def test_a_function_waits_for_events(js: Js) -> None:
     event = await js.world.send("js/waits", {"key": "k"})
     runs, found = asyncio.create_task(js.world.runs(event)), 0
     while not runs.done():  # until the run has waited for both
@@ -253,7 +252,7 @@ async def test_waits_for_events(js: Js) -> None:
     assert (output["name"], output["later"], output["missed"]) == ("js/answer", True, None)
 
 
-async def test_waits_for_a_signal(js: Js) -> None:
+async def test_a_function_waits_for_a_signal(js: Js) -> None:
     event = await js.world.send("js/waits-for-signal", {"key": "key"})
     waiting = asyncio.create_task(js.world.runs(event))
     sent: list[Any] = []
@@ -266,7 +265,7 @@ async def test_waits_for_a_signal(js: Js) -> None:
     assert run["output"] == [{"signal": "key", "data": {"n": sent.index(delivered)}}, None]
 
 
-async def test_sends_events(js: Js) -> None:
+async def test_a_function_sends_events(js: Js) -> None:
     ids = await js.output("sends")
     outputs = [[run["output"] for run in await js.world.runs(id)] for id in ids]
     assert outputs == [[1], [2]]
@@ -275,7 +274,7 @@ async def test_sends_events(js: Js) -> None:
 # Invocations.
 
 
-async def test_invokes_functions(js: Js) -> None:
+async def test_a_function_invokes_others(js: Js) -> None:
     output = await js.output("invokes")
     assert output["result"] == {"got": 42, "name": "inngest/function.invoked"}
     assert "not today" in output["failure"]
@@ -308,21 +307,21 @@ async def test_a_handler_that_fails_is_tried_again(js: Js) -> None:
     assert bodies == [("handler", 0), ("step", 0), ("handler", 1), ("handler", 2)]
 
 
-async def test_a_handler_that_is_not_to_be_tried_again(js: Js) -> None:
+async def test_a_handler_that_forbids_retries_is_not_tried_again(js: Js) -> None:
     run = await js.run("never-again")
     assert run["status"] == "Failed"
     assert run["output"]["name"] == "NonRetriableError"
     assert await js.bodies(run) == [("handler", 0)]
 
 
-async def test_a_step_that_is_not_to_be_tried_again(js: Js) -> None:
+async def test_a_step_that_forbids_retries_is_not_tried_again(js: Js) -> None:
     run = await js.run("step-never-again")
     assert run["status"] == "Failed"
     assert run["output"]["message"] == "no way"
     assert await js.bodies(run) == [("fails", 0)]
 
 
-async def test_a_step_that_says_when_to_try_again(js: Js) -> None:
+async def test_a_step_is_tried_again_when_it_says_so(js: Js) -> None:
     run = await js.run("later")
     assert run["output"] == 1
     assert await js.bodies(run) == [("times", 0), ("times", 1)]
@@ -358,13 +357,13 @@ async def test_half_of_a_character_is_replaced(js: Js) -> None:
     assert (run["status"], run["output"]["message"]) == ("Failed", "at last \ufffd")
 
 
-async def test_values_that_json_knows_otherwise(js: Js) -> None:
+async def test_odd_values_arrive_as_json_has_them(js: Js) -> None:
     date = "1970-01-01T00:00:00.000Z"
     value = {"nan": None, "big": 2**70, "tiny": 5e-324, "zero": 0, "date": date}
     assert await js.output("odd") == [value, None, None]
 
 
-async def test_deep_values(js: Js) -> None:
+async def test_deep_values_arrive_and_deeper_ones_fail_the_run(js: Js) -> None:
     deep = await js.output("deep", levels=100)
     for _ in range(100):
         [deep] = deep
@@ -375,7 +374,7 @@ async def test_deep_values(js: Js) -> None:
 # Requests that are left to the server.
 
 
-async def test_fetches(js: Js) -> None:
+async def test_a_fetch_is_left_to_the_server(js: Js) -> None:
     run = await js.run("fetches")
     assert run["status"] == "Completed", run
     status, echoed, *refused = run["output"]
@@ -384,7 +383,7 @@ async def test_fetches(js: Js) -> None:
     assert refused == [418, 418, "no", "no"]
 
 
-async def test_asks_a_model_and_keeps_its_key_out_of_the_history(js: Js) -> None:
+async def test_a_model_is_asked_and_its_key_stays_out_of_the_history(js: Js) -> None:
     run = await js.run("infers")
     assert run["status"] == "Completed", run
     assert run["output"] == ["answer 1", "answer 2", "beside", "AIGatewayError"]
@@ -400,18 +399,18 @@ def readable(history: Any) -> str:
     )
 
 
-async def test_a_model_is_asked_again(js: Js) -> None:
+async def test_a_model_that_fails_is_asked_again(js: Js) -> None:
     assert await js.output("infers-at-last") == [1, 1]
 
 
-async def test_wraps_a_call_of_a_model(js: Js) -> None:
+async def test_a_call_of_a_model_may_be_wrapped(js: Js) -> None:
     assert await js.output("wraps") == 2
 
 
 # Triggers.
 
 
-async def test_a_schedule(js: Js) -> None:
+async def test_a_schedule_starts_a_run(js: Js) -> None:
     client = js.world.client
 
     async def scheduled() -> Any:
@@ -429,7 +428,7 @@ async def test_a_schedule(js: Js) -> None:
     assert await handle.result() == ["inngest/scheduled.timer", "0 0 1 1 *"]
 
 
-async def test_events_by_a_wildcard_and_a_condition(js: Js) -> None:
+async def test_triggers_may_have_a_wildcard_and_a_condition(js: Js) -> None:
     run = await js.world.run("js/wild.card")
     assert run["output"] == "js/wild.card"
     ignored = await js.world.send("js/filtered", {"n": 1})
@@ -438,7 +437,7 @@ async def test_events_by_a_wildcard_and_a_condition(js: Js) -> None:
     assert answer.json()["data"] == []
 
 
-async def test_a_batch(js: Js) -> None:
+async def test_a_batch_is_one_run(js: Js) -> None:
     ids = [await js.world.send("js/batch", {"n": n}) for n in range(3)]
     [run] = await js.world.runs(ids[2])
     assert run["output"] == [0, 1, 2]
@@ -455,50 +454,50 @@ async def test_a_run_is_cancelled_by_an_event(js: Js) -> None:
     assert run["status"] == "Cancelled"
 
 
-async def test_a_run_that_ends_too_late(js: Js) -> None:
+async def test_a_run_over_its_finish_timeout_is_cancelled(js: Js) -> None:
     run = await js.run("late")
     assert run["status"] == "Cancelled"
     assert await js.bodies(run) == [("slow", 0)]
 
 
-async def test_a_singleton(js: Js) -> None:
+async def test_a_singleton_skips_the_second_run(js: Js) -> None:
     first, second = [await js.world.send("js/one-at-a-time", {"key": "k"}) for _ in range(2)]
     runs = [*await js.world.runs(first), *await js.world.runs(second)]
     assert [run["status"] for run in runs] == ["Completed", "Skipped"]
 
 
-async def test_what_has_no_effect_yet_is_accepted(js: Js) -> None:
+async def test_deferred_functions_are_accepted_without_effect(js: Js) -> None:
     assert await js.output("defers") == "a"
 
 
 # Another way to serve, and the other major version.
 
 
-async def test_streamed_replies(js: Js) -> None:
+async def test_streamed_replies_are_read(js: Js) -> None:
     assert await js.output("streaming") == ["a", "boom"]
 
 
 @pytest.mark.parametrize("name", ["many", "checkpoints"])
-async def test_version_3(js3: Js, name: str) -> None:
+async def test_steps_of_version_3_are_one_activity(js3: Js, name: str) -> None:
     run = await js3.world.run(f"js3/{name}")
     assert run["output"] == list(range(10))
     assert len(await js3.calls(run)) == (11 if name == "many" else 1)
     assert (await js3.activities(run))["inngest.execute"] == 1
 
 
-async def test_what_version_3_waits_for(js3: Js) -> None:
+async def test_version_3_has_waits_and_parallel_steps(js3: Js) -> None:
     run = await js3.world.run("js3/steps", {"n": 1})
     assert run["status"] == "Completed", run
     assert run["output"] == ["a", "p", "q", None, "boom", {"n": 1}]
 
 
-async def test_version_3_fails(js3: Js) -> None:
+async def test_a_run_of_version_3_fails_with_its_last_attempt(js3: Js) -> None:
     run = await js3.world.run("js3/fails")
     assert (run["status"], run["output"]["message"]) == ("Failed", "attempt 1")
 
 
-async def test_with_keys(temporal_address: str, tmp_path: Path) -> None:
-    """As in production: calls, checkpoints and what is fetched are signed or authorized."""
+async def test_everything_works_with_signing_keys(temporal_address: str, tmp_path: Path) -> None:
+    """This is as in production: calls, checkpoints and what is fetched are signed or authorized."""
     namespace = await new_namespace(temporal_address)
     client = await Client.connect(temporal_address, namespace=namespace)
     settings = Settings(event_keys=("events",), signing_keys=(KEY,))

@@ -28,7 +28,7 @@ EVENT = {"name": "x/y", "data": {}, "id": "01W", "ts": 5, "user": {}}
         (protocol.INVOKE, None, {"data": None}),
     ],
 )
-def test_results(kind: OpKind, data: Any, memo: Any) -> None:
+def test_memos_of_results_are_as_sdks_expect_them(kind: OpKind, data: Any, memo: Any) -> None:
     assert json.loads(memo_text(Done(Op(kind, "a", "a"), data))) == memo
 
 
@@ -42,6 +42,8 @@ def test_results(kind: OpKind, data: Any, memo: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", [protocol.RUN, protocol.INVOKE, protocol.SLEEP])
-def test_errors(kind: OpKind, error: ErrorInfo, memo: dict[str, Any]) -> None:
-    """As SDKs take them: that of JavaScript makes an unknown error of one with a null stack."""
+def test_memos_of_errors_are_as_sdks_expect_them(
+    kind: OpKind, error: ErrorInfo, memo: dict[str, Any]
+) -> None:
+    """A missing stack is left out: JavaScript's SDK can't read an error whose stack is null."""
     assert json.loads(memo_text(Done(Op(kind, "a", "a"), error=error))) == {"error": memo}

@@ -17,7 +17,7 @@ from tests.http_world import http_world
 from tests.javascript import Js, js_app
 
 SHARED = inngest.Concurrency(limit=2, key="event.data.key", scope="account")
-"""As in the app."""
+"""The same limit as in the app."""
 
 
 def native_functions() -> list[inngest.Function[Any]]:
@@ -81,7 +81,7 @@ async def test_a_function_of_an_app_invokes_a_native_one(js: Js) -> None:
     assert await js.output("invokes-native", n=7) == {"native": 7}
 
 
-async def test_there_and_back(js: Js) -> None:
+async def test_an_invocation_goes_there_and_back(js: Js) -> None:
     run = await js.world.run("native/invokes", {"function": "invokes-native", "n": 7})
     assert (run["status"], run["output"]) == ("Completed", {"native": 7})
 
@@ -92,7 +92,7 @@ async def test_a_failure_reaches_the_native_invoker(js: Js) -> None:
     assert "no way" in run["output"]["message"]
 
 
-async def test_an_event_triggers_both(js: Js) -> None:
+async def test_an_event_triggers_functions_of_both(js: Js) -> None:
     runs = await js.world.runs(await js.world.send("both/go", {"n": 1}))
     assert sorted(run["output"] for run in runs) == ["js 1", "native 1"]
 
@@ -119,5 +119,5 @@ async def check_shared_limit(js: Js) -> None:
 
 
 def most_at_once(spans: list[list[float]]) -> int:
-    """How many of these were under way at one moment."""
+    """How many of these were under way at the same moment at most."""
     return max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans)

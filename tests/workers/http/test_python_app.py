@@ -33,7 +33,7 @@ def python_app(world: HttpWorld, *make: Any) -> Any:
     return served(app)
 
 
-async def test_steps_sleeps_and_parallel_steps(client: Client) -> None:
+async def test_steps_are_executed_once_beside_sleeps_and_parallel_ones(client: Client) -> None:
     bodies: list[str] = []
 
     def make(sdk: official.Inngest) -> Any:
@@ -111,7 +111,7 @@ async def test_attempts_are_counted_as_in_inngest(client: Client) -> None:
     assert seen == [("good", 0), ("bad", 0), ("bad", 1), ("bad", 2)]
 
 
-async def test_a_wait_an_invocation_and_an_event_that_a_step_sends(client: Client) -> None:
+async def test_a_function_waits_invokes_another_and_sends_an_event(client: Client) -> None:
     def make_other(sdk: official.Inngest) -> Any:
         @sdk.create_function(fn_id="other", trigger=official.TriggerEvent(event="py/other"))
         async def other(ctx: official.Context) -> Any:

@@ -47,7 +47,7 @@ async def app(world: HttpWorld, framework: str) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("framework", ["fast_api", "flask", "django"])
-async def test_a_framework(client: Client, framework: str) -> None:
+async def test_an_app_runs_on_each_framework(client: Client, framework: str) -> None:
     async with http_world(client) as world, app(world, framework) as url:
         await world.sync(url)
         run = await world.run(f"{framework}/steps", {"n": 1})

@@ -31,7 +31,7 @@ async def again(client: Client, run: dict[str, Any], step: str, given: Any = Non
 
 
 async def ended(client: Client, run_id: str) -> Trace:
-    """The trace of a run, once it has ended; it says what the run itself says."""
+    """The trace of a run, once the run has ended. Its memos are those that the run itself has."""
 
     async def read() -> Trace | None:
         trace = await load_trace(client, run_id)
@@ -46,8 +46,10 @@ async def ended(client: Client, run_id: str) -> Trace:
 
 
 @pytest.mark.parametrize("name", ["charging", "charging-classic"])
-async def test_an_app_in_javascript(client: Client, tmp_path: Path, name: str) -> None:
-    """From a step with another input: the step is executed by a call of its own."""
+async def test_a_rerun_of_an_app_in_javascript_may_replace_the_input_of_a_step(
+    client: Client, tmp_path: Path, name: str
+) -> None:
+    """The step is executed by a call of its own."""
     async with (
         http_world(client) as world,
         js_app(world, "behaviours.mjs", tmp_path / "app.log") as js,
@@ -108,7 +110,7 @@ def python_app(world: HttpWorld, bodies: list[str], *, broken: bool) -> Any:
     return served(make)
 
 
-async def test_an_app_in_python_across_a_deploy(client: Client) -> None:
+async def test_a_rerun_of_an_app_in_python_works_across_a_deploy(client: Client) -> None:
     bodies: list[str] = []
     async with http_world(client) as world:
         async with python_app(world, bodies, broken=True) as url:
@@ -145,7 +147,7 @@ async def test_steps_that_an_app_has_reported_show_while_the_call_is_under_way(
             return trace
 
         trace: Trace = await until(reported)
-        if trace.ended_ms is None:  # else this machine was too slow to look in time
+        if trace.ended_ms is None:  # otherwise this machine was too slow to see it
             assert trace.status == "Running"
             assert trace.steps[0].status in ("Completed", "Running")
         [run] = await world.runs(event)
