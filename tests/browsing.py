@@ -19,7 +19,7 @@ from tests import node
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 NEEDED = "INNGEST_TESTS_NEED_BROWSER"
-"""Set where a browser must be there, as in CI: then its lack is a failure."""
+"""Set where there must be a browser, as in CI: tests then fail if there is none."""
 START_SECONDS = 60
 TIMEOUT_MS = 30_000
 """How long a test waits for something to appear, on a machine that does much else."""
@@ -30,7 +30,7 @@ AXE = Path(__file__).with_name("apps") / "axe"
 
 
 def program() -> str:
-    """Path of a browser. Skips the test if there is none, and there may be none."""
+    """Path of a browser. If there is none, skips the test, or fails it if `NEEDED` is set."""
     found = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if found is None:
         message = "No Chromium: apt-get install chromium, for the tests that look at pages."
@@ -42,7 +42,7 @@ def program() -> str:
 
 @contextlib.contextmanager
 def chromium() -> Iterator[str]:
-    """A running browser; the address at which it is driven."""
+    """A running browser; yields the address at which it is driven."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         command = [program(), "--headless=new", "--no-sandbox", "--disable-gpu"]
         command += ["--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage"]
@@ -100,16 +100,16 @@ class Watched:
         page.on("console", lambda message: self._heard(message.type, message.text))
 
     def _heard(self, kind: str, text: str) -> None:
-        # Replies with an error status are said in this way, too, which tests look at themselves,
-        # and that a server has gone, at the end of a test.
+        # The browser also tells of replies with an error status, which tests check themselves, and
+        # of servers that are gone at the end of a test.
         gone = "Failed to load resource" in text or "Failed to fetch" in text
         if kind in ("error", "warning") and not gone:
             self.complaints.append(text)
 
 
 async def violations(page: Page, *, only: Sequence[str] = ()) -> list[str]:
-    """What axe-core finds serious or critical on a page, for people who can't see or point; `only`:
-    by these rules."""
+    """What axe-core finds serious or critical on a page, for people who can't see or point. `only`:
+    the rules to check; by default, all."""
     node.install(AXE)
     if not await page.evaluate("'axe' in window"):
         source = (AXE / "node_modules" / "axe-core" / "axe.min.js").read_text()

@@ -1,9 +1,8 @@
 """One embedded Temporal server for the whole session, a fresh namespace for every test.
 
-Ids of ours (registry, hubs, mailboxes) are fixed within a namespace, so tests are kept apart by
-giving each its own: registering one takes about 20 ms. Task queues
-belong to a namespace too, so a test may use `names.SYSTEM_TASK_QUEUE` without meeting another
-test's workers.
+Our ids (of the registry, hubs, mailboxes) are fixed within a namespace, so each test has one of its
+own, which takes about 20 ms to register. Task queues belong to a namespace too, so a test may use
+`names.SYSTEM_TASK_QUEUE` without meeting another test's workers.
 """
 
 import asyncio
@@ -89,12 +88,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first, so that it is not what all else waits for at the end.
+    """Begin with tests that take long, so that nothing has to wait for them at the end.
 
-    And let tests that take too long end in their own order, so that their workers stop.
-
-    pytest-timeout leaves a test where it is. Then all tasks of its loop are cancelled at once,
-    those inside Temporal's workers too, and the workers never come to their end.
+    And let tests that take too long end in order, so that their workers stop. pytest-timeout would
+    cancel all tasks of a test's loop at once, those inside Temporal's workers too, and the workers
+    would never end.
     """
     items[:] = _dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)))
     for item in items:
@@ -105,9 +103,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _dealt(items: list[pytest.Item], processes: int) -> list[pytest.Item]:
-    """Each process begins with files that take long, about equally long in each. pytest-xdist gives
-    each the same number of tests, in their order; whoever is ready takes some from another's end.
-    """
+    """Order tests so that each process begins with files that take long, about equally long in
+    each. pytest-xdist gives each process the same number of tests, in order; one that is ready
+    takes tests from the end of another's."""
     slow: dict[Path, list[pytest.Item]] = {}
     quick = []
     for item in items:
@@ -144,15 +142,15 @@ def pytest_collection_finish() -> None:
 
 
 def tidy() -> None:
-    """What is there now stays: a collection of garbage need not look at it. That takes long on a
-    busy machine, and counts as time of a workflow task, which has two seconds."""
+    """Let garbage collection leave out what exists now. To look at it takes long on a busy machine,
+    and that counts as time of a workflow task, which has two seconds."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
-    """End the process if something does not: pytest-xdist continues with another one."""
+    """End the process if a teardown does not end: pytest-xdist continues with another process."""
     faulthandler.dump_traceback_later(TEARDOWN_SECONDS, exit=True, file=item.config.stash[_stderr])
     try:
         return (yield)
@@ -174,8 +172,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End here: temporalio's threads may call Python while it is being torn down, which aborts the
-    process (seen twice in a few dozen scripts), after the tests have had their result."""
+    """End the process here. While Python is torn down, temporalio's threads may call it, which
+    aborts the process after all tests have passed (seen twice in a few dozen scripts)."""
     status = config.stash.get(_status, None)
     if status is not None:
         sys.stdout.flush()
@@ -185,7 +183,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 SETTINGS = (
     "frontend.rps.namespaceReplicationInducingAPIs=1000",  # a namespace per test: 20/s by default
-    # What fails is marked at the second attempt, not at the fifth.
+    # A workflow is marked as failing at the second failed task, not at the fifth.
     "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=2",
     *PARTITION_SETTINGS,
     POLL_SETTING,
@@ -208,8 +206,8 @@ async def embedded_server(*settings: str) -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def temporal_address() -> AsyncIterator[str]:
-    """`host:port` of the embedded server. It executes no schedules and no batch operations: what
-    does that costs 10 ms for each namespace, and some CPU for as long as the server runs."""
+    """`host:port` of the embedded server. It executes no schedules and no batch operations: that
+    would cost 10 ms for each namespace, and some CPU time for as long as the server runs."""
     async with embedded_server("worker.perNamespaceWorkerCount=0") as address:
         yield address
 
@@ -229,7 +227,7 @@ async def namespace(temporal_address: str) -> str:
 
 
 async def new_namespace(temporal_address: str) -> str:
-    """Make a namespace; its name."""
+    """Register a namespace, and return its name."""
     name = f"test-{ULID()}".lower()
     client = await Client.connect(temporal_address, namespace=name)
     request = RegisterNamespaceRequest(namespace=name)
@@ -263,7 +261,7 @@ class Proxy:
         self.port = 0
 
     def break_after(self, chunks: int) -> None:
-        """Stop by itself once so many pieces of data were sent to the server."""
+        """Stop by itself once `chunks` pieces of data were sent to the server."""
         self._left = chunks
 
     @property
@@ -287,7 +285,7 @@ class Proxy:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = await asyncio.open_connection(self._host, int(self._port))
-        if self.is_broken:  # meanwhile
+        if self.is_broken:  # it was stopped meanwhile
             writer.close()
             there[1].close()
             return

@@ -82,7 +82,7 @@ class HandApp:
 
 
 def hashed(step: str) -> str:
-    """The id of a step as it travels."""
+    """The id of a step, as it is sent."""
     return hashlib.sha1(step.encode()).hexdigest()
 
 
@@ -115,7 +115,7 @@ def raw(status: int, body: bytes | str = b"", **headers: str) -> Answered:
 async def report(
     ingress: str, call: Call, *steps: Any, key: str | None = None, **fields: Any
 ) -> int:
-    """Report steps during a call, as SDKs do; the status of the answer, 0 if there is none."""
+    """Report steps during a call, as SDKs do. Returns the status of the answer; 0 without one."""
     body = {
         "run_id": call.run,
         "fn_id": call.ctx.get("fn_id"),

@@ -18,7 +18,7 @@ from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers.commands.processes import listen, serving
 from inngest_temporal_workers.http.dispatches import Dispatches
 from inngest_temporal_workers.http.worker import create_http_worker
-from tests.harness import pause
+from tests.harness import another, pause
 
 ENDED = ("Completed", "Failed", "Cancelled", "Skipped")
 
@@ -47,11 +47,11 @@ class HttpWorld:
         await self.refresh()
 
     async def refresh(self) -> None:
-        """Know what is registered now."""
+        """Learn what is registered now."""
         await self._follower.refresh()
 
     async def send(self, name: str, data: dict[str, Any] | None = None) -> str:
-        """Send an event; its id."""
+        """Send an event, and return its id."""
         url = f"/e/{self._event_key}"
         answer = await self._http.post(url, json={"name": name, "data": data or {}})
         assert answer.status_code == 200, answer.text
@@ -87,9 +87,7 @@ async def http_world(
     """An ingress on loopback and a worker that calls apps, in this process. `listens`: whether the
     worker says where its ingress is, as with `--listen`."""
     settings = settings or Settings(dev=True)
-    # A client of its own, as a process has one: it takes one worker of a task queue.
-    address = client.service_client.config.target_host
-    client = await Client.connect(address, namespace=client.namespace)
+    client = await another(client)
     dispatches = Dispatches()
     listener = listen("127.0.0.1", 0, "port")
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

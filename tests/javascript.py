@@ -31,7 +31,7 @@ class Js:
         return await self.world.run(f"js/{name}", data)
 
     async def output(self, name: str, **data: Any) -> Any:
-        """The same, of a run that succeeds: its output."""
+        """Send `js/NAME`, and return the output of its only run, which must succeed."""
         run = await self.run(name, **data)
         assert run["status"] == "Completed", run
         return run["output"]

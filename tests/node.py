@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER = Path(__file__).with_name("apps") / "js"
-"""Where those are that tests alone use."""
+"""The folder of the apps that only tests use."""
 INSTALL_SECONDS = 300
 
 
@@ -42,8 +42,8 @@ def install(folder: Path = FOLDER) -> None:
 def process(
     *command: str, log: Path, cwd: Path | None = None, **environ: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """A program that runs while the context lasts, without variables of Inngest and Temporal but
-    those that are given; what it prints is in `log`."""
+    """A program that runs while the context lasts. Of the variables of Inngest and Temporal it has
+    only those that are given; what it prints is in `log`."""
     inherited = {
         name: value
         for name, value in os.environ.items()

@@ -44,7 +44,7 @@ MISSING: dict[str, str] = {
     "Timeouts.serialize_finish": _PLUMBING,
     "Timeouts.serialize_start": _PLUMBING,
 }
-"""What the official SDK has and this package has not."""
+"""What the official SDK has and this package lacks."""
 
 _SIGNALS = "the JavaScript SDK's, in the Python SDK's style"
 
@@ -72,7 +72,7 @@ ADDED: dict[str, str] = {
     "StepSync.wait_for_signal": _SIGNALS,
     "TransformOutputStepInfo": "the type of TransformOutputResult.step, for middleware",
 }
-"""What this package has and the official SDK has not, or does not export."""
+"""What this package has and the official SDK lacks, or does not export."""
 
 DIFFERENT: dict[str, str] = {
     **dict.fromkeys(_MODELS, _POSITIONAL),

@@ -1,4 +1,4 @@
-"""The examples do what they say, and are modules for the official SDK but for their import."""
+"""The examples do what they say. Apart from their import, they are modules for the official SDK."""
 
 import ast
 import re
@@ -81,7 +81,7 @@ def test_a_worker_accepts_the_functions(module: Any) -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.stem))
-def test_an_example_is_a_module_for_the_official_sdk_but_for_its_import(
+def test_apart_from_its_import_an_example_is_a_module_for_the_official_sdk(
     path: Path, tmp_path: Path
 ) -> None:
     source = path.read_text()
@@ -100,7 +100,7 @@ def test_an_example_is_a_module_for_the_official_sdk_but_for_its_import(
 
 
 def test_the_official_sdk_gives_the_same_result() -> None:
-    """The same source, run by the official SDK's own test helper."""
+    """The official SDK's own test helper runs the same source."""
     mocked = pytest.importorskip("inngest.experimental.mocked")
     source = (
         (EXAMPLES[0].parent / "patterns.py")
@@ -122,7 +122,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def code_blocks() -> list[Any]:
-    """The Python in our documents, each block with where it stands."""
+    """The blocks of Python in our documents, named by page and number."""
     return [
         pytest.param(textwrap.dedent(match[2]), id=f"{page.name}-{number}")
         for page in PAGES
@@ -133,7 +133,7 @@ def code_blocks() -> list[Any]:
 
 
 @pytest.mark.parametrize("code", code_blocks())
-def test_code_in_documents_compiles_and_names_what_there_is(code: str) -> None:
+def test_code_in_documents_compiles_and_names_what_exists(code: str) -> None:
     compile(code, "document", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     for node in ast.walk(ast.parse(code)):
         text = ast.unparse(node)
@@ -146,7 +146,7 @@ def test_code_in_documents_compiles_and_names_what_there_is(code: str) -> None:
 
 
 def test_the_readmes_flow_control_is_accepted() -> None:
-    """Each line of the table is the argument that it says it is."""
+    """Each line of the table shows an argument that is accepted."""
     lines = re.findall(r"^\| [\w ]+ \| `(\w+=.+?)` \|", README, re.MULTILINE)
     assert len(lines) >= 8
     client = inngest.Inngest(app_id="readme", is_production=False)
@@ -179,7 +179,7 @@ def test_the_readmes_test_passes() -> None:
 
 
 async def test_the_flow_control_example_does_what_its_comments_say(client: Client) -> None:
-    """On a real server: these are the features that the in-process harness knows nothing of."""
+    """This needs a real server: the in-process harness knows nothing of flow control."""
     functions = [
         value for value in vars(flow_control).values() if isinstance(value, inngest.Function)
     ]

@@ -1,5 +1,5 @@
-"""What happens when processes are killed: workers, the ingress, Temporal itself. Real processes,
-real SIGKILLs."""
+"""What happens when processes are killed: workers, the ingress, Temporal itself. The processes are
+real, and so are the SIGKILLs."""
 
 import asyncio
 import collections
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 class Processes:
-    """Workers and ingresses of one Temporal, killed at the end at the latest."""
+    """Workers and ingresses of one Temporal. Those that are left are killed at the end."""
 
     def __init__(self, address: str, namespace: str, directory: Path) -> None:
         self.log = directory / "chaos.log"
@@ -83,7 +83,7 @@ class Processes:
         self._output.close()
 
     def lines(self, kind: str) -> list[list[str]]:
-        """`[pid, run, step]` of what steps noted."""
+        """`[pid, run, step]` of each line of that kind."""
         return [
             line.split()[1:] for line in self.log.read_text().splitlines() if line.startswith(kind)
         ]
@@ -97,7 +97,7 @@ def processes(temporal_address: str, namespace: str, tmp_path: Path) -> Any:
 
 
 class Temporal:
-    """A server that keeps what it has in a file, and can be killed."""
+    """A server that keeps its state in a file, and can be killed."""
 
     def __init__(self, directory: Path) -> None:
         self._port = free_port()
@@ -182,7 +182,7 @@ async def test_a_handler_that_kills_its_process_is_an_attempt(
                 workers.append(processes.worker())
             await asyncio.sleep(0.2)
         assert result.result() == 1
-    # The first one is in a workflow task, whose tries nobody counts.
+    # The first one was in a workflow task, whose tries nobody counts.
     assert [line[2] for line in processes.lines("deadly")] == ["0", "0", "1"]
     assert [worker.returncode for worker in workers[:-1]] == [9, 9]
 
@@ -208,7 +208,7 @@ async def test_runs_under_random_kills_are_neither_lost_nor_stuck(
         assert await asyncio.wait_for(results, 180) == [["first", "left", "right", "last"]] * count
     ends = collections.Counter((run, step) for _, run, step in processes.lines("end"))
     assert len(ends) == 4 * count
-    # Twice only if its worker was killed between the step's end and the report of it.
+    # A step ends twice only if its worker was killed before it had reported the first end.
     twice = [step for step, times in ends.items() if times > 1]
     print(
         f"{len(twice)} of {4 * count} steps ended twice: their worker was killed before it had"
@@ -221,7 +221,7 @@ async def test_runs_under_random_kills_are_neither_lost_nor_stuck(
 async def test_a_kill_repeats_no_more_of_a_chain_than_it_may(
     temporal: Temporal, tmp_path: Path, long: bool
 ) -> None:
-    """Workers and Temporal are killed in turns."""
+    """Workers and Temporal are killed in turn."""
     count, steps, kills = (12, 830, 10) if long else (4, 150, 2)
     repeated = {chaos.chain: 1, chaos.buffered: chaos.BUFFER}
     processes = Processes(temporal.address, "default", tmp_path)
@@ -256,7 +256,7 @@ async def test_a_kill_repeats_no_more_of_a_chain_than_it_may(
         most = repeated[runs[run]]
         assert sorted(set(order)) == list(range(steps))
         assert len(order) <= steps + kills * most
-        # What was recorded stays: a kill leads back by so many steps.
+        # What was recorded stays: a kill leads back by no more than `most` steps.
         assert all(next > last - most for last, next in pairwise(order))
         twice[runs[run].id] += len(order) - steps
     print(f"of {count // 2 * steps} steps each, executed twice: {dict(twice)}")
@@ -300,7 +300,7 @@ async def test_an_ingress_killed_between_an_event_and_its_retry_starts_one_run(
 
 async def kill_at_random(processes: Processes, chance: random.Random, kills: int = 8) -> int:
     for _ in range(kills):
-        await asyncio.sleep(chance.uniform(0.2, 1.5))  # the kills are to come at any moment
+        await asyncio.sleep(chance.uniform(0.2, 1.5))  # kills may come at any moment
         processes.kill(chance.choice(processes.all))
         processes.worker()
     return kills
@@ -311,7 +311,7 @@ async def listed(client: Client, query: str) -> list[str]:
 
 
 @pytest.mark.timeout(180)
-async def test_a_restart_of_temporal_in_the_middle_of_a_sleep_and_of_a_wait(
+async def test_a_sleep_and_a_wait_survive_a_restart_of_temporal(
     temporal: Temporal, tmp_path: Path
 ) -> None:
     processes = Processes(temporal.address, "default", tmp_path)

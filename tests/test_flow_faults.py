@@ -1,5 +1,5 @@
-"""Flow control is exact over workers and ingress replicas, while processes are killed too. It
-leaves nothing behind."""
+"""Flow control is exact across replicas of workers and ingresses, also while processes are killed.
+It leaves nothing behind."""
 
 import asyncio
 import contextlib
@@ -70,8 +70,8 @@ async def replicas(client: Client, address: str, directory: Path) -> AsyncIterat
         try:
             running = Replicas(processes, http)
             # An event that is sent before the functions are published triggers none of them. An
-            # ingress accepts none before it has read the registry, so those that start now know
-            # them.
+            # ingress accepts none before it has read the registry, so one that starts now knows
+            # the functions.
             await until(
                 lambda: (
                     follower.snapshot is not None and follower.snapshot.function(flow.debounced.id)
@@ -93,7 +93,7 @@ async def count(client: Client, workflow_type: str, *, at_least: int, closed: bo
 
 
 async def nothing_left(client: Client) -> bool:
-    """Only the registry, hubs if there were waits, and gates, which remember events for a day."""
+    """Whether only registry, apps and hubs are left, and gates, which remember events for a day."""
     running = [
         run.workflow_type async for run in client.list_workflows("ExecutionStatus = 'Running'")
     ]
@@ -102,8 +102,8 @@ async def nothing_left(client: Client) -> bool:
 
 
 def most_at_once(log: str) -> dict[str, int]:
-    """By key, from the lines of the steps; what a killed process was doing ended when it was
-    killed."""
+    """How many steps executed at once at most, by key. What a killed process was doing ended when
+    it was killed."""
     inside: dict[tuple[str, str], str] = {}
     most: Counter[str] = Counter()
     for line in log.splitlines():
@@ -138,7 +138,7 @@ async def test_no_key_has_more_than_its_limit_with_two_ingresses_and_a_killed_wo
             f"at most {most} at once, limit {flow.LIMIT}; {sum(ends.values()) - len(ends)} steps"
             " ended twice"
         )
-        # Twice only what a killed worker had done and not yet reported.
+        # Only steps that a killed worker had not yet reported ended twice.
         killed = {
             line.split()[1]
             for line in running.processes.log.read_text().splitlines()
@@ -150,9 +150,8 @@ async def test_no_key_has_more_than_its_limit_with_two_ingresses_and_a_killed_wo
         assert all(set(pids[:-1]) <= killed for pids in by_step.values())
         assert len(most) == KEYS
         assert max(most.values()) <= flow.LIMIT
-        assert (
-            max(most.values()) > 1
-        )  # on a busy machine steps are over before the third permit is handed on
+        # On a busy machine, steps end before the third permit is handed on.
+        assert max(most.values()) > 1
         assert len(ends) == number
         assert (await client.count_workflows("WorkflowType = 'flow-limited'")).count == number
         await until(lambda: nothing_left(client), 90)

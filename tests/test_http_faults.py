@@ -1,5 +1,5 @@
 """Apps of official SDKs while everything is killed: the apps, the workers that call them, the
-ingress, Temporal. Real processes, real SIGKILLs."""
+ingress, Temporal. The processes are real, and so are the SIGKILLs."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ RESULTS = {
 
 
 class Processes:
-    """One of each, and two workers. They are started again whenever they were killed."""
+    """One process of each kind, and two workers. They are started again after they are killed."""
 
     def __init__(self, directory: Path) -> None:
         self.journal = directory / "journal.jsonl"
@@ -71,8 +71,7 @@ class Processes:
         part.busy = False
 
     async def supervise(self) -> None:
-        """Start what ends without being told to, as an operator would: somebody else may have taken
-        its port."""
+        """Start what ends by itself, as an operator would: its port may have been taken."""
         while True:
             for part in self.parts:
                 if part.ended_by_itself():
@@ -134,7 +133,7 @@ async def sync(http: httpx.AsyncClient, processes: Processes) -> None:
 
 
 async def send(http: httpx.AsyncClient, processes: Processes, app: str) -> str:
-    """Send an event that starts one run, however often it has to be sent; its id."""
+    """Send an event, which starts one run however often it has to be sent, and return its id."""
     event = {"id": str(ULID()), "name": f"{app}/work", "data": {}}
     answer = await answered(http, "POST", f"{processes.url}/e/dev", json=event)
     [id] = answer["ids"]
@@ -184,11 +183,11 @@ async def test_kills_lose_no_run_and_repeat_no_step_that_was_reported(
         sending = asyncio.create_task(sent(http, processes, apps))
         victims: Counter[str] = Counter()
         for part in chance.sample(processes.parts * kills, kills):
-            await asyncio.sleep(chance.uniform(0.2, 2))  # the kills are to come at any moment
+            await asyncio.sleep(chance.uniform(0.2, 2))  # kills may come at any moment
             victims[part.name] += 1
             await processes.kill(part, chance.choice((0, 0, 1)))
         events = await sending
-        # One after the other: to ask for all of them again and again keeps the ingress busy.
+        # One after the other: asking for all of them at once would keep the ingress busy.
         ended = [await run_of(http, processes, event) for _, event in events]
         supervising.cancel()
     lines = [json.loads(line) for line in processes.journal.read_text().splitlines()]
@@ -209,7 +208,7 @@ async def test_kills_lose_no_run_and_repeat_no_step_that_was_reported(
 async def sent(
     http: httpx.AsyncClient, processes: Processes, apps: list[str]
 ) -> list[tuple[str, str]]:
-    """Send one event after the other; each app with the id of its event."""
+    """Send one event after the other. Returns each app with the id of its event."""
     found = []
     for app in apps:
         found.append((app, await send(http, processes, app)))

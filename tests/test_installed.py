@@ -43,7 +43,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     python = venv / "bin" / "python"
     pip(str(python), "install", str(wheel))
-    # A .pth file in a folder that a .pth file names is not read: the editable install stays unseen.
+    # .pth files in a folder that a .pth file names are not read: the editable install stays unseen.
     [packages] = venv.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return venv / "bin"
@@ -60,7 +60,7 @@ def pip(python: str, command: str, *arguments: str) -> None:
 
 
 def run(cwd: Path, *command: str | Path) -> str:
-    """What a program prints there, to either stream."""
+    """What a program prints in that directory, to either stream."""
     done = subprocess.run(
         command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, timeout=120, check=True,

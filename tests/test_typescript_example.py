@@ -33,14 +33,14 @@ class Shop:
         return self._log.read_text()
 
     def send(self, name: str, *data: dict[str, Any]) -> list[str]:
-        """Send `shop/NAME` once for each of these data; the ids of the events."""
+        """Send `shop/NAME` once for each of `data`, and return the ids of the events."""
         events = [{"name": f"shop/{name}", "data": each} for each in data]
         answer = self._http.post("/e/dev", json=events)
         assert answer.status_code == 200, answer.text
         return list(answer.json()["ids"])
 
     def runs(self, event: str) -> dict[str, dict[str, Any]]:
-        """By function: the runs of an event that have ended."""
+        """The runs of an event that have ended, by function."""
         answer = self._http.get(f"/v1/events/{event}/runs").json()
         runs = [run for run in answer.get("data") or [] if run["status"] in ENDED]
         return {run["function_id"].removeprefix("shop-"): run for run in runs}
@@ -52,7 +52,7 @@ class Shop:
         return run
 
     def output(self, event: str, function: str) -> Any:
-        """The same, of a run that succeeds: its output."""
+        """The output of a function's run, which must succeed."""
         run = self.run(event, function)
         assert run["status"] == "Completed", run
         return run["output"]
@@ -93,14 +93,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         assert "Traceback" not in dev.command.output
 
 
-def test_its_types_are_right(shop: Shop) -> None:
+def test_the_types_of_the_example_are_right(shop: Shop) -> None:
     command = [str(FOLDER / "node_modules" / ".bin" / "tsc")]
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
 
 
-def test_orders_that_are_paid_and_one_that_is_not(shop: Shop) -> None:
-    """With all that an order triggers besides."""
+def test_paid_orders_are_shipped_and_an_unpaid_one_is_cancelled(shop: Shop) -> None:
+    """The other functions that an order triggers do what they should, too."""
     paid, unpaid, other = shop.send(
         "order.created",
         {"orderId": "o-1", "userId": "u-1"},
@@ -142,12 +142,12 @@ def test_a_customer_is_rewarded_and_indexed_once(shop: Shop) -> None:
     assert set(shop.runs(first)) <= {"index-customer"}
 
 
-def test_a_loop(shop: Shop) -> None:
+def test_a_loop_imports_every_page(shop: Shop) -> None:
     [event] = shop.send("contacts.uploaded", {"pages": 3})
     assert shop.output(event, "import-contacts") == {"contacts": 60}
 
 
-def test_errors(shop: Shop) -> None:
+def test_an_error_is_final_or_caught_and_the_team_is_told(shop: Shop) -> None:
     good, odd, stolen = shop.send(
         "charge.requested",
         {"orderId": "o-1", "card": "good"},
@@ -173,6 +173,6 @@ def test_reports_of_paying_customers_go_first(shop: Shop) -> None:
     assert began[2] - began[0] >= 1900
 
 
-def test_a_batch(shop: Shop) -> None:
+def test_a_batch_is_booked_in_one_run(shop: Shop) -> None:
     *_, last = shop.send("item.sold", *({"price": price} for price in (1, 2, 3)))
     assert shop.output(last, "bookkeeping") == {"sales": 3, "total": 6}

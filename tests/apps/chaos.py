@@ -82,7 +82,7 @@ async def long(ctx: inngest.Context) -> list[str]:
     fn_id="deadly", trigger=inngest.TriggerEvent(event="chaos/deadly"), retries=2
 )
 async def deadly(ctx: inngest.Context) -> int:
-    """Takes its process with it, outside any step, in its first attempt."""
+    """Ends its process in its first attempt, outside any step."""
     if ctx.event.data.get("sleeps"):
         await ctx.step.sleep("sleep", 1_000)
     note("deadly", ctx.run_id, ctx.attempt)

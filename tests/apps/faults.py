@@ -1,5 +1,5 @@
 """The app of `tests/test_http_faults.py` on the official SDK for Python: it keeps a journal of what
-it was told and what it executed. As `js/faults.mjs`."""
+it was told and what it executed. `js/faults.mjs` is the same in JavaScript."""
 
 import asyncio
 import datetime

@@ -1,6 +1,6 @@
-"""One app of the official SDK for Python, on a framework of its choice: `python
+"""One app of the official SDK for Python, on a framework of one's choice: `python
 tests/apps/frameworks.py fast_api|flask|django`, with PORT and INNGEST_DEV in the environment. Its
-functions are sync, as these frameworks are mostly used."""
+functions are sync, as is usual with these frameworks."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
-"""The functions of the recorded histories under `tests/histories`. They must go on replaying, so
-to what is here may be added, and nothing taken away once a version is released."""
+"""The functions of the recorded histories under `tests/histories`. Those must continue to replay:
+functions may be added here, but nothing may be taken away once a version is released."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""As `js/registering.mjs`, on the official Python SDK."""
+"""The same app as `js/registering.mjs`, on the official SDK for Python."""
 
 import os
 

@@ -300,7 +300,7 @@ fn(
 );
 const failures = [];
 
-// Half of a character, as of a text that was cut.
+// Half of a character, as in a text that was cut.
 
 const HALF = "\u{1f600}".slice(0, 1);
 fn("half", { retries: 0 }, async ({ run, step, event }) => {
