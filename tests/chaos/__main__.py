@@ -1,5 +1,5 @@
-"""`python -m tests.chaos --minutes N`: faults for N minutes, then a report. Exit status 1 unless
-every count that should be zero is."""
+"""`python -m tests.chaos --minutes N`: faults for N minutes, then a report. The exit status
+is 1 unless every count that should be zero is zero."""
 
 import argparse
 import asyncio
@@ -34,7 +34,7 @@ STAYS = [
 ]
 """Workflow types that may be open when all is quiet: gates remember events for 24 hours."""
 ALSO_STAYS = {"chaos-cron"}
-"""A run of it may begin at any moment."""
+"""Runs of these may begin at any moment."""
 SHOWN = 10
 """Lines of details for each count that is not zero."""
 
@@ -46,8 +46,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--rate", type=float, default=3, help="cases that begin in a second")
     parser.add_argument("--pause", type=float, default=5, help="seconds between faults")
-    parser.add_argument("--burners", type=int, default=0, help="processes that only take time")
-    parser.add_argument("--directory", type=Path, help="kept; without it, kept if there are faults")
+    parser.add_argument("--burners", type=int, default=0, help="processes that only use CPU time")
+    parser.add_argument("--directory", type=Path, help="kept; without it, kept if it is needed")
     parser.add_argument(
         "--server",
         metavar="COMMAND",
@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
 
 
 async def chaos(options: argparse.Namespace, directory: Path) -> bool:
-    """Whether all went well."""
+    """Run the test. Returns whether all went well."""
     from . import verify
     from .sender import Sender
     from .world import World, until
@@ -101,7 +101,7 @@ async def chaos(options: argparse.Namespace, directory: Path) -> bool:
 
 
 async def ready(world: "World", sender: "Sender", journal: "Journal") -> None:
-    """Until events to each ingress start runs of both apps: before that they may start none."""
+    """Wait until events to each ingress start runs of both apps; before, they may start none."""
     from .world import until
 
     numbers = iter(range(-1, -10_000, -1))
@@ -122,7 +122,7 @@ async def ready(world: "World", sender: "Sender", journal: "Journal") -> None:
 
 
 async def registered(app_url: str) -> bool:
-    """Have the app over HTTP register, as `dev -u` does; whether it is."""
+    """Have the app over HTTP register, as `dev -u` does. Returns whether it has."""
     with contextlib.suppress(httpx.TransportError):
         async with httpx.AsyncClient(timeout=20) as http:
             return (await http.put(app_url, json={"url": app_url})).is_success
@@ -140,7 +140,7 @@ async def nothing_open(client: Client) -> bool:
 
 
 async def explained(world: "World", missing: "list[Sent]") -> tuple[list[str], list[str]]:
-    """Events without their effect: those of which no run is under way, and the others."""
+    """Divide events without their effect: those of which no run is under way, and the others."""
     lost, stuck = [], []
     async with httpx.AsyncClient(timeout=20) as http:
         for each in missing:

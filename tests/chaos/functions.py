@@ -1,7 +1,7 @@
 """The app under test: every kind of function, in two versions (`CHAOS_VERSION`).
 
 A kind's function is triggered by `chaos/KIND`. Each step appends a line to the journal when it
-begins and when it ends, and the step that proves a run's success is the one named `last` (of
+begins and when it ends, and the step that proves a run's success is the one named `last` (for
 `fatal`, `cancelled` and `timed-out`: see `sender.PROOF`).
 """
 
@@ -25,7 +25,7 @@ async def body(ctx: inngest.Context, step: str, order: int, seconds: float) -> i
 
 
 async def step(ctx: inngest.Context, name: str, order: int, seconds: float = 0.0) -> None:
-    """A step whose result is checked; `order`: a step of a greater one begins after its end."""
+    """A step whose result is checked. Steps of a greater `order` begin after its end."""
     result = await ctx.step.run(name, body, ctx, name, order, seconds)
     expect(ctx, name, result, order)
 
@@ -40,7 +40,7 @@ def function(kind: str, **options: Any) -> Any:
 
 
 def event(kind: str, ctx: inngest.Context) -> inngest.Event:
-    """An event that carries on what the run's own event said."""
+    """An event with the data of the run's own event."""
     return inngest.Event(name=f"chaos/{kind}", data=ctx.event.data)
 
 

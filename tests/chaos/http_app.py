@@ -49,7 +49,7 @@ async def http_steps(ctx: inngest.Context) -> None:
 @function("http-waits")
 async def http_waits(ctx: inngest.Context) -> None:
     """A function of the other app answers."""
-    # Its own id: the SDK sends from within the app, again if the step was lost, and gives it none.
+    # With an id: the SDK sends it from within the app, again if the step was lost, and adds no id.
     id = f"question-{ctx.event.data['n']}"
     question = inngest.Event(name="chaos/question", id=id, data=ctx.event.data)
     answer, _ = await ctx.group.parallel(

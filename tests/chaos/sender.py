@@ -1,4 +1,4 @@
-"""Sends the events, again with the same ids until they are accepted."""
+"""Sends the events, and repeats them with the same ids until they are accepted."""
 
 import asyncio
 import itertools
@@ -11,7 +11,7 @@ import httpx
 
 SHARED_KEYS = 3
 MOST_UNFINISHED = 80
-"""Events and cases that may be under way when another case begins."""
+"""How many events and cases may be under way when another case begins."""
 EACH = (
     *("steps-0", "steps-1", "steps-5", "steps-20", "parallel", "sleeps", "sync", "large"),
     *("waits", "signals", "invokes", "chain", "flaky", "retry-after"),
@@ -29,7 +29,7 @@ SOME = ("single-skip",)
 THRICE = ("per-key", "batched", "http-keyed")
 """Kinds whose cases have several events, each with its run."""
 FREE = ("extra",)
-"""In one version only: nothing is expected of it."""
+"""Kinds that only one version has: nothing is expected of them."""
 KINDS = (*EACH, *NEWEST, *ONE, *SOME, *FREE)
 
 PROOF = {"fatal": "failed", "cancelled": "cancelled", "timed-out": "cancelled"}
@@ -38,7 +38,7 @@ PROOF = {"fatal": "failed", "cancelled": "cancelled", "timed-out": "cancelled"}
 
 @dataclass
 class Sent:
-    """An event."""
+    """An event that was sent."""
 
     kind: str
     n: int
@@ -46,7 +46,7 @@ class Sent:
     ids: list[str]
     """What the ingress answered when it accepted it."""
     reply: str = "no answer"
-    """The last one."""
+    """The last reply."""
 
 
 class Sender:
@@ -62,8 +62,8 @@ class Sender:
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def run(self, seconds: float, rate: float, unfinished: Callable[[], int]) -> None:
-        """Begin cases for so long; none while too many events are unfinished, so that a slow
-        machine has less to do rather than more to catch up with. Ends when all are accepted."""
+        """Begin cases for `seconds`, but none while too many events are unfinished: a slow machine
+        then has less to do, rather than more to catch up with. Ends when all are accepted."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         async with httpx.AsyncClient(timeout=20) as http:

@@ -19,7 +19,7 @@ LIMITS = {
     "priority": (("priority",), 2, False),
     "over HTTP": (("http-keyed",), 2, True),
 }
-"""What may execute at once: kinds, how many, whether for each key."""
+"""Limits of what may execute at once: kinds, how many, and whether for each key."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Journal:
                 self._proved |= {(line["kind"], n) for n in line["n"]}
 
     def proved(self, kind: str, n: int) -> bool:
-        """Whether the step that proves it has ended for this event."""
+        """Whether the step that proves its effect has ended for this event."""
         return (kind, n) in self._proved
 
     def attempts(self) -> list[Attempt]:
@@ -91,7 +91,7 @@ class Journal:
 
 
 def unfinished(journal: Journal, sent: Iterable[Sent]) -> list[Sent]:
-    """Accepted events that should have had their effect, and have not."""
+    """Accepted events that have not had the effect that they should have had."""
     keys: dict[tuple[str, str], list[Sent]] = defaultdict(list)
     missing = []
     for each in sent:

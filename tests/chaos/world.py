@@ -62,7 +62,7 @@ class Part:
         self._output = output
         self.environ = environ
         self.busy = False
-        """Whether a fault of it is under way."""
+        """Whether a fault of this process is under way."""
         self.start()
 
     def start(self) -> None:
@@ -81,7 +81,7 @@ class Part:
         await asyncio.to_thread(self.process.wait)
 
     async def terminate(self, patience: float = 40) -> None:
-        """SIGTERM; SIGKILL if that takes too long, which is a fault of its own."""
+        """Send SIGTERM; if the process does not end in time, note that, and send SIGKILL."""
         self.process.terminate()
         try:
             await asyncio.to_thread(self.process.wait, patience)
@@ -97,14 +97,14 @@ class Part:
 
     def end(self) -> None:
         if self.process.poll() is None:
-            self.process.kill()  # of a stopped process too
+            self.process.kill()  # ends a stopped process, too
             self.process.wait()
 
     def ended_by_itself(self) -> bool:
         return not self.busy and self.process.poll() is not None
 
     def last_line(self) -> str:
-        """The last that it said, of lines that begin at the margin."""
+        """The last line that it printed, of those that begin at the margin."""
         lines = self._output.read_text(errors="replace").splitlines()
         return next((line for line in reversed(lines) if line[:1].strip()), "")[:200]
 
@@ -145,7 +145,7 @@ class World:
         app = str(Path(functions.__file__))
         worker = (ours, "worker", app, "--retry-interval", "0.5", "--grace", "5")
         self.workers = [self._part(f"worker-{n}", *worker) for n in range(WORKERS)]
-        # Longer pauses: that an app does not answer counts as an attempt.
+        # Longer pauses, because a call that an app does not answer is an attempt.
         caller = (ours, "worker", "--http", "--retry-interval", "2", "--grace", "5")
         self.callers = [self._part(f"caller-{n}", *caller) for n in range(CALLERS)]
         self._app_port = free_port()
@@ -245,7 +245,7 @@ class World:
             await asyncio.sleep(2)
 
     async def supervise(self) -> None:
-        """Start what ends without being told to, as an operator would, and remember that it did."""
+        """Start what ends by itself, as an operator would, and remember that it did."""
         while True:
             for part in self.parts:
                 if part.ended_by_itself():
