@@ -1,6 +1,6 @@
-"""`python -m benchmarks NAME ...`: those named (`runs`, `shapes`, `waits`, `ingress`, `registry`,
-`flow_control`, `http`, `expressions`, `queue`, `overload`, `scale`, `pages`, `profile`), or all but
-the last five.
+"""`python -m benchmarks NAME ...` runs those that are named (`runs`, `shapes`, `waits`, `ingress`,
+`registry`, `flow_control`, `http`, `expressions`, `queue`, `overload`, `scale`, `pages`,
+`profile`); without a name, all but the last five.
 
 Exits with 1 if a bar of ours is missed.
 """
@@ -42,7 +42,7 @@ SERVED = {
     "profile": steps_profile.main,
 }
 LONG = {"queue", "overload", "scale", "pages", "profile"}
-"""Only if named."""
+"""Those that run only if they are named."""
 
 
 def main() -> int:
@@ -76,6 +76,5 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    os._exit(
-        status
-    )  # temporalio's threads may call Python while it is being torn down, which aborts the process
+    # While Python is torn down, temporalio's threads may call it, which aborts the process.
+    os._exit(status)

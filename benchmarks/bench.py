@@ -31,20 +31,20 @@ HAND = "hand-written"
 
 
 NO_PAUSE = POLL_SETTING
-"""The embedded server, as it comes, looks for workflow tasks 20 times a second, so one takes 50 ms,
-and most of any latency is that pause, on both sides. With this setting it is the work; a larger
-cluster has many shards that look."""
+"""By default, the embedded server looks for workflow tasks 20 times a second, so one takes up to
+50 ms, and most of any latency is that pause, on both sides. With this setting it is the work; a
+larger cluster has many shards that look."""
 
 
 PATIENCE = timedelta(seconds=30)
-"""Limit of one call to a server that shares the machine with all else."""
+"""Limit of one call to a server that shares the machine with everything else."""
 
 
 @contextlib.asynccontextmanager
 async def embedded_server(*settings: str) -> AsyncIterator[Client]:
-    """An embedded Temporal server of its own, on loopback and a free port; a client of it.
+    """An embedded Temporal server on loopback and a free port; yields a client of it.
 
-    `settings`: of its dynamic configuration, `key=value`.
+    `settings`: its dynamic configuration, `key=value`.
     """
     env = await WorkflowEnvironment.start_local(
         dev_server_existing_path=server_program(),
@@ -65,7 +65,7 @@ class Child:
 
     pid: int
     line: str
-    """What it printed when it was: `ready ...`."""
+    """What it printed when it was ready: `ready ...`."""
 
 
 @contextlib.asynccontextmanager
@@ -139,7 +139,7 @@ Start = Callable[[], Awaitable[object]]
 
 
 def throughput(start: Start, at_once: int, result: object) -> Turn:
-    """Runs per second of so many at once, each of which must have this result."""
+    """Runs per second, of `at_once` runs at a time, each of which must have this result."""
 
     async def turn() -> float:
         begun = time.perf_counter()

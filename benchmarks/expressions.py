@@ -3,10 +3,10 @@
 For comparison, the library alone compiles and evaluates the same trigger; for a missing key it has
 an error, not Inngest's answer.
 
-The second table is the measure by which the evaluator is ours: 10,000 waits in one mailbox must be
-checked in a second, half of what a workflow task may compute. The library is given both events
-whole; where it is given only what the expression reads, the first line takes a sixth. What takes
-longer than `MAX_TASK_WORK` ours reports as work, and the mailbox ends its workflow task.
+The second table shows why the evaluator is our own: 10,000 waits in one mailbox must be checked in
+a second, half of what a workflow task may compute. The library is given both events whole; if it
+gets only what the expression reads, the first line takes a sixth of the time. Ours counts its work,
+and a mailbox ends its workflow task at `MAX_TASK_WORK`.
 """
 
 import statistics

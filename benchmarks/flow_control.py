@@ -1,5 +1,5 @@
-"""What flow control costs: a function of one step with each feature beside the same without, one
-run at a time; then runs through one hot key."""
+"""What flow control costs: a function of one step with each feature beside the same without it,
+one run at a time; then runs through one hot key."""
 
 import asyncio
 import time
@@ -20,8 +20,8 @@ HOT_RUNS = 150
 
 
 async def main(report: Report) -> None:
-    # Without the pause: a debounce's second would save up its tokens for the features measured
-    # next.
+    # Without the pause: its limiter would save up tokens during a debounce's second, for the
+    # features that are measured next.
     async with embedded_server(NO_PAUSE) as client:
         address = client.service_client.config.target_host
         async with process("benchmarks.flow_functions", address), routing(client) as router:
@@ -34,8 +34,8 @@ async def features(report: Report, client: Client, router: Router) -> None:
 
     def turn(name: str) -> Any:
         async def once() -> float:
-            """Milliseconds from the last event to the result; of a debounce, from the end of its
-            period. A new key each time, or (batch) for each pair."""
+            """Milliseconds from the last event, or from the end of a debounce's period, to the
+            result. Each run has a new key, and so has each pair of events of a batch."""
             function = functions.FEATURES[name]
             event_name, key = f"flow-bench/{function.local_id}", str(uuid4())
             if name == "batch":
@@ -82,7 +82,7 @@ async def batch_of(client: Client, function_id: str, last: dict[str, str]) -> st
 
 
 async def started(client: Client, run: str) -> None:
-    """Until there is such a run."""
+    """Wait until there is such a run."""
     while True:
         try:
             await client.get_workflow_handle(run).describe()

@@ -18,13 +18,13 @@ from .worker import until_published
 PLAIN = "none"
 HOT_LIMITS = (1, 10, 50)
 DEBOUNCE = timedelta(seconds=1)
-"""Its period, the shortest."""
+"""The shortest period that a debounce can have."""
 
 client = inngest.Inngest(app_id="flow-bench", is_production=False)
 
 
 HOLD = Path(os.environ.get("FLOW_BENCH_HOLD", os.devnull + "/none"))
-"""While this file is there, a step goes on, and its run keeps its permit."""
+"""While this file exists, steps do not end, and their runs keep their permits."""
 
 
 async def work() -> str:

@@ -38,7 +38,7 @@ async def work(number: int) -> dict[str, int]:
 
 
 async def slow_work(number: int) -> dict[str, int]:
-    """The same, of a step that waits for something."""
+    """The same, for a step that waits for something."""
     await asyncio.sleep(SLOW_SECONDS)
     return {"number": number}
 
@@ -115,7 +115,8 @@ FAN_OUT = [fanned_out(number) for number in range(20)]
     fn_id="thousand", trigger=inngest.TriggerEvent(event=THOUSAND_EVENT), retries=3
 )
 async def thousand(ctx: inngest.Context) -> list[float]:
-    """Nearly a thousand steps of 1 KB: when each tenth of them ended, seconds since 1970."""
+    """Nearly a thousand steps of 1 KB. Returns when each tenth of them ended, in seconds since
+    1970."""
     times = []
     for number in range(980):
         await ctx.step.run(f"step-{number}", lambda: "x" * 1_000)

@@ -1,5 +1,5 @@
-"""A sender that costs little, so that its own CPU does not pass for the ingress's: HTTP/1.1,
-connections kept open.
+"""A sender that costs little, so that its own CPU time does not pass for the ingress's: HTTP/1.1
+over connections that stay open.
 
 httpx takes about a millisecond of CPU for each request, as much as the ingress itself; this takes a
 tenth of that.
@@ -39,7 +39,7 @@ class Sender:
         await self._stack.aclose()
 
     async def post(self, path: str, value: Any) -> tuple[int, bytes]:
-        """Status and body of the reply."""
+        """Post JSON, and return status and body of the reply."""
         body = json.dumps(value).encode()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type:"

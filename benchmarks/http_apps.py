@@ -2,7 +2,7 @@
 native ones and a workflow written by hand.
 
 All are started by their event, through a router as in the ingress. The apps and `worker --http` are
-processes of their own, the worker is the ingress to which the apps report their steps.
+processes of their own; the worker is also the ingress to which the apps report their steps.
 """
 
 import asyncio

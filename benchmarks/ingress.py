@@ -1,7 +1,7 @@
 """Events accepted per second by the real ingress, beside bare `start_workflow` calls: 32 at once,
 from one process.
 
-Each event starts one run. No worker runs on either side, so only what accepts is measured: our
+Each event starts one run. No worker runs on either side, so only the accepting is measured: our
 functions are published by a worker that has stopped by then. The ingress is a process of its own
 under uvicorn, reached over HTTP on loopback.
 """
@@ -26,7 +26,7 @@ ARRAY = 100
 ARRAYS = 8
 """Arrays at once."""
 ARRAY_BAR = 6.5
-"""Ten times what it was when each event was one call: 0.65 of bare `start_workflow`."""
+"""Ten times what it was when each event was one call, which was 0.65 of bare `start_workflow`."""
 
 
 async def load(call: Callable[[], Awaitable[None]]) -> float:
@@ -69,13 +69,13 @@ async def compare(report: Report, client: Client, port: int, pid: int) -> None:
         for _ in range(300):
             if (await sender.post("/e/key", {"name": name, "data": data}))[0] == 200:
                 break
-            await asyncio.sleep(0.1)  # it has not read the registry yet
+            await asyncio.sleep(0.1)  # the ingress has not read the registry yet
 
     cpu: list[float] = []
 
     async def ours() -> float:
-        # Connected again each turn: a server closes connections that are idle through the other
-        # side's.
+        # Connect again for each turn: the server closes connections that are idle during the other
+        # side's turn.
         async with Sender(port, AT_ONCE) as sender:
 
             async def post() -> None:

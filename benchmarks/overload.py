@@ -1,8 +1,8 @@
 """Whether overload feeds itself: the throughput of one key while ten times as many runs wait for
-it, and how much of what its lock was asked was repetition.
+it, and how many of the requests to its lock were repetitions.
 
 Takes some minutes: `python -m benchmarks overload`. `OVERLOAD_RUNS=300` makes it larger,
-`OVERLOAD_BURNERS=4` has so many processes compete for the cores.
+`OVERLOAD_BURNERS=4` makes that many processes compete for the cores.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ async def main(report: Report) -> None:
 
 
 async def throughput(client: Client, router: Router, count: int) -> float:
-    """Runs in a second, of so many that are started at once."""
+    """Runs per second, of `count` runs that are started at once."""
     function = functions.HOT[LIMIT]
     name = f"flow-bench/{function.local_id}"
     stamped = [events.stamp({"name": name, "data": {}}) for _ in range(count)]
@@ -81,7 +81,7 @@ async def ended(run: WorkflowHandle[Any, Any]) -> None:
 
 
 async def send(router: Router, stamped: list[events.Stamped]) -> None:
-    """As a sender does: again, if Temporal does not answer in time."""
+    """Send events as a sender does: again, if Temporal does not answer in time."""
     while True:
         try:
             return await router.route(stamped)

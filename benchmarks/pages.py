@@ -36,7 +36,7 @@ PAGES = {
     "the API, of one function": f"/v2/apps/bench/functions/{FUNCTION}/runs",
 }
 UNSHARED_SECONDS = 1.1
-"""After which an answer is not shared any more."""
+"""Seconds after which an answer is not shared any more."""
 
 
 async def main(report: Report) -> None:
@@ -73,7 +73,7 @@ async def start(client: Client, count: int) -> None:
 async def pages(
     report: Report, http: httpx.AsyncClient, client: Client, count: int
 ) -> dict[str, float]:
-    """Milliseconds of each page, median."""
+    """The median of the milliseconds that each page takes."""
     while True:  # visibility follows a moment later
         total = sum((await Visibility(client).count(f"WorkflowType = '{FUNCTION}'")).values())
         if total >= count:

@@ -1,5 +1,5 @@
-"""20,000 runs that wait for permits of one key: that they all run, about in order, and how large
-the lock's state gets.
+"""20,000 runs wait for permits of one key: whether they all run, about in order, and how large the
+lock's state gets.
 
 Takes about twenty minutes on two cores: `python -m benchmarks queue`; `QUEUE_RUNS=2000` makes it
 smaller.
@@ -22,8 +22,8 @@ RUNS = int(os.environ.get("QUEUE_RUNS", "20000"))
 LIMIT = max(functions.HOT_LIMITS)
 SAMPLE = 500
 PLACES = 4 * LIMIT
-"""As many as are let in at once may begin in any order, and so may those that asked at about the
-same time."""
+"""How far a run may begin from its place: those that are let in at once, or that asked at about the
+same time, may begin in any order."""
 PATIENCE_SECONDS = 1_800
 
 
@@ -33,7 +33,7 @@ async def main(report: Report) -> None:
     async with embedded_server() as client:
         address = client.service_client.config.target_host
         async with process("benchmarks.flow_functions", address):
-            pass  # it has published the functions; the runs are to wait for it
+            pass  # it has published the functions; the runs are to wait for the next one
         async with routing(client) as router:
             name = f"flow-bench/{function.local_id}"
             stamped = [events.stamp({"name": name, "data": {"n": n}}) for n in range(RUNS)]
@@ -98,7 +98,7 @@ async def main(report: Report) -> None:
 
 
 async def the_lock(client: Client) -> WorkflowHandle[object, object]:
-    """Whichever execution of it is the current one."""
+    """The lock, whichever execution of it is the current one."""
     while True:
         async for lock in client.list_workflows("WorkflowType = 'InngestConcurrency'", limit=1):
             return client.get_workflow_handle(lock.id)
@@ -113,8 +113,8 @@ async def state_bytes(handle: WorkflowHandle[object, object]) -> int:
 
 
 async def displacement(client: Client, run_ids: list[str]) -> int:
-    """Among a sample: how far the order in which steps began is from the order in which the runs
-    were created."""
+    """How far from its place, at most, a run of a sample began its step. Places are in the order in
+    which the runs were created."""
     step = max(1, len(run_ids) // SAMPLE)
     began: list[tuple[float, int]] = []
     for index in range(0, len(run_ids), step):

@@ -1,5 +1,5 @@
-"""Routing an event that matches one of 1,000 registered functions, beside the same with 10. No
-server: what Temporal is asked is the same for both."""
+"""Routing an event that matches one of 1,000 registered functions, beside the same with 10. This
+needs no server: what Temporal is asked is the same for both."""
 
 import asyncio
 import time

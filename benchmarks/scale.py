@@ -1,5 +1,5 @@
-"""10,000 waits over 50 event names and 3 paths each, 2,000 of them resumed at random: right or
-wrong, and the memory.
+"""10,000 waits over 50 event names with 3 paths each, of which 2,000 are resumed at random: how
+many go wrong, and how much memory they take.
 
 Takes about ten minutes on two cores, so `python -m benchmarks` leaves it out: `python -m benchmarks
 scale`.
@@ -112,7 +112,7 @@ async def main(report: Report) -> None:
 async def resume(
     client: Client, router: Router, limit: asyncio.Semaphore, run_id: str, number: int
 ) -> bool:
-    """Whether it went wrong."""
+    """Resume a run by its event. Returns whether that went wrong."""
     async with limit:
         name, path, value = functions.place_of(number)
         event = events.stamp(

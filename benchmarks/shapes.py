@@ -1,6 +1,6 @@
 """Runs of other shapes beside the same by hand: steps that wait for something, results that are
-recorded many at a time, parallel steps, one event that starts 20 functions. And of ours alone: a
-thousand steps.
+recorded many at a time, parallel steps, one event that starts 20 functions. Then a thousand steps,
+of ours alone.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ async def twenty(
     slow: bool,
     bar: float,
 ) -> None:
-    """By hand, an activity a step."""
+    """By hand, each step is an activity."""
 
     sides = {
         name: throughput(start, AT_ONCE, sum(range(20)))
@@ -104,7 +104,7 @@ async def parallel(report: Report, client: Client, router: Router) -> None:
 
 
 async def fan_out(report: Report, client: Client, router: Router) -> None:
-    """By hand, a workflow of one activity for each function."""
+    """By hand, each function is a workflow of one activity."""
     count = len(functions.FAN_OUT)
 
     async def ours() -> None:

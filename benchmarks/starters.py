@@ -14,7 +14,7 @@ from .bench import Start
 
 
 def by_event(client: Client, router: Router, function_id: str, name: str) -> Start:
-    """One of ours, started by an event; each event has a number of its own."""
+    """One of our functions, started by an event; each event has a number of its own."""
     numbers = itertools.count()
 
     async def start() -> object:

@@ -1,7 +1,7 @@
-"""Where the worker's Python CPU goes in a step of ours, and by hand: functions of 20 steps under
-cProfile.
+"""Where the worker's CPU time in Python goes for a step, ours and by hand: functions of 20 steps
+under cProfile.
 
-The profiler makes every call dearer, so take the shares from here, and the CPU itself from `runs`.
+The profiler makes every call slower, so take the shares from here, and the CPU time from `runs`.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ def shares(file: Path) -> tuple[Counter[str], Counter[str]]:
 
 
 async def main(report: Report) -> None:
-    """Print both sides by part, and the dearest functions of ours."""
+    """Print both sides by part, and those of our functions that take most."""
     steps = SIZE * AT_ONCE * ROUNDS
     with tempfile.TemporaryDirectory() as directory:
         files = {side: Path(directory, side) for side in (OURS, HAND)}

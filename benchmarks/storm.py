@@ -1,9 +1,9 @@
-"""A retry storm against gates: 200 requests a second for a minute, of which a third is answered 503
-after Temporal has accepted all of it. Each request is repeated until it is answered 200, and once
-more when its gate has been idle for a while. No event may be in two runs, and none in no run.
+"""A retry storm against gates: 200 requests a second for a minute, a third of which are answered
+503 though Temporal has accepted them. Each request is repeated until it is answered 200, and once
+more when its gate has been idle for a while. Each event must be in exactly one run.
 
-`python -m benchmarks.storm [SECONDS]`; not one of `python -m benchmarks`, as it has no figures but
-zeros.
+`python -m benchmarks.storm [SECONDS]`. It is not part of `python -m benchmarks`, as its figures
+should be zeros.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ SETTLED_SECONDS = 120
 
 
 class _Losing(Interceptor):
-    """Temporal has accepted it, and the sender does not learn that."""
+    """Loses replies: Temporal has accepted a call, and the sender does not learn that."""
 
     def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
         return _LosingCalls(next)
@@ -73,7 +73,7 @@ FUNCTIONS = [
 
 
 async def _send(gates: Gates, function: RegisteredFunction, one: Stamped) -> int:
-    """Until it is answered 200; how often it was not."""
+    """Send an event until it is answered 200. Returns how often it was not."""
     refused = 0
     while True:
         try:
@@ -99,7 +99,7 @@ async def storm(client: Client, seconds: float) -> Counter[str]:
         one = events.stamp(dict(event))
         sent.append((function, one))
         refused = await _send(random.choice(ingresses), function, one)
-        await asyncio.sleep(random.uniform(3, 12))  # the gate is idle, or was
+        await asyncio.sleep(random.uniform(3, 12))  # by then the gate is idle, or was
         again = events.stamp(dict(event)) if own else one
         refused += await _send(random.choice(ingresses), function, again)
         found["refused"] += refused

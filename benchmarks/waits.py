@@ -4,7 +4,7 @@ the run's result.
 Then ours alone: with 10 to 20 and with 2,000 registered waits of distinct values on one event name.
 Those that are measured are real runs: some were registered before all others (their mailboxes have
 left the worker's cache by then), some after. The others are registered as a run registers them, for
-runs that are not there.
+runs that don't exist.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class Waiting:
     run: WorkflowHandle[Any, Any]
 
     async def begun(self) -> "Waiting":
-        """Once its wait is registered: then the timer of its timeout runs."""
+        """The same, once its wait is registered: then the timer of its timeout runs."""
         async for event in self.run.fetch_history_events(wait_new_event=True):
             if event.event_type == EventType.EVENT_TYPE_TIMER_STARTED:
                 return self
@@ -116,12 +116,12 @@ class Orders:
         return list(await asyncio.gather(*(self.start_ours() for _ in range(count))))
 
     async def resume_all(self, waiting: Sequence[Waiting]) -> Samples:
-        """One after the other."""
+        """Resume runs, one after the other."""
         return Samples([await self.resume_ours(one) for one in waiting])
 
 
 async def fill(client: Client, count: int) -> float:
-    """Register waits, each with its own value; how many a second."""
+    """Register waits, each with its own value. Returns how many a second."""
     waits = Waits(client)
     limit = asyncio.Semaphore(REGISTER_AT_ONCE)
     expires = round((time.time() + timedelta(hours=1).total_seconds()) * 1000)

@@ -1,8 +1,8 @@
 """A worker process of one side: `python -m benchmarks.worker ours|hand ADDRESS [FILE]`. It stops
 when its input ends.
 
-With a file, it is profiled: CPU time of its event loop and of its workflow threads, as `pstats`
-reads it.
+With a file, it is profiled: the CPU time of its event loop and workflow threads is written there,
+as `pstats` reads it.
 """
 
 import asyncio
