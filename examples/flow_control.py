@@ -1,7 +1,7 @@
 """Flow control: when a function runs, and how often, in a line each. It holds across all workers
 and ingresses.
 
-Written for the official Inngest SDK; only the import is another one. Try it with
+Written for the official Inngest SDK; only the import differs. Try it with
 
     inngest-temporal dev examples/flow_control.py
 """
@@ -18,8 +18,8 @@ MINUTE = datetime.timedelta(minutes=1)
 @client.create_function(
     fn_id="charge",
     trigger=ORDER,
-    # At most two charges of one customer at once, however many workers there are. Held only while a
-    # step executes.
+    # At most two charges of one customer at once, however many workers there are. A run counts
+    # only while its step executes.
     concurrency=[inngest.Concurrency(limit=2, key="event.data.customer")],
     # Orders of paying customers go first: as if they had come two minutes earlier.
     priority=inngest.Priority(run="event.data.plan == 'pro' ? 120 : 0"),
@@ -51,7 +51,7 @@ async def thank_you(ctx: inngest.Context) -> str:
 @client.create_function(
     fn_id="index-customer",
     trigger=ORDER,
-    # Once a customer has been quiet for two seconds, and after a minute at the latest; with the
+    # Runs once a customer has been quiet for two seconds, after a minute at the latest, with the
     # last event.
     debounce=inngest.Debounce(period=2_000, timeout=MINUTE, key="event.data.customer"),
 )
@@ -62,7 +62,7 @@ async def index_customer(ctx: inngest.Context) -> object:
 @client.create_function(
     fn_id="bookkeeping",
     trigger=ORDER,
-    # Up to 100 orders in one run; what is there after five seconds does not wait for more.
+    # Up to 100 orders in one run; after five seconds it does not wait for more.
     batch_events=inngest.Batch(max_size=100, timeout=5_000),
 )
 async def bookkeeping(ctx: inngest.Context) -> int:
@@ -82,7 +82,7 @@ async def recommend(ctx: inngest.Context) -> None:
 @client.create_function(
     fn_id="welcome",
     trigger=ORDER,
-    # Once in 24 hours for each customer, whatever the event's id is.
+    # Runs once in 24 hours for each customer, whatever the event's id is.
     idempotency="event.data.customer",
 )
 async def welcome(ctx: inngest.Context) -> None: ...
@@ -94,7 +94,7 @@ async def ask_the_bank(customer: str) -> str:
 
 
 async def call_the_carrier() -> None:
-    """Nothing, here."""
+    """A real one would call the carrier's API."""
 
 
 async def mail(customer: str) -> str:

@@ -1,6 +1,6 @@
 """An order: look up the customer, wait for the payment, then ship or cancel.
 
-Written for the official Inngest SDK; only the import is another one. Try it with
+Written for the official Inngest SDK; only the import differs. Try it with
 
     inngest-temporal dev examples/orders.py
 """

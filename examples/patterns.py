@@ -1,4 +1,4 @@
-"""Patterns: steps side by side, loops, retries, errors that no retry helps, on_failure.
+"""Patterns: parallel steps, loops, retries, errors that no retry helps, on_failure.
 
 inngest-temporal dev examples/patterns.py
 """
@@ -13,7 +13,7 @@ client = inngest.Inngest(app_id="patterns")
 
 @client.create_function(fn_id="parallel", trigger=inngest.TriggerEvent(event="patterns/parallel"))
 async def parallel(ctx: inngest.Context) -> list[int]:
-    """Steps side by side: each is retried for itself, and the results come in the order given."""
+    """Parallel steps: each is retried on its own, and the results come in the order given."""
 
     async def price(shop: str) -> int:
         await asyncio.sleep(0.1)
@@ -31,8 +31,8 @@ async def parallel(ctx: inngest.Context) -> list[int]:
 
 @client.create_function(fn_id="loop", trigger=inngest.TriggerEvent(event="patterns/loop"))
 def loop(ctx: inngest.ContextSync) -> int:
-    """A loop: the index makes the ids unique, so each round is remembered by itself. The handler
-    needs no async."""
+    """A loop: the index makes the ids unique, so each round is remembered on its own. The handler
+    need not be async."""
     total = 0
     for index in range(int(str(ctx.event.data.get("rounds", 3)))):
         total += ctx.step.run(f"square-{index}", square, index)
@@ -70,8 +70,8 @@ async def log_in() -> str:
     fn_id="fallback", retries=0, trigger=inngest.TriggerEvent(event="patterns/fallback")
 )
 async def fallback(ctx: inngest.Context) -> str:
-    """A step whose attempts are used up raises StepError, which the handler may catch and go
-    another way."""
+    """A step whose attempts are used up raises StepError; the handler may catch it, and go another
+    way."""
 
     async def primary() -> str:
         raise ConnectionError("the first service is down")

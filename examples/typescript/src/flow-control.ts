@@ -31,7 +31,7 @@ export const indexCustomer = inngest.createFunction(
   {
     id: "index-customer",
     triggers: [customerChanged],
-    // Once a customer has been quiet for two seconds; with the last event.
+    // Runs once a customer has been quiet for two seconds, with the last event.
     debounce: { period: "2s", key: "event.data.customer" },
   },
   async ({ event, step }) => step.run("index", () => event.data.change),
@@ -59,7 +59,7 @@ export const bookkeeping = inngest.createFunction(
   {
     id: "bookkeeping",
     triggers: [itemSold],
-    // Up to three sales in one run; what is there after five seconds does not wait for more.
+    // Up to three sales in one run; after five seconds it does not wait for more.
     batchEvents: { maxSize: 3, timeout: "5s" },
   },
   async ({ events, step }) => {

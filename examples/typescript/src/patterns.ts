@@ -21,7 +21,7 @@ export const importContacts = inngest.createFunction(
   },
 );
 
-/** Errors: some are worth another attempt, some are not, and of some a person must hear. */
+/** Errors: some are worth another attempt, some are not, and a person must hear of some. */
 export const charge = inngest.createFunction(
   {
     id: "charge",
