@@ -548,7 +548,7 @@ def test_numbers_and_durations_at_the_limits_are_allowed() -> None:
         ("priority", {"priority": Priority(run="1")}),
     ],
 )
-def test_a_batch_can_not_be_combined_with_some_options(field: str, options: dict[str, Any]) -> None:
+def test_a_batch_cannot_be_combined_with_some_options(field: str, options: dict[str, Any]) -> None:
     message = problem(batch_events=Batch(max_size=2, timeout=1000), **options)
     assert (
         message

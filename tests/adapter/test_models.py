@@ -143,7 +143,7 @@ def test_what_is_written_can_be_read_back(model: Batch | Cancel | Debounce | Tim
     assert type(model).model_validate(model.to_dict(), context=WIRE) == model
 
 
-def test_a_user_can_not_give_a_duration_as_text() -> None:
+def test_a_user_cannot_give_a_duration_as_text() -> None:
     with pytest.raises(FunctionConfigInvalidError, match="timeout"):
         Batch(max_size=5, timeout="90s")  # type: ignore[arg-type]
 
@@ -171,7 +171,7 @@ def test_unknown_fields_are_ignored() -> None:
     assert Batch.from_raw({"max_size": 5, "color": "red"}) == Batch(max_size=5)
 
 
-def test_configuration_can_not_be_changed() -> None:
+def test_configuration_cannot_be_changed() -> None:
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         Batch(max_size=5).max_size = 6
 

@@ -127,7 +127,7 @@ def test_an_invocation_makes_the_same_of_values(kind: str) -> None:
 
 
 @pytest.mark.parametrize("value", [object(), float("nan"), b"\xff"])
-def test_a_value_that_can_not_be_sent_is_named_and_not_tried_again(value: Any) -> None:
+def test_a_value_that_cannot_be_sent_is_named_and_not_tried_again(value: Any) -> None:
     attempts = []
 
     @CLIENT.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="a"))

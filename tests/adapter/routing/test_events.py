@@ -279,7 +279,7 @@ def test_runs_of_events_whose_ids_begin_alike_differ() -> None:
 # The system's own events
 
 
-def test_an_invocation_is_addressed_and_its_sender_can_not_answer_for_a_step() -> None:
+def test_an_invocation_is_addressed_and_its_sender_cannot_answer_for_a_step() -> None:
     posted = {
         "name": "x",
         "data": {"a": 1, "_inngest": {"correlation_id": "r.s"}},

@@ -372,7 +372,7 @@ async def test_a_namespace_that_does_not_exist_is_not_an_empty_registry(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_function_that_can_not_be_read_stops_no_other(
+async def test_a_function_that_cannot_be_read_stops_no_other(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     await publishing.publish(client, app("good", function("good-f", "x")))

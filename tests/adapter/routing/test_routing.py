@@ -334,7 +334,7 @@ async def test_an_unreachable_temporal_is_an_error_soon(
             await router.route([order()])
 
 
-async def test_waits_that_can_not_be_reached_do_not_hold_a_sender(client: Client) -> None:
+async def test_waits_that_cannot_be_reached_do_not_hold_a_sender(client: Client) -> None:
     async def deliver(event: Mapping[str, Any], internal_id: str) -> None:
         await asyncio.Event().wait()
 

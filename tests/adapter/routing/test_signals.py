@@ -134,7 +134,7 @@ async def test_refused_claims_do_not_use_up_the_updates_of_an_execution(
         assert await first.result() == ["s", 1]
 
 
-async def test_a_signal_that_temporal_can_not_carry_is_refused_and_harms_nobody(
+async def test_a_signal_that_temporal_cannot_carry_is_refused_and_harms_nobody(
     client: Client,
 ) -> None:
     @new_client().create_function(fn_id="sender", trigger=inngest.TriggerEvent(event="send"))

@@ -241,7 +241,7 @@ class TestOperations:
         assert error.message
 
     @pytest.mark.parametrize("status", [201, 206])
-    def test_no_secret_is_shown_beside_what_can_not_be_read(self, status: int) -> None:
+    def test_no_secret_is_shown_beside_what_cannot_be_read(self, status: int) -> None:
         secret = {"url": "https://x.example", "auth_key": "sk-very-secret"}
         body: Any = [op("AIGateway", opts=secret), op("Rocket")]
         if status == 201:

@@ -86,7 +86,7 @@ def test_a_history_that_breaks_off_anywhere_gives_the_steps_before(path: Path) -
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
-def test_payloads_that_can_not_be_read_are_noted(path: Path) -> None:
+def test_payloads_that_cannot_be_read_are_noted(path: Path) -> None:
     run_id, history = read(path)
     count = len([each for event in history.events for each in payloads_in(event)])
     assert count > 1

@@ -409,7 +409,7 @@ def test_dev_sends_no_event_to_the_ingress_that_the_environment_names(
     assert dev.command.stop() == 0
 
 
-def test_dev_that_can_not_watch_for_changes_says_so(
+def test_dev_that_cannot_watch_for_changes_says_so(
     start: Callable[..., Command], project: Path
 ) -> None:
     (project / "watchfiles.py").write_text(
@@ -686,7 +686,7 @@ def test_a_worker_whose_temporal_is_gone_stops_all_the_same(start: Callable[...,
 @pytest.mark.parametrize(
     "arguments", [["worker", "app.py"], ["ingress"]], ids=lambda arguments: str(arguments[0])
 )
-def test_settings_of_temporal_that_can_not_be_read_are_an_error(
+def test_settings_of_temporal_that_cannot_be_read_are_an_error(
     start: Callable[..., Command], arguments: list[str], environ: dict[str, str], message: str
 ) -> None:
     command = start(*arguments, INNGEST_DEV="1", **environ)

@@ -157,7 +157,7 @@ def test_a_missing_module_of_a_package_is_named_with_its_file() -> None:
     assert "shop_partial/orders.py" in message
 
 
-def test_a_text_that_can_not_name_a_module_is_refused() -> None:
+def test_a_text_that_cannot_name_a_module_is_refused() -> None:
     assert "neither a module nor a file" in refusal("not-a-module")
     assert "can't be a name" in refusal("app.py:not-a-name")
 

@@ -131,7 +131,7 @@ async def _ended(adder: Handle) -> bool:
     return found is not None and found.status == WorkflowExecutionStatus.COMPLETED
 
 
-async def test_a_message_that_can_not_be_read_is_dropped_and_unknown_fields_are_ignored(
+async def test_a_message_that_cannot_be_read_is_dropped_and_unknown_fields_are_ignored(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with working(client) as adder:
@@ -148,7 +148,7 @@ async def test_a_call_that_fails_locally_is_made_again(client: Client) -> None:
         await until(lambda: _is(adder, 9))
 
 
-async def test_an_entity_that_can_not_be_replayed_begins_again_with_all_that_it_was_told(
+async def test_an_entity_that_cannot_be_replayed_begins_again_with_all_that_it_was_told(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with working(client) as adder:
@@ -167,7 +167,7 @@ async def test_an_entity_that_can_not_be_replayed_begins_again_with_all_that_it_
     assert len(healed) == 1
 
 
-async def test_a_worker_heals_what_can_not_be_replayed_though_nobody_waits_for_an_answer(
+async def test_a_worker_heals_what_cannot_be_replayed_though_nobody_waits_for_an_answer(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inngest_temporal_workers.healing, "LOOK_SECONDS", 1.0)

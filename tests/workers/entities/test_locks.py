@@ -544,7 +544,7 @@ def test_the_intervals_find_a_lost_holder_within_30_seconds() -> None:
     assert 2 * locks.CHECK_MS < 30_000
 
 
-async def test_a_lock_that_can_not_be_replayed_is_healed_by_runs_that_wait_and_keeps_its_limit(
+async def test_a_lock_that_cannot_be_replayed_is_healed_by_runs_that_wait_and_keeps_its_limit(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(admission, "FIRST_RETRY", 1.0)

@@ -364,7 +364,7 @@ async def test_a_step_that_is_reported_and_in_the_reply_counts_once(
     ],
     ids=lambda body: body[:40].decode(),
 )
-async def test_a_report_that_can_not_be_read_is_refused_and_does_no_harm(
+async def test_a_report_that_cannot_be_read_is_refused_and_does_no_harm(
     client: Client, body: bytes
 ) -> None:
     async with http_world(client) as world:

@@ -129,7 +129,7 @@ async def test_a_step_that_is_lost_for_too_long_is_an_error(
     assert begun == [0, 1]
 
 
-async def test_a_worker_that_can_not_ask_the_run_is_given_its_memos_and_no_attempt_counts(
+async def test_a_worker_that_cannot_ask_the_run_is_given_its_memos_and_no_attempt_counts(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def busy(*_: Any) -> Any:

@@ -1077,7 +1077,7 @@ async def test_an_error_of_megabytes_is_shortened(client: Client, where: str) ->
 
 
 @pytest.mark.parametrize("case", ["constructor", "async", "unserializable"])
-async def test_middleware_that_can_not_work_fails_the_run(client: Client, case: str) -> None:
+async def test_middleware_that_cannot_work_fails_the_run(client: Client, case: str) -> None:
     """It is not tried again and again inside a workflow task."""
 
     class Broken(inngest.MiddlewareSync):
