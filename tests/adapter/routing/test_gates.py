@@ -129,6 +129,10 @@ class Skipping:
             return False
         return found.status == WorkflowExecutionStatus.RUNNING
 
+    async def execution(self, entity: str) -> str:
+        """The id of an entity's current execution."""
+        return (await self.env.client.get_workflow_handle(entity).describe()).run_id
+
     def runs(self) -> list[tuple[Moment, list[Any]]]:
         """The moment of each start and the `n` of its events, sorted by the latter."""
         took = time.monotonic() - self.real
@@ -268,9 +272,11 @@ async def test_a_rate_limit_continues_as_new_and_ends_when_all_is_free(
     fn = function(rate_limit=RateLimit(limit=100, period=HOUR))
     first = event()
     assert await skipping.send(fn, first) == START
+    entity = names.gate_id("ratelimit", fn.id)
+    begun = await skipping.execution(entity)
     assert await admitted(skipping, fn, 20) == 10
     assert await skipping.send(fn, first) == START
-    entity = names.gate_id("ratelimit", fn.id)
+    assert await skipping.execution(entity) != begun
     await skipping.pass_time(seconds=11 * 36 - 5)
     assert await skipping.is_open(entity)
     await skipping.pass_time(seconds=20)

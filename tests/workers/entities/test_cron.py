@@ -100,7 +100,9 @@ async def next_times(client: Client, cron: str) -> list[datetime]:
     await publishing.publish(client, app(cron))
     found = await describe(client, schedule_id(cron))
     assert found is not None
-    return list(found.info.next_action_times)
+    times = list(found.info.next_action_times)
+    assert times
+    return times
 
 
 @pytest.mark.usefixtures("system")
