@@ -1,14 +1,16 @@
 """Chains: steps that follow each other in one execution."""
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 
 import inngest_temporal as inngest
 from inngest_temporal_workers.runs import checkpoints
+from inngest_temporal_workers.runs.checkpoints import Checkpoints
 from tests.harness import TRIGGER, new_client, running
 
 
@@ -147,3 +149,44 @@ async def test_a_thousand_and_one_steps_in_chains_are_too_many(client: Client) -
     assert isinstance(raised.value.cause, ApplicationError)
     assert raised.value.cause.type == "InngestErrFunctionOverflowed"
     assert len(executed) == 1_000
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_no_step_fails_because_temporal_is_away_before_it_begins(
+    client: Client, monkeypatch: pytest.MonkeyPatch, retries: Literal[0, 3], is_async: bool
+) -> None:
+    begun: list[tuple[str, int]] = []
+    refused: list[bool] = []
+    heartbeat = Checkpoints.heartbeat
+
+    async def away(self: Checkpoints, retry: bool = True) -> bool:
+        if [step for step, _ in begun][-1:] == ["b"] and len(refused) < 3:
+            refused.append(retry)
+            raise RPCError("tcp connect error", RPCStatusCode.UNAVAILABLE, b"")
+        return await heartbeat(self, retry)
+
+    monkeypatch.setattr(Checkpoints, "heartbeat", away)
+    if is_async:
+
+        @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=retries)
+        async def fn(ctx: inngest.Context) -> Any:
+            for step in "abcd":
+                await ctx.step.run(step, lambda step=step: begun.append((step, ctx.attempt)))
+            return "done"
+
+        function = fn
+    else:
+
+        @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=retries)
+        def fn_sync(ctx: inngest.ContextSync) -> Any:
+            for step in "abcd":
+                ctx.step.run(step, lambda step=step: begun.append((step, ctx.attempt)))
+            return "done"
+
+        function = fn_sync
+    async with running(client, function) as app:
+        run = app.run_of(function, await app.send("test/event"))
+        assert await asyncio.wait_for(run.result(), 60) == "done"
+    assert len(refused) == 3
+    assert begun == [(step, 0) for step in "abcd"]

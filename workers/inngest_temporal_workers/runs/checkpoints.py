@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
@@ -28,6 +29,7 @@ from inngest_temporal.drivers.protocol import (
 )
 from inngest_temporal.errors import Interrupt
 from inngest_temporal.models import Checkpointing
+from inngest_temporal.temporal.connection import is_temporary
 from inngest_temporal.wire import to_wire
 
 MAX_CHAIN_BYTES = 128 * 1024
@@ -42,6 +44,10 @@ whether the activity is still valid."""
 SDK_EVERY = 3
 """One of this many regular heartbeats is sent by the SDK, which must send one within the activity's
 heartbeat timeout."""
+TRY_TIMEOUT = timedelta(seconds=10)
+"""Limit of one try to make results durable."""
+OUTAGE_PAUSE = 0.2
+"""Seconds between two tries to make results durable while Temporal can't be reached."""
 ORDERING_PAUSE = 0.3
 """Seconds in which the SDK's heartbeat has to arrive before we send our next one; the SDK does not
 tell when it has arrived. If ours overtook it, its older details would replace durable results."""
@@ -61,6 +67,8 @@ class Checkpoints:
     activity of its own."""
     stopping: bool = False
     """Whether the worker stops, so that no further step may begin."""
+    closed: bool = False
+    """Whether the execution is over, so that nothing has to become durable any more."""
     done: list[Any] = field(default_factory=list)
     """The steps that were executed, as JSON values."""
     under_way: dict[str, Op] = field(default_factory=dict)
@@ -169,14 +177,28 @@ class Checkpoints:
 
     async def _send(self, tells: bool = False) -> None:
         """Make the results durable. `tells`: send the details even if all results were sent, to
-        tell which step begins."""
-        async with self._turn:
-            if not self._unsent and not tells:
-                return
-            sent, self._sent_at = self._unsent, time.monotonic()
-            if not await self.heartbeat():
-                raise Interrupt
-            self._unsent -= sent
+        tell which step begins.
+
+        Waits while Temporal can't be reached: the next body has not begun, so an outage is no
+        failure of its step. Raises `Interrupt` if Temporal has given the activity up by then.
+        """
+        while not self.closed:
+            try:
+                async with self._turn:  # released between tries: the SDK has to heartbeat, too
+                    if self._unsent or tells:
+                        await self._send_now()
+                    return
+            except RPCError as error:
+                if not is_temporary(error):
+                    raise
+            await asyncio.sleep(OUTAGE_PAUSE)
+        raise Interrupt
+
+    async def _send_now(self) -> None:
+        sent, self._sent_at = self._unsent, time.monotonic()
+        if not await self.heartbeat(retry=False):
+            raise Interrupt
+        self._unsent -= sent
 
     async def stop_with_worker(self) -> None:
         """Wait until the worker stops; no further step may begin then."""
@@ -185,11 +207,13 @@ class Checkpoints:
 
     def close(self) -> None:
         """Stop sending results: the execution is over."""
+        self.closed = True
         if self._flushing is not None:
             self._flushing.cancel()
 
-    async def heartbeat(self) -> bool:
-        """Send the details to Temporal; False if it does not know the activity any more."""
+    async def heartbeat(self, retry: bool = True) -> bool:
+        """Send the details to Temporal; False if it does not know the activity any more. `retry`:
+        try again for some seconds. Raises `RPCError`."""
         payloads = await self.client.data_converter.encode(self._encoded_details())
         request = RecordActivityTaskHeartbeatRequest(
             namespace=self.client.namespace,
@@ -199,7 +223,9 @@ class Checkpoints:
         )
         service = self.client.workflow_service
         try:
-            reply = await service.record_activity_task_heartbeat(request, retry=True)
+            reply = await service.record_activity_task_heartbeat(
+                request, retry=retry, timeout=None if retry else TRY_TIMEOUT
+            )
         except RPCError as error:
             if error.status != RPCStatusCode.NOT_FOUND:
                 raise
