@@ -88,6 +88,12 @@ class InngestPlugin(SimplePlugin):
         self._heartbeats = Heartbeats()
         self.published = asyncio.Event()
         """Set when the functions' configuration is published; from then on events start them."""
+        self._publisher: Publisher | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why events don't start the functions any more; None if they do, as far as is known."""
+        return None if self._publisher is None else self._publisher.removed
 
     def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
         """Add the functions to the worker's workflows and activities."""
@@ -143,7 +149,7 @@ class InngestPlugin(SimplePlugin):
                 healing(worker.client),
             ):
                 working = asyncio.ensure_future(next(worker))
-                publisher = Publisher(worker.client, app, self._app_version)
+                self._publisher = publisher = Publisher(worker.client, app, self._app_version)
                 publishing = asyncio.create_task(self._publish(publisher))
                 try:
                     await asyncio.wait([working, publishing], return_when=asyncio.FIRST_COMPLETED)

@@ -52,6 +52,8 @@ class Publisher:
         self._entity = app_entity(client, app.app_id)
         self._member = Member(release_key(app, app_version), str(ULID()))
         self._log = _Log(app.app_id, self._member.key)
+        self.removed: str | None = None
+        """If the app was removed while this worker is up, a sentence that says so."""
 
     async def publish(self, follower: Follower) -> None:
         """Publish the functions, trying again while Temporal is away or starting. When this
@@ -111,7 +113,9 @@ class Publisher:
         memo, is_there = await self._entity.read()
         app = document_of(memo)
         if memo and memo.get("app") is None:
-            return  # removed by an operator: a worker that starts brings it back
+            self._tell_removed()
+            return
+        self.removed = None
         if not is_there or app.release(self._member.key) is None:
             await self._join()
             await publish(self._client, self._app, app_version=self._app_version, renewal=True)
@@ -121,6 +125,15 @@ class Publisher:
             if len(app.releases) > 1:
                 await self._join()
         self._log.seen(app)
+
+    def _tell_removed(self) -> None:
+        """An operator has removed the app, and this worker does not undo that."""
+        if self.removed is None:
+            self.removed = (
+                f"App {self._app.app_id!r} was removed by `inngest-temporal remove`, so nothing"
+                " starts its functions. Stop this worker, or restart it to bring the app back."
+            )
+            logger.warning("%s", self.removed)
 
     async def _join(self) -> None:
         await self._entity.signal_with_start("join", self._member)

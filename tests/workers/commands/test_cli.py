@@ -638,6 +638,27 @@ def test_remove_needs_no_worker_and_names_the_apps_that_exist(
         assert (remove.ends(), remove.output[: len(message)]) == (code, message)
 
 
+def test_a_worker_whose_app_is_removed_says_so_and_is_not_ready(
+    start: Callable[..., Command], ingress: Http, temporal_address: str, namespace: str
+) -> None:
+    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
+    health = f"127.0.0.1:{free_port()}"
+    worker = start("worker", "app.py", "--health", health, **place)
+    worker.says(READY)
+
+    def ready() -> httpx.Response:
+        return httpx.get(f"http://{health}/ready", timeout=15, verify=False)
+
+    until(lambda: ready().status_code == 200, "the worker to be ready")
+    assert start("remove", "app", **place).ends() == 0
+    worker.says("App 'app' was removed by `inngest-temporal remove`")
+    assert ready().status_code == 503
+    assert "restart it to bring the app back" in ready().text
+    assert worker.stop() == 0
+    start("worker", "app.py", **place).says(READY)
+    assert ingress.result(send_until_ready(ingress, "app/greet", name="Ada"))
+
+
 def test_a_step_that_outlasts_the_grace_is_handed_over(
     start: Callable[..., Command],
     project: Path,

@@ -32,5 +32,6 @@ async def remove_app(app_id: str, stop: asyncio.Event) -> None:
         )
     say(
         f"App {app_id} is removed, with its schedules. Runs that have begun are still there, for a"
-        " worker of it to go on with; without one they can only be terminated in Temporal."
+        " worker of it to go on with; without one they can only be terminated in Temporal. A worker"
+        " that is up stays without events, and one that starts brings the app back."
     )

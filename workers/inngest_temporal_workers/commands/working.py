@@ -139,6 +139,11 @@ class WorkerProcess(WorkingProcess):
         super().__init__(options.grace, is_quiet=options.announce is not None)
         self._options = options
         self._announce = options.announce
+        self._plugin: InngestPlugin | None = None
+
+    async def problem(self) -> str | None:
+        problem = await super().problem()
+        return self._plugin.problem if problem is None and self._plugin is not None else problem
 
     def create(self, client: Client) -> Worker:
         options = self._options
@@ -151,8 +156,10 @@ class WorkerProcess(WorkingProcess):
         )
 
     async def tell(self, client: Client, worker: Worker) -> None:
-        [plugin] = [each for each in worker.config()["plugins"] if isinstance(each, InngestPlugin)]
-        await plugin.published.wait()
+        [self._plugin] = [
+            each for each in worker.config()["plugins"] if isinstance(each, InngestPlugin)
+        ]
+        await self._plugin.published.wait()
         options = self._options
         text = functions_text(options.module, options.functions, worker.task_queue)
         if options.try_at:
