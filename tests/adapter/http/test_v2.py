@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -174,6 +175,11 @@ async def test_an_idempotency_key_starts_one_run(client: Client) -> None:
         again = await api.invoke({**body, "waitSeconds": 30}, 409)
         assert again["runId"] == first["runId"]
         assert again["status"] == "Completed"
+        # As `curl -d` sends it, which says that it is a form.
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        path = "/apps/shop/functions/pay/invoke"
+        as_form = await api.call("POST", path, 409, content=json.dumps(body), headers=form)
+        assert as_form["data"]["runId"] == first["runId"]
         other = await api.invoke({**body, "idempotencyKey": "order-2"})
         assert other["runId"] != first["runId"]
 

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 from inngest_temporal.errors import (
     BodyInvalidError,
@@ -66,6 +66,13 @@ def _replayed(body: bytes) -> Receive:
     return receive
 
 
+def _as_json(scope: Scope) -> Scope:
+    """A request whose body counts as JSON, whatever type it has: `curl -d` says that it is a form,
+    and the rest of the ingress does not ask."""
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
+    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}
+
+
 class Route(APIRoute):
     """Answers every error in the API's form."""
 
@@ -77,7 +84,7 @@ class Route(APIRoute):
             try:
                 guard.keys.check_signing_key(request)
                 async with guard.bodies.read(request) as body:
-                    return await handle(Request(request.scope, _replayed(body)))
+                    return await handle(Request(_as_json(request.scope), _replayed(body)))
             except Exception as error:
                 problem = _problem(error)
                 if problem is None:
