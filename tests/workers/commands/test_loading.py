@@ -233,9 +233,24 @@ def test_a_module_that_imports_a_part_of_the_official_sdk_after_ours_is_told_whi
     assert "Delete it, and `serve`" in refusal("app.py")
 
 
-def test_a_part_of_the_official_sdk_that_is_not_installed_is_explained() -> None:
-    write("app.py", CLIENT + "import inngest.no_such_part\n")
-    assert "That import is of the official SDK. Delete it" in refusal("app.py")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import inngest.no_such_part",
+        "import inngest_temporal.fast_api",
+        "from inngest_temporal import flask",
+        "from inngest_temporal.connect import connect",
+        "inngest.fast_api.serve(app, client, [])",
+    ],
+)
+def test_a_part_of_the_official_sdk_that_does_not_exist_here_is_explained(line: str) -> None:
+    write("app.py", f"{CLIENT}\n{line}\n")
+    assert "That is a part of the official SDK. Delete it" in refusal("app.py")
+
+
+def test_other_names_that_do_not_exist_are_not_taken_for_parts_of_the_official_sdk() -> None:
+    write("app.py", f"{CLIENT}\nfrom inngest_temporal import no_such_name\n")
+    assert "official SDK" not in refusal("app.py")
 
 
 def test_two_functions_with_one_id_are_an_error() -> None:

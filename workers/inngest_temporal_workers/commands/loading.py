@@ -15,11 +15,14 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+import inngest_temporal
 from inngest_temporal.functions import Function
 from inngest_temporal_workers.plugin import parts_of
 
 from .sources import ModuleError, Source, no_module
 
+SERVING = {"connect", "digital_ocean", "django", "fast_api", "flask", "tornado"}
+"""Parts of the official SDK that serve functions over HTTP or a socket."""
 NO_SERVING = "Delete it, and `serve`: a worker runs the functions without an HTTP framework."
 
 
@@ -77,10 +80,24 @@ def _importable(directory: Path) -> None:
 def _failed(source: Source, error: BaseException) -> ModuleError:
     trace = _users_part(error.__traceback__)
     shown = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    hint = ""
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "inngest":
-        hint = f"\n\nThat import is of the official SDK. {NO_SERVING}"
+    hint = f"\n\nThat is a part of the official SDK. {NO_SERVING}" if _is_serving(error) else ""
     return ModuleError(f"{source.text} can't be imported. Correct what this says:\n\n{shown}{hint}")
+
+
+def _is_serving(error: BaseException) -> bool:
+    """Whether a module asks for what the official SDK has to serve functions by: as
+    `inngest.fast_api`, or as a part of ours after its import was changed."""
+    if isinstance(error, ImportError):
+        package, _, part = (error.name or "").partition(".")
+        return package == "inngest" or (
+            package == inngest_temporal.__name__
+            and (part in SERVING or any(f"'{each}'" in error.msg for each in SERVING))
+        )
+    return (
+        isinstance(error, AttributeError)
+        and error.obj is inngest_temporal
+        and error.name in SERVING
+    )
 
 
 def _users_part(trace: TracebackType | None) -> TracebackType | None:
