@@ -31,7 +31,7 @@ from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
-from inngest_temporal_workers.runs import admission, heartbeats
+from inngest_temporal_workers.runs import admission, executions, heartbeats
 from inngest_temporal_workers.runs.activities import RunActivities
 from inngest_temporal_workers.runs.memory import MemoCache
 from tests.harness import TRIGGER, new_client, registered, running, until
@@ -533,6 +533,43 @@ async def fill(run: WorkflowHandle[Any, Any]) -> None:
     with pytest.raises(RPCError, match="limit for signal events"):
         await asyncio.gather(*(send() for _ in range(20)))
     assert sent > SIGNALS
+
+
+@pytest.mark.parametrize("lasts", [False, True])
+async def test_events_are_sent_again_while_temporal_is_away(
+    client: Client, monkeypatch: pytest.MonkeyPatch, lasts: bool
+) -> None:
+    route, tries = Router.route, 0
+
+    async def away(self: Router, stamped: Any, *rest: Any) -> Any:
+        nonlocal tries
+        if [each.event["name"] for each in stamped] == ["sent"]:
+            tries += 1
+            if lasts or tries < 3:
+                raise RPCError("tcp connect error", RPCStatusCode.UNAVAILABLE, b"")
+        return await route(self, stamped, *rest)
+
+    monkeypatch.setattr(Router, "route", away)
+    monkeypatch.setattr(executions, "OUTAGE_PAUSE", 0.01)
+    monkeypatch.setattr(executions, "OUTAGE_SECONDS", 0.5 if lasts else 60)
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0)
+    async def fn(ctx: inngest.Context) -> Any:
+        try:
+            return len(await ctx.step.send_event("send", inngest.Event(name="sent")))
+        except inngest.StepError as error:
+            return [error.name, error.message]
+
+    async with running(client, fn) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+        result = await run.result()
+    if lasts:
+        assert result == [
+            "TimeoutError",
+            "Temporal could not take it within 0.5 s: tcp connect error",
+        ]
+    else:
+        assert (result, tries) == (1, 3)
 
 
 async def test_send_event_starts_other_functions_once(client: Client) -> None:

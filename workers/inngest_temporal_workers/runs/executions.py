@@ -7,13 +7,14 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from inngest_temporal.drivers.local import Execution, ExecutionInput, Ledger
 from inngest_temporal.drivers.protocol import (
@@ -31,10 +32,12 @@ from inngest_temporal.drivers.protocol import (
 from inngest_temporal.errors import (
     BodyInvalidError,
     NonRetriableError,
+    text_of,
 )
 from inngest_temporal.functions import FunctionPart
 from inngest_temporal.routing import events, signals
 from inngest_temporal.routing.router import Router
+from inngest_temporal.temporal.connection import is_temporary
 from inngest_temporal.wire import from_wire, to_wire
 
 from .checkpoints import Checkpoints, is_stale
@@ -51,10 +54,14 @@ MAX_KEPT = 1_000
 LATE_MS = 5_000
 """Age of a workflow task (start by Temporal's clock, now by ours) from which on no step is executed
 inside it: after 10 seconds Temporal gives the task to another worker."""
+OUTAGE_SECONDS = 60.0
+"""How long events and signals are tried again while Temporal can't be reached."""
+OUTAGE_PAUSE = 0.5
 ADOPTION_SECONDS = 60.0
 """Seconds for which a handler that outlived its workflow task is kept for the next activity."""
 TOO_LONG = "the handler takes longer than a workflow task should"
 _Key = tuple[str, int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -358,12 +365,31 @@ class _Outside:
             ]
         except BodyInvalidError as error:
             raise NonRetriableError(error.message) from error
-        await self.router.route(stamped)
+        await _through_outages(lambda: self.router.route(stamped))
         return [one.internal_id for one in stamped]
 
     async def send_signal(self, seed: str, signal: str, data: Any) -> str | None:
         """Send a signal like the ingress."""
         try:
-            return await signals.send(self.client, signal, data, send_id=seed)
+            return await _through_outages(
+                lambda: signals.send(self.client, signal, data, send_id=seed)
+            )
         except BodyInvalidError as error:
             raise NonRetriableError(error.message) from error
+
+
+async def _through_outages(call: Callable[[], Awaitable[T]]) -> T:
+    """Call, and call again while Temporal can't be reached: an outage is no failure of the step
+    that sends, and whatever is sent twice counts once. Raises `TimeoutError` in the end."""
+    ends_at = time.monotonic() + OUTAGE_SECONDS
+    while True:
+        try:
+            return await call()
+        except (RPCError, RuntimeError, TimeoutError) as error:
+            if not is_temporary(error):
+                raise
+            if time.monotonic() > ends_at:
+                raise TimeoutError(
+                    f"Temporal could not take it within {OUTAGE_SECONDS:g} s: {text_of(error)}"
+                ) from error
+        await asyncio.sleep(OUTAGE_PAUSE)
