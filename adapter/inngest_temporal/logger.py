@@ -1,7 +1,8 @@
 """Logging: a logger that is silent while a handler is only replayed, and how lines are written.
 
 A record that belongs to a run has an attribute `inngest`, a mapping with some of the keys
-`function` (full id), `run` and `step`. Formatters of your own can use it, too.
+`functionId` (full id), `runId`, `stepId` (as the step was named) and `attempt` (as `ctx.attempt`:
+the first is 0). Formatters of your own can use it, too.
 """
 
 import json
@@ -29,6 +30,9 @@ the message ends; or None."""
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 """Control characters except the tabulator, and other characters that end a line."""
 
+_FIELDS = ("functionId", "runId", "stepId")
+_IN_MESSAGE = "inMessage"
+"""Key of a context that the message tells already, so that text does not repeat it."""
 _METHODS = frozenset(
     {"critical", "debug", "error", "exception", "fatal", "info", "log", "warn", "warning"}
 )
@@ -41,7 +45,7 @@ class FilteredLogger(_Base):
     Lines carry what `context` returns as they are logged. Everything else is the wrapped logger's.
     """
 
-    def __init__(self, logger: Logger, context: Callable[[], Mapping[str, str]] = dict) -> None:
+    def __init__(self, logger: Logger, context: Callable[[], Mapping[str, Any]] = dict) -> None:
         self._logger = logger
         self._context = context
         self._enabled = False
@@ -60,7 +64,18 @@ class FilteredLogger(_Base):
         return getattr(with_context(self._logger, context) if context else self._logger, name)
 
 
-def with_context(logger: Logger, context: Mapping[str, str]) -> Logger:
+def told_of(
+    function_id: str | None,
+    run_id: str | None,
+    step_id: str | None = None,
+    attempt: int | None = None,
+) -> dict[str, Any]:
+    """`extra` for a line whose message names the run itself. `attempt`: the first is 0."""
+    context = {"functionId": function_id, "runId": run_id, "stepId": step_id, "attempt": attempt}
+    return {CONTEXT: context | {_IN_MESSAGE: True}}
+
+
+def with_context(logger: Logger, context: Mapping[str, Any]) -> Logger:
     """A logger whose records have this `inngest` attribute. One that is not the standard library's
     is returned as it is."""
     if not isinstance(logger, logging.Logger | logging.LoggerAdapter):
@@ -102,7 +117,10 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback if there is one."""
-        words = " ".join(_context(record).values())
+        context = getattr(record, CONTEXT, None)
+        is_told = isinstance(context, Mapping) and context.get(_IN_MESSAGE)
+        fields = {} if is_told else _context(record)
+        words = " ".join(fields[key] for key in _FIELDS if key in fields)
         record.where = f" [{words}]" if words else ""
         stack = getattr(record, STACK, None)
         line = super().format(record)
@@ -116,8 +134,9 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time` (RFC 3339, UTC), `level`, `logger`, `message`; `function`,
-    `run` and `step` where they are known; `exception` with the traceback."""
+    """One JSON object a line: `time` (RFC 3339, UTC), `level`, `logger`, `message`;
+    `functionId`, `runId`, `stepId` and `attempt` where they are known; `exception` with the
+    traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -150,11 +169,13 @@ def _printable(stack: str) -> str:
     return "\n".join(_escaped(line) for line in stack.rstrip("\n").split("\n"))
 
 
-def _context(record: logging.LogRecord) -> dict[str, str]:
+def _context(record: logging.LogRecord) -> dict[str, Any]:
     given = getattr(record, CONTEXT, None)
     if not isinstance(given, Mapping):
         return {}
-    return {key: str(given[key]) for key in ("function", "run", "step") if given.get(key)}
+    fields: dict[str, Any] = {key: str(given[key]) for key in _FIELDS if given.get(key)}
+    attempt = given.get("attempt")
+    return fields if attempt is None else fields | {"attempt": attempt}
 
 
 def _drop(*_args: object, **_kwargs: object) -> None:

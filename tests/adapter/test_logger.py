@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from inngest_temporal.logger import FilteredLogger, JsonFormatter, Logger, TextFormatter
+from inngest_temporal.logger import FilteredLogger, JsonFormatter, Logger, TextFormatter, told_of
 
 
 def test_lines_are_dropped_until_enabled(caplog: pytest.LogCaptureFixture) -> None:
@@ -68,7 +68,7 @@ def lines(formatter: logging.Formatter, **extra: object) -> str:
     return formatter.format(record)
 
 
-RUN = {"function": "shop-fulfil", "run": "01KB", "step": "ship"}
+RUN = {"functionId": "shop-fulfil", "runId": "01KB", "stepId": "ship", "attempt": 0}
 
 
 def test_a_line_of_text_has_its_date_and_where_it_comes_from() -> None:
@@ -77,6 +77,8 @@ def test_a_line_of_text_has_its_date_and_where_it_comes_from() -> None:
         r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.500 INFO shop \[shop-fulfil 01KB ship\]: paid 3", line
     )
     assert lines(TextFormatter()).endswith(" INFO shop: paid 3")
+    told = told_of("shop-fulfil", "01KB", "ship", 0)
+    assert lines(TextFormatter(), **told).endswith(" INFO shop: paid 3")
     assert lines(TextFormatter(), inngest="something else").endswith(" INFO shop: paid 3")
 
 
@@ -89,6 +91,10 @@ def test_a_line_of_json_is_one_object() -> None:
     }
     assert json.loads(lines(JsonFormatter())) == expected
     assert json.loads(lines(JsonFormatter(), inngest=RUN)) == expected | RUN
+    assert json.loads(lines(JsonFormatter(), **told_of("f", "01KB"))) == expected | {
+        "functionId": "f",
+        "runId": "01KB",
+    }
     try:
         raise ValueError("no\nluck")
     except ValueError:
@@ -103,12 +109,15 @@ def test_a_line_of_json_is_one_object() -> None:
 def test_a_line_carries_the_context_beside_its_extras(
     wrapped: Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logger = FilteredLogger(wrapped, lambda: {"run": "01KB"})
+    logger = FilteredLogger(wrapped, lambda: {"runId": "01KB"})
     logger.enable()
     logger.warning("here", extra={"order": 7})
     logger.fatal("there")
     for record in caplog.records:
-        assert (record.filename, record.__dict__["inngest"]) == ("test_logger.py", {"run": "01KB"})
+        assert (record.filename, record.__dict__["inngest"]) == (
+            "test_logger.py",
+            {"runId": "01KB"},
+        )
     if isinstance(wrapped, logging.LoggerAdapter):
         assert caplog.records[0].__dict__["t"] == 1
     else:

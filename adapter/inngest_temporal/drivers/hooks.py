@@ -37,7 +37,7 @@ class Hooks:
         self,
         part: FunctionPart,
         variables: contextvars.Context,
-        log_context: Callable[[], dict[str, str]],
+        log_context: Callable[[], dict[str, Any]],
     ) -> None:
         self.is_empty = not (part.client.middleware or part.middleware)
         # The built-in middleware uses this logger. It is made here, so that no hooks need to be

@@ -32,6 +32,7 @@ from inngest_temporal.errors import (
     StepNestedError,
 )
 from inngest_temporal.functions import App, FunctionPart
+from inngest_temporal.logger import told_of
 from inngest_temporal.middleware import (
     Opcode,
     TransformOutputStepInfo,
@@ -217,12 +218,13 @@ class Execution:
         self._context: Context | ContextSync | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def _log_context(self) -> dict[str, str]:
-        step = _step.get()
+    def _log_context(self) -> dict[str, Any]:
+        step, context = _step.get(), self._context
         return {
-            "function": self.function_id,
-            "run": self._input.run_id,
-            "step": "" if step is None else step.name,
+            "functionId": self.function_id,
+            "runId": self._input.run_id,
+            "stepId": "" if step is None else step.name,
+            "attempt": self._input.attempt if context is None else context.attempt,
         }
 
     def start(self) -> None:
@@ -343,6 +345,7 @@ class Execution:
                 self.function_id,
                 ", ".join(f'"{name}"' for name in dropped),
                 self._input.run_id,
+                extra=told_of(self.function_id, self._input.run_id),
             )
 
     def _run_sync(self) -> Outcome | None:

@@ -395,8 +395,8 @@ def test_lines_of_json_are_objects_that_name_the_run(
     [line] = [line for line in worker.output.splitlines() if "told you" in line]
     entry = json.loads(line)
     assert (entry["level"], entry["message"]) == ("WARNING", "told you")
-    assert entry["function"] == "app-greet"
-    assert len(entry["run"]) == 26
+    assert (entry["functionId"], entry["attempt"]) == ("app-greet", 0)
+    assert len(entry["runId"]) == 26
 
 
 def test_dev_sends_no_event_to_the_ingress_that_the_environment_names(

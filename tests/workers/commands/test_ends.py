@@ -24,7 +24,7 @@ async def test_the_end_of_each_run_is_logged_once_with_its_function_and_run(
 
     def said() -> list[tuple[str, str]]:
         return [
-            (record.__dict__["inngest"]["run"], record.getMessage().rsplit(" ", 3)[0])
+            (record.__dict__["inngest"]["runId"], record.getMessage().rsplit(" ", 3)[0])
             for record in caplog.records
             if record.name == "inngest_temporal.runs"
         ]

@@ -1,6 +1,7 @@
 """Executions that never began, and those that were lost with their worker."""
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ from temporalio.client import Client
 
 import inngest_temporal as inngest
 from inngest_temporal.drivers import losses
+from inngest_temporal.logger import JsonFormatter
 from inngest_temporal_workers.http import executions as http_executions
 from inngest_temporal_workers.runs import executing, executions, memory
 from inngest_temporal_workers.runs.checkpoints import is_stale
@@ -46,7 +48,7 @@ async def test_without_retries_a_step_that_was_lost_is_an_error_and_not_executed
 
 
 async def test_a_lost_step_of_a_chain_counts_its_attempts_and_those_before_it_are_kept(
-    client: Client,
+    client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     begun: list[tuple[str, int]] = []
 
@@ -54,6 +56,7 @@ async def test_a_lost_step_of_a_chain_counts_its_attempts_and_those_before_it_ar
     async def fn(ctx: inngest.Context) -> Any:
         async def work() -> str:
             begun.append(("work", ctx.attempt))
+            ctx.logger.warning("at work")
             if ctx.attempt == 0:
                 await asyncio.Event().wait()
             return "done"
@@ -67,6 +70,14 @@ async def test_a_lost_step_of_a_chain_counts_its_attempts_and_those_before_it_ar
     async with running(client, fn):
         assert await asyncio.wait_for(run.result(), 60) == "done"
     assert begun == [("first", 0), ("work", 0), ("work", 1)]
+    entries = [json.loads(JsonFormatter().format(record)) for record in caplog.records]
+    of_work = [entry for entry in entries if entry.get("stepId") == "work"]
+    assert [(entry["message"].split(" (run")[0], entry["attempt"]) for entry in of_work] == [
+        ("at work", 0),
+        ("app-fn: The worker stopped while it executed this step; another one continues.", 0),
+        ("at work", 1),
+    ]
+    assert {(entry["functionId"], entry["runId"]) for entry in of_work} == {("app-fn", run.id)}
 
 
 async def test_losses_end_nothing_however_few_retries_there_are(client: Client) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import sys
 import time
@@ -24,7 +25,7 @@ import inngest_temporal_workers.runs.executing
 import inngest_temporal_workers.runs.waiting
 from inngest_temporal.drivers.failures import error_of
 from inngest_temporal.drivers.local import hashed
-from inngest_temporal.logger import STACK
+from inngest_temporal.logger import STACK, JsonFormatter
 from inngest_temporal.routing import events
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
@@ -764,6 +765,14 @@ async def test_failures_are_logged_with_the_users_stack_alone(
         'Step "broken" of app-fn failed in attempt 1 of 2, and is tried again in 0.0 s',
         'Step "broken" of app-fn failed in attempt 2 of 2, and is not tried again',
     ]
+    fields = [json.loads(JsonFormatter().format(record)) for record in failures]
+    assert [(each["functionId"], each.get("stepId"), each["attempt"]) for each in fields] == [
+        ("app-fn", None, 0),
+        ("app-fn", None, 1),
+        ("app-fn", "broken", 0),
+        ("app-fn", "broken", 1),
+    ]
+    assert all(f"(run {each['runId']})" in each["message"] for each in fields)
     stacks = [getattr(record, STACK) for record in failures]
     assert all(f'File "{__file__}"' in stack for stack in stacks)
     assert not any(

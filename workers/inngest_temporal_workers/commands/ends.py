@@ -63,5 +63,5 @@ def _report(run: WorkflowExecution) -> None:
         "The run %s after %.1f s",
         _ENDED[run.status],
         seconds,
-        extra={CONTEXT: {"function": run.workflow_type, "run": run.id}},
+        extra={CONTEXT: {"functionId": run.workflow_type, "runId": run.id}},
     )

@@ -21,6 +21,7 @@ from inngest_temporal.drivers.protocol import (
     Progress,
     json_size,
 )
+from inngest_temporal.logger import told_of
 from inngest_temporal.sdk.replies import Answer
 from inngest_temporal.wire import to_wire
 from inngest_temporal_workers.runs.failing import log_failure
@@ -109,14 +110,16 @@ class Telling:
         return retry_ms(error, attempt, self.reports.request.retries, self.interval)
 
     def _log(self, op: Op | None, error: ErrorInfo, attempt: int, delay_ms: int | None) -> None:
-        failed = "The handler" if op is None else f'Step "{op.name}"'
+        step = None if op is None else op.name
         retries = self.reports.request.retries
-        log_failure(logger, failed, self.function_id, error, attempt, retries, delay_ms)
+        log_failure(logger, step, self.function_id, error, attempt, retries, delay_ms)
 
     def _log_ignored(self, names: Sequence[str]) -> None:
+        run_id = activity.info().workflow_id
         logger.info(
             "Function %s uses features that have no effect here yet: %s (run %s)",
             self.function_id,
             ", ".join(names),
-            activity.info().workflow_id,
+            run_id,
+            extra=told_of(self.function_id, run_id),
         )

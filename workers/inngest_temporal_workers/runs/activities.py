@@ -14,6 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from inngest_temporal.drivers import protocol
 from inngest_temporal.drivers.protocol import ErrorInfo, Memo
 from inngest_temporal.errors import BodyInvalidError, ExpressionError
+from inngest_temporal.logger import told_of
 from inngest_temporal.routing import events, signals
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router, refuses
@@ -209,6 +210,7 @@ class RunActivities:
                 info.workflow_id,
                 info.workflow_type,
                 error.message,
+                extra=told_of(info.workflow_type, info.workflow_id),
             )
         return {}
 

@@ -35,6 +35,7 @@ from inngest_temporal.errors import (
     text_of,
 )
 from inngest_temporal.functions import FunctionPart
+from inngest_temporal.logger import told_of
 from inngest_temporal.routing import events, signals
 from inngest_temporal.routing.router import Router
 from inngest_temporal.temporal.connection import is_temporary
@@ -255,8 +256,13 @@ class ExecutionActivities:
                     await execution.over()
                 raise
             lost.append("The worker stopped while it executed this step; another one continues.")
+            run_id = activity.info().workflow_id
             part.client.logger.warning(
-                "%s: %s (run %s)", part.id, lost[0], activity.info().workflow_id
+                "%s: %s (run %s)",
+                part.id,
+                lost[0],
+                run_id,
+                extra=told_of(part.id, run_id, *_under_way(request, checkpoints)),
             )
         finally:
             stopping.cancel()
@@ -305,8 +311,15 @@ class ExecutionActivities:
         if is_first and request.target is None:
             attempt = request.losses
         delay_ms = self._retry_ms(request, error, attempt)
-        step = f'Step "{done.op.name}"'
-        log_failure(part.client.logger, step, part.id, error, attempt, request.retries, delay_ms)
+        log_failure(
+            part.client.logger,
+            done.op.name,
+            part.id,
+            error,
+            attempt,
+            request.retries,
+            delay_ms,
+        )
         return replace(done, retry_ms=delay_ms)
 
     def _failed_handler(
@@ -321,7 +334,7 @@ class ExecutionActivities:
         if not (delay_ms is None and _is_of_a_step(failed.error, memory.memos[: request.base])):
             log_failure(
                 part.client.logger,
-                "The handler",
+                None,
                 part.id,
                 failed.error,
                 attempt,
@@ -340,6 +353,18 @@ def _is_of_a_step(error: ErrorInfo, memos: Sequence[tuple[str, str]]) -> bool:
     return error.stack is not None and any(
         each is not None and (each.name, each.stack) == (error.name, error.stack) for each in failed
     )
+
+
+def _under_way(request: ExecutionRequest, checkpoints: Checkpoints) -> tuple[str | None, int]:
+    """Name and attempt of the step that is executed now; None and the handler's attempt if that is
+    not one step."""
+    begun = checkpoints.begun
+    if begun is None:
+        return None, request.attempt
+    if begun.id == request.target:
+        return begun.name, request.attempt
+    is_first = request.target is None and not checkpoints.done
+    return begun.name, request.losses if is_first else 0
 
 
 def _as_dict(progress: Progress) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from inngest_temporal.drivers.protocol import (
     Progress,
     Returned,
 )
+from inngest_temporal.logger import told_of
 from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.routing.waits import UNHEARD_SECONDS, Delivery
 from inngest_temporal.temporal import names
@@ -547,6 +548,7 @@ def _tell(failure: RunFailure) -> None:
             info.workflow_id,
             error.name,
             error.message,
+            extra=told_of(info.workflow_type, info.workflow_id),
         )
 
 
