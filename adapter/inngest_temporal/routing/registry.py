@@ -30,7 +30,7 @@ from inngest_temporal.expressions import Expression, compile_expression
 from inngest_temporal.expressions.syntax import Call, Const, Node, const_path
 from inngest_temporal.models import BATCH_TIMEOUT, TriggerEvent, milliseconds
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.connection import RPC_TIMEOUT
+from inngest_temporal.temporal.connection import RPC_TIMEOUT, place_of, problem_of
 
 logger = logging.getLogger(__name__)
 
@@ -363,7 +363,8 @@ class Follower:
         self._apps: dict[str, tuple[int, list[AppConfig]]] = {}
         self._changed = asyncio.Condition()
         self._lock = asyncio.Lock()
-        self._healthy = True
+        self._problem = ""
+        """What was said of the last failure; empty: there is none."""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -425,19 +426,25 @@ class Follower:
             try:
                 await self.refresh()
             except Exception as error:
-                if self._healthy:
-                    logger.warning(
-                        "The function registry can't be read, trying again: %s",
-                        text_of(error),
-                    )
-                self._healthy = False
+                self._warn(error)
                 delay = min(delay * 2, MAX_BACKOFF)
             else:
-                if not self._healthy:
+                if self._problem:
                     logger.warning("The function registry can be read again.")
-                self._healthy = True
+                self._problem = ""
                 delay = self._interval
             await asyncio.sleep(delay)
+
+    def _warn(self, error: Exception) -> None:
+        """Say what is wrong, unless it was said: another text of an unknown error is no news."""
+        text = f"The function registry can't be read, trying again: {text_of(error)}"
+        client = self._client
+        place = place_of(client.service_client.config.target_host, client.namespace)
+        problem = problem_of(error, place)
+        if not self._problem or (problem is not None and problem != self._problem):
+            logger.warning("%s", problem or text)
+            logger.debug("%s", text)
+            self._problem = problem or text
 
     async def _read(self) -> Snapshot:
         registry = await self._describe(names.REGISTRY_ID)

@@ -125,6 +125,34 @@ def is_temporary(error: BaseException) -> bool:
     )
 
 
+def place_of(address: str, namespace: str) -> str:
+    """Where Temporal is, as messages say it."""
+    return f"{address}, namespace {namespace}"
+
+
+def problem_of(error: BaseException, place: str) -> str | None:
+    """Why Temporal can't be used at this place (`place_of`), with the settings to look at; None if
+    the error is not about the connection."""
+    missing = isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND
+    missing = missing or ("Namespace" in str(error) and "not found" in str(error))
+    if missing and is_temporary(error):
+        return (
+            f"Temporal at {place}: there is no such namespace. Create it, or set"
+            " TEMPORAL_NAMESPACE. Trying until it is there."
+        )
+    if is_temporary(error):
+        return (
+            f"Temporal can't be reached at {place}. Trying until it can; TEMPORAL_ADDRESS"
+            " and TEMPORAL_NAMESPACE say where it is."
+        )
+    if isinstance(error, RPCError) or "Failed client connect" in str(error):
+        return (
+            f"Temporal at {place} refuses this process: {error}. Check"
+            " TEMPORAL_NAMESPACE, TEMPORAL_API_KEY and the TLS settings."
+        )
+    return None
+
+
 async def find_namespace(client: Client) -> None:
     """Raises `RPCError` if Temporal or the client's namespace is not there yet, or refuses this
     process."""

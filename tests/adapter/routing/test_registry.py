@@ -357,18 +357,25 @@ async def test_a_follower_survives_an_outage_and_says_so_once(
         assert follower.snapshot is None
         await proxy.start()
         assert len(await follower.ready(20)) == 0
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "The function registry can't be read, trying again",
+    assert caplog.messages == [
+        f"Temporal can't be reached at {proxy.address}, namespace {client.namespace}. Trying until"
+        " it can; TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE say where it is.",
         "The function registry can be read again.",
     ]
 
 
 async def test_a_namespace_that_does_not_exist_is_not_an_empty_registry(
-    temporal_address: str,
+    temporal_address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await Client.connect(temporal_address, namespace="missing", lazy=True)
     with pytest.raises(RPCError, match="missing"):
         await Follower(client).refresh()
+    async with Follower(client, interval=0.01):
+        await until(lambda: caplog.messages)
+    assert caplog.messages == [
+        f"Temporal at {temporal_address}, namespace missing: there is no such namespace. Create"
+        " it, or set TEMPORAL_NAMESPACE. Trying until it is there."
+    ]
 
 
 @pytest.mark.usefixtures("worker")

@@ -539,10 +539,12 @@ def test_ingress_and_worker_start_before_temporal_and_recover(
     place = {"TEMPORAL_ADDRESS": f"127.0.0.1:{temporal}"}
     worker = start("worker", "app.py", **place)
     ingress = start("ingress", "--port", str(port), INNGEST_DEV="1", **place)
-    worker.says(
+    unreachable = (
         f"Temporal can't be reached at 127.0.0.1:{temporal}, namespace default. Trying until it can"
     )
+    worker.says(unreachable)
     ingress.says(f"Events    http://127.0.0.1:{port}/e/dev")
+    ingress.says(unreachable)
     ingress.says(f"Dashboard http://127.0.0.1:{port}\n")
     http = Http(port)
     reply = httpx.post(f"{http.url}/e/dev", json={"name": "app/greet"}, timeout=15, verify=False)

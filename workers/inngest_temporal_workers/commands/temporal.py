@@ -5,9 +5,15 @@ import contextlib
 
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
-from inngest_temporal.temporal.connection import connect, find_namespace, is_temporary
+from inngest_temporal.temporal.connection import (
+    connect,
+    find_namespace,
+    is_temporary,
+    place_of,
+    problem_of,
+)
 
 from .processes import ProcessError, complain, say
 
@@ -27,9 +33,9 @@ class Waiting:
 
     def on(self, error: BaseException) -> None:
         """Report a failure before trying again. Raises `ProcessError` if that can't help."""
+        message = problem_of(error, temporal_place()) or f"The worker ended: {error}"
         if not is_temporary(error):
-            raise ProcessError(_refusal(error)) from error
-        message = _reason(error)
+            raise ProcessError(message) from error
         if self._is_quiet:
             return
         if message != self._said:
@@ -81,29 +87,4 @@ def temporal_place() -> str:
             f"Temporal's settings can't be read: {error}. Correct the variables that begin with"
             " TEMPORAL_, or the configuration file."
         ) from error
-    return (
-        f"{config.get('target_host', 'localhost:7233')}, namespace"
-        f" {config.get('namespace', 'default')}"
-    )
-
-
-def _reason(error: BaseException) -> str:
-    missing = isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND
-    if missing or ("Namespace" in str(error) and "not found" in str(error)):
-        return (
-            f"Temporal at {temporal_place()}: there is no such namespace. Create it, or set"
-            " TEMPORAL_NAMESPACE. Trying until it is there."
-        )
-    return (
-        f"Temporal can't be reached at {temporal_place()}. Trying until it can; TEMPORAL_ADDRESS"
-        " and TEMPORAL_NAMESPACE say where it is."
-    )
-
-
-def _refusal(error: BaseException) -> str:
-    if isinstance(error, RPCError) or "Failed client connect" in str(error):
-        return (
-            f"Temporal at {temporal_place()} refuses this process: {error}. Check"
-            " TEMPORAL_NAMESPACE, TEMPORAL_API_KEY and the TLS settings."
-        )
-    return f"The worker ended: {error}"
+    return place_of(config.get("target_host", "localhost:7233"), config.get("namespace", "default"))
