@@ -194,6 +194,22 @@ async def fatal(ctx: inngest.Context) -> None:
     raise inngest.NonRetriableError("as it should")
 
 
+@function("no-retries", retries=0)
+async def no_retries(ctx: inngest.Context) -> None:
+    # A step may be lost with its worker, but fails for no other reason.
+    for place in range(5):
+        try:
+            await step(ctx, f"s{place}", place, 0.2)
+        except inngest.StepError as error:
+            expect(ctx, f"s{place}", error.name, "StepLostError")
+    try:
+        await last(ctx)
+    except inngest.StepError as error:
+        expect(ctx, "last", error.name, "StepLostError")
+        with noted(ctx, "last", LAST):
+            pass
+
+
 STOP = inngest.Cancel(event="chaos/stop", if_exp="event.data.n == async.data.n")
 
 

@@ -15,7 +15,7 @@ MOST_UNFINISHED = 80
 EACH = (
     *("steps-0", "steps-1", "steps-5", "steps-20", "parallel", "sleeps", "sync", "large"),
     *("waits", "signals", "invokes", "chain", "flaky", "retry-after"),
-    *("fatal", "cancelled", "timed-out"),
+    *("fatal", "no-retries", "cancelled", "timed-out"),
     *("per-key", "shared-a", "shared-b", "throttled", "priority", "batched"),
     *("http-steps", "http-waits", "http-keyed"),
 )

@@ -224,7 +224,7 @@ class World:
         try:
             await make(part)
             if part.process.poll() is not None:
-                await asyncio.sleep(self._chance.choice((0, 0, 1, 4)))
+                await asyncio.sleep(self._chance.choice((0, 0, 1, 4, 12)))
                 part.start()
         finally:
             part.busy = False

@@ -11,11 +11,13 @@ from typing import Any
 import httpx
 import pytest
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers.commands.processes import listen, serving
 from inngest_temporal_workers.http import dispatches
+from inngest_temporal_workers.http.dispatches import Reports
 from inngest_temporal_workers.runs import executing, heartbeats
 from tests.conftest import Proxy
 from tests.hand_app import (
@@ -343,6 +345,33 @@ async def test_a_step_that_is_reported_and_in_the_reply_counts_once(
             run = await world.run("hand/fn")
     ids = [hashed(each) for each in ("b", "nap", "a", "c")]
     assert run["output"] == [ids, [{"data": 1}, None, {"data": 1}, {"data": 3}]]
+
+
+async def test_a_step_of_a_reply_is_not_repeated_because_temporal_is_away(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heartbeat, refused = Reports.heartbeat, []
+
+    async def away(self: Reports, retry: bool = True) -> bool:
+        if self.done and not refused:
+            refused.append(retry)
+            raise RPCError("tcp connect error", RPCStatusCode.UNAVAILABLE, b"")
+        return await heartbeat(self, retry)
+
+    monkeypatch.setattr(Reports, "heartbeat", away)
+    executed = []
+
+    async def behaviour(call: Call) -> Answered:
+        for step in "abc":
+            if hashed(step) not in call.steps:
+                executed.append((step, call.ctx["attempt"]))
+                return ops(step_run(step))
+        return ops(complete("done"))
+
+    async with http_world(client) as world, hand_app(world, behaviour, retries=0):
+        assert (await world.run("hand/fn"))["output"] == "done"
+    assert len(refused) == 1
+    assert executed == [("a", 0), ("b", 0), ("c", 0)]
 
 
 @pytest.mark.parametrize(

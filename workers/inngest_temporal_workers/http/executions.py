@@ -30,6 +30,7 @@ from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.sdk.replies import Answer, read_reply
 from inngest_temporal.sdk.requests import HttpCall, execution_call
+from inngest_temporal.temporal.connection import is_temporary
 from inngest_temporal.wire import from_wire, to_wire
 from inngest_temporal_workers.runs.checkpoints import is_stale
 from inngest_temporal_workers.runs.executions import RunSettings
@@ -117,7 +118,7 @@ class HttpExecutions:
                 answer.has_only_executed
                 and not all(reports.has(step.op.id) for step in answer.done)
                 and reports.may_go_on
-                and await reports.commit(answer.done) is Committed.DONE
+                and await _is_committed(reports, answer.done)
             )
             if not goes_on:
                 return answer
@@ -212,6 +213,17 @@ class _Place:
     function_id: str
     url: str
     sdk: str
+
+
+async def _is_committed(reports: Reports, steps: list[Done]) -> bool:
+    """Whether steps are durable before the app is called again. If Temporal can't be reached, the
+    execution ends with them: its answer is sent until it arrives."""
+    try:
+        return await reports.commit(steps) is Committed.DONE
+    except RPCError as error:
+        if not is_temporary(error):
+            raise
+        return False
 
 
 def _located(answer: Answer, url: str) -> Answer:
