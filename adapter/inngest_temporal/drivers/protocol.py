@@ -136,6 +136,11 @@ class Failed:
     error: ErrorInfo
     retry_ms: int | None = None
     """After how long it is tried again; None: never."""
+    step: Op | None = None
+    """Over HTTP: the step whose failed attempt this is, if the call was not for that step. The
+    handler is executed again for it."""
+    began_ms: int = 0
+    """When the attempt of `step` began; 0: not known."""
 
 
 Outcome: TypeAlias = Ops | Returned | Failed

@@ -70,8 +70,8 @@ class Answer:
 
     done: list[Done] = field(default_factory=list)
     """Steps that were executed, in order, each with its result or error."""
-    retry: tuple[Op, ErrorInfo] | None = None
-    """A step whose attempt failed, and which may be tried again."""
+    retry: Done | None = None
+    """The failed attempt of a step that may be tried again."""
     ops: list[Op] | None = None
     """What the handler needs next; None if the reply does not say that."""
     returned: Returned | None = None
@@ -150,7 +150,7 @@ class _Reader:
         self._never_again = _never_again(reply)
         self._retry_after_ms = retry_after_ms(reply.headers.get("retry-after"), now_ms)
         self._done: list[Done] = []
-        self._retry: tuple[Op, ErrorInfo] | None = None
+        self._retry: Done | None = None
         self._ops: list[Op] | None = None
         self._returned: Returned | None = None
         self._failed: ErrorInfo | None = None
@@ -217,7 +217,7 @@ class _Reader:
         elif not error.retriable:
             self._done.append(_done(wire, self._reply.body, error))
         elif self._retry is None:
-            self._retry = (step_of(wire), error)
+            self._retry = _done(wire, self._reply.body, error)
 
     def step_failed(self, wire: Mapping[str, Any]) -> None:
         error = self._error(wire, retriable=False)

@@ -32,7 +32,7 @@ from inngest_temporal.wire import from_wire
 from .admission import AdmissionRecord
 from .models import Attempt, RunStatus, Trace
 from .payloads import error_in, first_of, ms_of, value_of, values_of
-from .steps import Steps
+from .steps import StepRecord, Steps
 
 MAX_NOTES = 20
 """Maximum number of notes of one trace; further ones are only counted."""
@@ -117,6 +117,8 @@ class _HistoryReader:
         again."""
         self._is_over = False
         """Whether the handler has ended."""
+        self._again: Op | None = None
+        """The step for which the handler is executed again, after a failed attempt."""
         self._status: RunStatus = "Running"
         self._skipped = False
         self._queued_ms = self._now_ms = self._task_ms = 0
@@ -298,7 +300,7 @@ class _HistoryReader:
         if execution is None:
             return
         self._started_ms = self._started_ms or execution.started_ms
-        op = self._target_of(execution)
+        op = self._awaited(execution)
         record = None if op is None else self._steps.get(op.id)
         if record is not None:
             record.attempted(self._attempt_of(execution, execution.request.attempt))
@@ -307,6 +309,10 @@ class _HistoryReader:
         target = execution.request.target
         record = None if target is None else self._steps.get(target)
         return None if record is None else record.op
+
+    def _awaited(self, execution: _Execution) -> Op | None:
+        """The step for which an execution was requested."""
+        return self._again if execution.request.target is None else self._target_of(execution)
 
     def _marker(self, attributes: Any, at_ms: int, event: HistoryEvent) -> None:
         """A local activity has ended; history has only its result."""
@@ -330,7 +336,7 @@ class _HistoryReader:
         if progress.unstarted is None:
             self._started_ms = self._started_ms or execution.started_ms
         if self._steps.closed:
-            for index, done in enumerate(progress.done):
+            for index, done in enumerate(_attempts_in(progress)):
                 self._done(execution, done, index, False)
         elif self._is_over or (self._steps.held and not is_look):
             self._steps.queue.append(functools.partial(self._apply, execution, progress))
@@ -348,8 +354,9 @@ class _HistoryReader:
         is_final = progress.failed is not None and progress.failed.retry_ms is None
         holds = progress.base == self._steps.stored or (self._is_http and is_final)
         self._steps.name(progress.ops or ())
-        for index, done in enumerate(progress.done):
-            self._done(execution, done, index, len(progress.done) > 1)
+        attempts = _attempts_in(progress)
+        for index, done in enumerate(attempts):
+            self._done(execution, done, index, len(attempts) > 1)
         if progress.lost is not None:
             is_planned = self._lost(execution, progress, progress.lost)
             self._has_lost = not is_planned
@@ -357,8 +364,11 @@ class _HistoryReader:
         target = execution.request.target
         if target is not None and all(done.op.id != target for done in progress.done):
             self._steps.forget(target)
+        if target is None:
+            self._again = None if progress.failed is None else progress.failed.step
         if progress.failed is not None:
-            self._handler_ended(execution, progress, progress.failed)
+            if progress.failed.step is None:
+                self._handler_ended(execution, progress, progress.failed)
             self._is_over = holds and is_final
         if progress.returned is not None and holds:
             self._is_over = True
@@ -389,7 +399,7 @@ class _HistoryReader:
         is_target = done.op.id == execution.request.target
         record.attempted(
             Attempt(
-                number=self._number(execution, done, index),
+                number=self._number(execution, record, index),
                 started_ms=began_ms,
                 ended_ms=done.ended_ms or execution.ended_ms,
                 error=done.error,
@@ -403,11 +413,13 @@ class _HistoryReader:
         else:
             record.status = "Waiting"
 
-    def _number(self, execution: _Execution, done: Done, index: int) -> int:
-        """The number of the attempt that this result is of."""
+    def _number(self, execution: _Execution, record: StepRecord, index: int) -> int:
+        """The number of the attempt of a step that the result at this index is of."""
         request = execution.request
-        if done.op.id == request.target or (self._is_http and not index):
+        if record.op.id == request.target or (self._is_http and not index):
             return request.attempt
+        if self._is_http and record.attempts:
+            return record.attempts[-1].number + 1
         return request.losses if request.target is None and not index else 0
 
     def _attempt_of(
@@ -548,7 +560,7 @@ class _HistoryReader:
             execution.ended_ms = started_ms or self._now_ms
             for index, each in enumerate(done):
                 self._done(execution, each, index, True)
-            op = begun or execution.request.begun or self._target_of(execution)
+            op = begun or execution.request.begun or self._awaited(execution)
             self._running(execution, op)
 
     def _running(self, execution: _Execution, op: Op | None) -> None:
@@ -559,14 +571,15 @@ class _HistoryReader:
         record = self._steps.begin(op, started_ms or self._now_ms)
         if record.position is not None:
             return
-        is_target = op.id == request.target
+        awaited = self._awaited(execution)
+        is_awaited = awaited is not None and op.id == awaited.id
         record.status = "Queued" if started_ms is None else "Running"
-        number = request.attempt if is_target else 0
+        number = request.attempt if is_awaited else 0
         last_ms = max((each.ended_ms or 0 for each in self._steps), default=0)
-        if not is_target and started_ms is not None:
+        if not is_awaited and started_ms is not None:
             started_ms = max(started_ms, last_ms)  # it began when the previous step had ended
             record.started_ms = started_ms
-        queued_ms = execution.queued_ms if is_target else None
+        queued_ms = execution.queued_ms if is_awaited else None
         error = record.error
         record.attempted(Attempt(number, started_ms, queued_ms=queued_ms))
         record.error = error
@@ -641,6 +654,15 @@ class _HistoryReader:
         "workflow_execution_canceled": "Cancelled",
         "workflow_execution_terminated": "Failed",
     }
+
+
+def _attempts_in(progress: Progress) -> list[Done]:
+    """The attempts of steps, with a failed one for which the handler is executed again."""
+    failed = progress.failed
+    if failed is None or failed.step is None:
+        return progress.done
+    again = Done(failed.step, None, failed.error, failed.retry_ms, failed.began_ms)
+    return [*progress.done, again]
 
 
 def _is_named(input: RunInput, name: str) -> bool:

@@ -111,10 +111,10 @@ class Executor:
             )
         if answer.retry is None:
             return 0
-        op, error = answer.retry
         if attempt < self.retries:
             return attempt + 1
-        self.memos[op.id] = json.dumps(error_memo(error))
+        assert answer.retry.error is not None
+        self.memos[answer.retry.op.id] = json.dumps(error_memo(answer.retry.error))
         return 0
 
     async def execute(self, op: Op, known: dict[str, str]) -> None:
@@ -138,7 +138,7 @@ def told(answer: Answer) -> str:
         return "failed" if answer.failed.retriable else "failed for ever"
     words = [f"{'failed' if done.error else 'ran'} {done.op.name}" for done in answer.done]
     if answer.retry is not None:
-        words.append(f"again {answer.retry[0].name}")
+        words.append(f"again {answer.retry.op.name}")
     if answer.ops is not None:
         words.append(f"needs {' '.join(op.name for op in answer.ops)}".strip())
     if answer.returned is not None:

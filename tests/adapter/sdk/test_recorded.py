@@ -98,9 +98,10 @@ def check_operations(answer: Answer, body: list[dict[str, Any]], never_again: bo
     assert (answer.retry is None) is not bool(again)
     if answer.retry is not None:
         assert not never_again
-        assert answer.retry[0].id == again[0]["id"]
-        assert answer.retry[1].message == again[0]["error"]["message"]
-        assert answer.retry[1].retriable
+        assert answer.retry.op.id == again[0]["id"]
+        assert answer.retry.error is not None
+        assert answer.retry.error.message == again[0]["error"]["message"]
+        assert answer.retry.error.retriable
     completed = [op for op in body if op["op"] == "RunComplete"]
     assert all(op["id"] == HANDLER_ID for op in completed)
     assert (answer.returned is None) is not bool(completed)

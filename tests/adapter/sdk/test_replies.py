@@ -209,7 +209,8 @@ class TestRetryAfter:
     def test_the_header_is_the_pause_of_a_step(self) -> None:
         answer = ops(op("StepError", error={"name": "E", "message": "m"}), retry_after="30")
         assert answer.retry is not None
-        assert answer.retry[1].retry_after_ms == 30_000
+        assert answer.retry.error is not None
+        assert answer.retry.error.retry_after_ms == 30_000
 
     def test_what_is_not_tried_again_has_no_pause(self) -> None:
         headers = {"retry_after": "30", "x_inngest_no_retry": "true"}
@@ -344,9 +345,11 @@ class TestStepErrors:
 
     @pytest.mark.parametrize("header", ["false", ""])
     def test_a_step_error_may_be_tried_again(self, header: str) -> None:
-        answer = ops(op("StepError", error=self.ERROR), x_inngest_no_retry=header)
+        timing = {"a": 5_000_000, "b": 2_000_000}
+        answer = ops(op("StepError", error=self.ERROR, timing=timing), x_inngest_no_retry=header)
         error = ErrorInfo("E", "m", "s", cause={"message": "c"})
-        assert answer == Answer(retry=(Op(protocol.RUN, A, "a"), error))
+        again = Done(Op(protocol.RUN, A, "a"), error=error, began_ms=5, ended_ms=7)
+        assert answer == Answer(retry=again)
 
     def test_a_failed_step_is_done_with_its_error(self) -> None:
         answer = ops(op("StepFailed", error=self.ERROR, data={"__serialized": True}))
@@ -370,7 +373,8 @@ class TestStepErrors:
     def test_a_message_is_found_in_any_form(self, fields: dict[str, Any], message: str) -> None:
         answer = ops(op("StepError", **fields))
         assert answer.retry is not None
-        assert (answer.retry[1].name, answer.retry[1].message) == ("Error", message)
+        assert answer.retry.error is not None
+        assert (answer.retry.error.name, answer.retry.error.message) == ("Error", message)
 
     def test_a_step_error_of_the_handler_fails_the_attempt(self) -> None:
         lazy = op("DeferAdd", displayName="later")
@@ -393,7 +397,7 @@ class TestStepErrors:
             op("StepPlanned", id="p"),
         )
         assert answer.retry is not None
-        assert answer.retry[0].id == A
+        assert answer.retry.op.id == A
         assert [done.op.id for done in answer.done] == ["r"]
         assert [each.id for each in answer.ops or []] == ["p"]
 

@@ -20,7 +20,9 @@ from inngest_temporal.traces.codec import decode
 from inngest_temporal.traces.models import Trace, TraceStep
 from inngest_temporal.traces.reading import load_trace
 from tests.adapter.traces.test_recorded_histories import memos_of
+from tests.hand_app import Answered, Call, complete, hand_app, ops, step_run
 from tests.harness import TRIGGER, App, new_client, registered, running, until
+from tests.http_world import http_world
 
 Handler = Callable[[inngest.Context], Awaitable[Any]]
 
@@ -228,6 +230,37 @@ async def test_retries_show_each_attempt_with_its_error(client: Client) -> None:
     assert trace.attempts[0].error.message == "the handler itself"
     assert trace.attempts[1].error is None
     assert trace.retries == 3
+
+
+async def test_a_step_over_http_that_is_tried_again_is_under_way(client: Client) -> None:
+    error = {"name": "Error", "message": "nope"}
+    going_on = asyncio.Event()
+    async with http_world(client) as world:
+
+        async def behaviour(call: Call) -> Answered:
+            if call.ctx["attempt"] == 0:
+                return ops({**step_run("flaky"), "op": "StepError", "error": error})
+            await going_on.wait()
+            return ops(step_run("flaky", 1), complete())
+
+        async with hand_app(world, behaviour) as app:
+            event = await world.send("hand/fn")
+            await until(lambda: len(app.calls) == 2)
+            trace = await loaded(client, client.get_workflow_handle(app.calls[0].run))
+            [step] = trace.steps
+            assert (step.name, step.status, trace.attempts) == ("flaky", "Running", ())
+            assert step.error is not None
+            assert step.error.message == "nope"
+            assert [(each.number, each.ended_ms is None) for each in step.attempts] == [
+                (0, False),
+                (1, True),
+            ]
+            going_on.set()
+            [run] = await world.runs(event)
+        trace = await loaded(client, client.get_workflow_handle(run["run_id"]))
+    [step] = trace.steps
+    assert (step.status, step.error, trace.attempts) == ("Completed", None, ())
+    assert [(each.number, each.error is None) for each in step.attempts] == [(0, False), (1, True)]
 
 
 async def test_a_failed_run_shows_its_error_and_those_of_its_steps(client: Client) -> None:

@@ -252,7 +252,7 @@ fn("shared", { only: [{ event: "both/shared" }], concurrency: [shared] }, async 
 const failing = () => {
   throw new Error("boom");
 };
-fn("attempts", { retries: 2 }, async ({ run, attempt, runId }) => {
+const attempts = async ({ run, attempt, runId }) => {
   await run("good");
   try {
     await run("bad", failing);
@@ -260,6 +260,13 @@ fn("attempts", { retries: 2 }, async ({ run, attempt, runId }) => {
     bodies.push({ run: runId, name: "caught", attempt });
     return [error.name, error.message, await run("after")];
   }
+};
+fn("attempts", { retries: 2 }, attempts);
+fn("attempts-classic", { retries: 2, checkpointing: false }, attempts);
+fn("attempts-after-parallel", { retries: 2 }, async (context) => {
+  const { run, step } = context;
+  await Promise.all([run("one"), run("two"), step.sleep("nap", "1s")]);
+  return await attempts(context);
 });
 fn("recovers", { retries: 3 }, async ({ run, attempt, maxAttempts }) => {
   const text = await run("second time", () => (attempt < 1 ? failing() : "good"));

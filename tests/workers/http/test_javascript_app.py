@@ -14,6 +14,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 
 from inngest_temporal.temporal.connection import Settings
+from inngest_temporal.traces.models import TraceStep
+from inngest_temporal.traces.reading import load_trace
 from tests.conftest import new_namespace
 from tests.harness import until
 from tests.http_world import HttpWorld, http_world
@@ -293,6 +295,38 @@ async def test_attempts_are_counted_as_in_inngest(js: Js) -> None:
     ]
 
 
+async def traced(js: Js, run: dict[str, Any]) -> dict[str, TraceStep]:
+    """The steps of a run in its trace, by name. No attempt in it is the handler's own."""
+    trace = await load_trace(js.world.client, run["run_id"])
+    assert trace is not None
+    assert (trace.attempts, trace.notes) == ((), ())
+    return {step.name: step for step in trace.steps}
+
+
+def attempts(step: TraceStep) -> list[tuple[int, str | None]]:
+    """The number of each attempt, and the message of its error."""
+    return [(each.number, each.error and each.error.message) for each in step.attempts]
+
+
+@pytest.mark.parametrize("name", ["attempts", "attempts-classic", "attempts-after-parallel"])
+async def test_a_trace_has_each_attempt_of_a_step_at_the_step(js: Js, name: str) -> None:
+    run = await js.run(name)
+    assert run["output"] == ["Error", "boom", "after"]
+    steps = await traced(js, run)
+    assert attempts(steps["bad"]) == [(0, "boom"), (1, "boom"), (2, "boom")]
+    assert attempts(steps["good"]) == attempts(steps["after"]) == [(0, None)]
+    bad = steps["bad"].attempts
+    assert [each.retry_at_ms is None for each in bad] == [False, False, True]
+    starts = [each.started_ms or 0 for each in bad]
+    assert [steps["bad"].started_ms, *starts] == sorted([starts[0], *starts])
+
+
+async def test_a_trace_has_each_attempt_of_a_parallel_step(js: Js) -> None:
+    steps = await traced(js, await js.run("retries-beside"))
+    assert attempts(steps["flaky"]) == [(0, "boom"), (1, "boom"), (2, None)]
+    assert attempts(steps["p"]) == attempts(steps["after"]) == [(0, None)]
+
+
 async def test_a_step_that_succeeds_begins_a_new_count(js: Js) -> None:
     run = await js.run("recovers")
     assert run["output"] == ["good", 2, 4]
@@ -400,7 +434,12 @@ def readable(history: Any) -> str:
 
 
 async def test_a_model_that_fails_is_asked_again(js: Js) -> None:
-    assert await js.output("infers-at-last") == [1, 1]
+    run = await js.run("infers-at-last")
+    assert run["output"] == [1, 1]
+    steps = await traced(js, run)
+    for name in ("infer", "alone"):
+        assert attempts(steps[name]) == [(0, "The provider answered 503: {}"), (1, None)]
+        assert steps[name].kind == "ai"
 
 
 async def test_a_call_of_a_model_may_be_wrapped(js: Js) -> None:

@@ -1,6 +1,7 @@
 """An app of the official SDK for Python runs unmodified."""
 
 import asyncio
+import contextlib
 import datetime
 import json
 import logging
@@ -12,6 +13,7 @@ import inngest.fast_api
 from inngest.experimental.ai import openai
 from temporalio.client import Client
 
+from inngest_temporal.traces.reading import load_trace
 from tests import tiny_http
 from tests.http_world import HttpWorld, http_world, served
 
@@ -109,6 +111,46 @@ async def test_attempts_are_counted_as_in_inngest(client: Client) -> None:
         run = await world.run("py/go")
     assert run["output"] == ["ValueError", "boom"]
     assert seen == [("good", 0), ("bad", 0), ("bad", 1), ("bad", 2)]
+
+
+async def test_a_trace_has_each_attempt_of_a_step_at_the_step(client: Client) -> None:
+    def make(sdk: official.Inngest) -> Any:
+        @sdk.create_function(fn_id="fn", retries=1, trigger=official.TriggerEvent(event="py/go"))
+        async def fn(ctx: official.Context) -> Any:
+            async def good() -> None:
+                pass
+
+            async def flaky() -> None:
+                if ctx.attempt == 0:
+                    raise ValueError("not yet")
+
+            async def bad() -> None:
+                raise ValueError("nope")
+
+            await ctx.group.parallel(
+                (lambda: ctx.step.run("flaky", flaky), lambda: ctx.step.run("beside", good))
+            )
+            await ctx.step.run("good", good)
+            with contextlib.suppress(official.StepError):
+                await ctx.step.run("bad", bad)
+
+        return fn
+
+    async with http_world(client) as world, python_app(world, make) as url:
+        await world.sync(url)
+        run = await world.run("py/go")
+    trace = await load_trace(client, run["run_id"])
+    assert trace is not None
+    assert {
+        step.name: [(each.number, each.error and each.error.message) for each in step.attempts]
+        for step in trace.steps
+    } == {
+        "flaky": [(0, "not yet"), (1, None)],
+        "beside": [(0, None)],
+        "good": [(0, None)],
+        "bad": [(0, "nope"), (1, "nope")],
+    }
+    assert trace.attempts == ()
 
 
 async def test_a_function_waits_invokes_another_and_sends_an_event(client: Client) -> None:

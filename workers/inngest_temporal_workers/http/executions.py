@@ -178,7 +178,7 @@ class HttpExecutions:
         [op] = [each for each in ops if each.id == wanted]
         data, failed = await self.gateway.perform(answer.gateways[wanted])
         if failed is not None and failed.retriable:
-            return replace(answer, ops=None, retry=(op, failed))
+            return replace(answer, ops=None, retry=Done(op, error=failed))
         return replace(answer, ops=None, done=[*answer.done, Done(op, data, failed)])
 
     @contextlib.asynccontextmanager

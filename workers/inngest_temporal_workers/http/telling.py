@@ -63,7 +63,7 @@ class Telling:
         if answer.ops is not None:
             outcome = Ops(answer.ops)
         if answer.retry is not None:
-            outcome = self._failed_step(*answer.retry, attempt, done)
+            outcome = self._failed_step(answer.retry, attempt, done)
         elif answer.failed is not None:
             outcome = self._failed_function(answer.failed, attempt, done)
         if outcome is None and not done:
@@ -74,16 +74,16 @@ class Telling:
             progress = Progress(reports.base, done)  # the next call asks again what is needed
         return replace(progress, version=version)
 
-    def _failed_step(
-        self, op: Op, error: ErrorInfo, attempt: int, done: list[Done]
-    ) -> Failed | None:
+    def _failed_step(self, failed: Done, attempt: int, done: list[Done]) -> Failed | None:
         """Handle a failed attempt of a step. As in Inngest, a step that was not planned is tried
         again by another call of the same kind."""
+        error = failed.error
+        assert error is not None
         delay_ms = self._retry_ms(error, attempt)
-        self._log(op, error, attempt, delay_ms)
+        self._log(failed.op, error, attempt, delay_ms)
         if self.reports.request.target is None and delay_ms is not None:
-            return Failed(error, delay_ms)
-        done.append(Done(op, error=error, retry_ms=delay_ms))
+            return Failed(error, delay_ms, failed.op, failed.began_ms)
+        done.append(replace(failed, retry_ms=delay_ms))
         return None
 
     def _failed_function(self, error: ErrorInfo, attempt: int, done: list[Done]) -> Failed | None:
