@@ -22,7 +22,7 @@ from inngest_temporal.temporal.runs import STATUSES, RunFilter
 
 from .reading import shared_traces
 from .site import Form, PageError, Site, address, done, read_json, run_address, unknown_action
-from .waterfall import waterfall_of
+from .waterfall import mark_of, waterfall_of
 from .welcome import Suggestion, suggestion
 
 PAGE_SIZE = 50
@@ -162,6 +162,7 @@ class RunsSection:
             section="/runs",
             trace=trace,
             waterfall=waterfall_of(trace, int(time.time() * 1000)),
+            mark_of=mark_of,
             function=function,
             chosen=next((step for step in trace.steps if step.id == chosen), None),
             here=run_address(run_id),

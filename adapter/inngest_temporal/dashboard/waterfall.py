@@ -56,6 +56,14 @@ class Waterfall:
     took_ms: int
 
 
+def mark_of(step: TraceStep) -> str:
+    """The CSS class of a step's mark. A wait that timed out without an error has ended like any
+    other."""
+    if step.status != "TimedOut":
+        return step.status.lower()
+    return "completed" if step.error is None else "failed"
+
+
 def waterfall_of(trace: Trace, now_ms: int) -> Waterfall:
     """The timeline of a trace. Bars of what is under way end at `now_ms`."""
     end = trace.ended_ms if trace.ended_ms is not None else now_ms
@@ -125,7 +133,8 @@ def _bars(step: TraceStep, axis: _Axis, end: int) -> Iterator[Bar]:
         until = _end(step, end)
         took = duration(until - step.started_ms)
         said = "Slept" if step.kind == "sleep" else "Waited"
-        yield axis.bar(kind, step.started_ms, until, f"{said} for {took}")
+        ending = ", then timed out" if step.status == "TimedOut" else ""
+        yield axis.bar(kind, step.started_ms, until, f"{said} for {took}{ending}")
         return
     if not step.attempts:
         until = _end(step, end)

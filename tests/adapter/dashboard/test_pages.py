@@ -17,13 +17,14 @@ from temporalio.client import Client
 import inngest_temporal as inngest
 from inngest_temporal.dashboard import reading
 from inngest_temporal.dashboard.sessions import COOKIE, SESSION_SECONDS, Sessions, local_path
+from inngest_temporal.drivers.protocol import ErrorInfo
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing.registry import Follower, Snapshot
 from inngest_temporal.temporal.connection import DashboardMode, Settings, connect
 from inngest_temporal.temporal.shared import FRESH
 from inngest_temporal.temporal.visibility import Visibility
 from inngest_temporal.traces.history import trace_of
-from inngest_temporal.traces.models import Trace
+from inngest_temporal.traces.models import Trace, TraceStep
 from inngest_temporal.traces.reading import load_trace
 from tests.adapter.temporal.test_runs import start
 from tests.adapter.traces.test_recorded_histories import ENTITIES, RUNS, read
@@ -315,6 +316,34 @@ async def _shows(client: Client, shown: Trace, monkeypatch: pytest.MonkeyPatch) 
             answer = await http.get(f"/runs/one?step={step.id}")
             assert answer.status_code == 200
             assert 'id="panel"' in answer.text
+
+
+async def test_a_wait_that_timed_out_has_the_mark_of_one_that_ended_and_says_so(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = ErrorInfo("InngestInvokeTimeoutError", "Timed out")
+    steps = (
+        TraceStep("a", "paid", "wait_for_event", "TimedOut", 1_000, 3_000, position=0),
+        TraceStep("b", "asked", "wait_for_signal", "TimedOut", 1_000, 3_000, position=1),
+        TraceStep("c", "called", "invoke", "TimedOut", 1_000, 3_000, error=late, position=2),
+        TraceStep("d", "shipped", "wait_for_event", "Completed", 1_000, 3_000, position=3),
+    )
+    shown = Trace("one", "f", "Completed", (), (), 1_000, 1_000, 3_000, steps=steps)
+
+    async def load(_: Client, run_id: str) -> Trace:
+        return shown
+
+    monkeypatch.setattr(reading, "load_trace", load)
+    marks = {"a": "completed", "b": "completed", "c": "failed", "d": "completed"}
+    async with browser(client) as http:
+        for step, mark in marks.items():
+            page = (await http.get(f"/runs/one?step={step}")).text
+            row = page.split(f'<tr id="row-{step}"')[1].split("</tr>")[0]
+            panel = page.split('id="panel"')[1].split("</tr>")[0]
+            assert f'class="dot {mark}"' in row
+            assert f'class="status {mark}"' in panel
+            said = [words in row for words in (">Timed out<", ", timed out<", "s, then timed out<")]
+            assert {*said, ">Timed out<" in panel} == {step != "d"}
 
 
 def many_steps(count: int) -> inngest.Function[Any]:
