@@ -1,4 +1,5 @@
 import logging
+from collections.abc import Iterator
 
 import pytest
 
@@ -60,6 +61,43 @@ def test_an_event_that_nothing_listens_for_is_logged_with_the_known_names(
         "Nothing listens for odrer; known: none",
     ]
     assert caplog.messages[2].endswith("e08, e09, ...")
+
+
+@pytest.fixture
+def hours(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The filter of production, by a clock of hours that the test sets."""
+    now = [0.0]
+    seldom = reports.Seldom(lambda: now[0] * 3600)
+    reports.unmatched.addFilter(seldom)
+    yield now
+    reports.unmatched.removeFilter(seldom)
+
+
+def test_in_production_a_name_is_logged_at_info_once_in_an_hour(
+    caplog: pytest.LogCaptureFixture, hours: list[float]
+) -> None:
+    caplog.set_level(logging.DEBUG, "inngest_temporal.events")
+    for hours[0] in (0, 0.9, 1, 1.9):
+        for name in ("odrer", "x" * 500):
+            reports.routed(events.stamp({"name": name, "data": {}}), Snapshot(), NOTHING)
+    levels = {message: [] for message in caplog.messages}
+    for record in caplog.records:
+        levels[record.getMessage()].append(record.levelname)
+    once = ["INFO", "DEBUG", "INFO", "DEBUG"]
+    assert levels == {
+        "Nothing listens for odrer; known: none": once,
+        f"Nothing listens for {'x' * 97}...; known: none": once,
+    }
+
+
+def test_in_production_only_so_many_names_are_remembered_and_logged(
+    caplog: pytest.LogCaptureFixture, hours: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "MAX_NAMES", 2)
+    for hours[0] in (0, 1):
+        for name in ("a", "b", "c", "a", "c"):
+            reports.routed(events.stamp({"name": name, "data": {}}), Snapshot(), NOTHING)
+    assert [message.split(";")[0][-1] for message in caplog.messages] == ["a", "b"] * 2
 
 
 def test_system_events_that_start_nothing_are_not_logged(

@@ -623,6 +623,22 @@ def test_a_stopped_worker_finishes_its_running_step(
     assert (project / "begun").read_text() == "x"
 
 
+def test_an_ingress_says_once_that_nothing_listens_for_a_name(
+    start: Callable[..., Command], temporal_address: str, namespace: str
+) -> None:
+    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
+    port = free_port()
+    command = start("ingress", "--port", str(port), INNGEST_DEV="1", **place)
+    command.says("Temporal")
+    http = Http(port)
+    health = f"{http.url}/health"
+    until(lambda: httpx.get(health, verify=False).status_code == 200, "the registry")
+    for name in ("app/odd", "app/odd", "app/end"):
+        http.send(name)
+    command.says("Nothing listens for app/end; known: none")
+    assert command.output.count("Nothing listens for app/odd; known: none") == 1
+
+
 def test_remove_needs_no_worker_and_names_the_apps_that_exist(
     start: Callable[..., Command], ingress: Http, temporal_address: str, namespace: str
 ) -> None:

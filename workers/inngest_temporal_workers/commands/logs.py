@@ -23,7 +23,8 @@ class LogFormat(StrEnum):
 
 def configure(level: LogLevel, form: LogFormat, *, events: bool = False) -> None:
     """Log to standard error from now on. Call it before any Temporal client is made. `events`: a
-    line for each event, at level INFO."""
+    line for each event, at level INFO; without it, one in an hour for a name that nothing listens
+    for."""
     # Not before: the command line is read first, which needs no more than the names above.
     from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
 
@@ -39,6 +40,9 @@ def configure(level: LogLevel, form: LogFormat, *, events: bool = False) -> None
             logging.getLogger(name).setLevel(logging.WARNING)
         if not events:
             reports.logger.setLevel(logging.WARNING)
+            reports.unmatched.setLevel(level.upper())
+    if not events:
+        reports.unmatched.addFilter(reports.Seldom())
     core_logger = logging.getLogger("temporalio.core")
     core_logger.addFilter(is_core_shown)
     core = LogForwardingConfig(
