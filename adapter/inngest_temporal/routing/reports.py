@@ -88,7 +88,7 @@ def routed(stamped: Stamped, snapshot: Snapshot, outcomes: Sequence[Outcome]) ->
             logger.info("%s %s", name, ", ".join(outcome.text for outcome in outcomes))
     elif not events.is_internal(name):
         short = name if len(name) <= MAX_NAME else name[: MAX_NAME - 3] + "..."
-        unmatched.info("Nothing listens for %s; known: %s", short, _Known(snapshot))
+        unmatched.info("Nothing listens for %s; known: %s", short, _KnownNames(snapshot))
 
 
 class Seldom(logging.Filter):
@@ -119,7 +119,7 @@ def resumed(event_name: str, run: str, *, cancelled: bool) -> None:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _KnownNames:
     """The names that functions listen for, put together only when a line is written."""
 
     snapshot: Snapshot
