@@ -506,7 +506,9 @@ async def test_the_finish_timeout_ends_a_run_whose_app_is_silent(client: Client)
     assert run["status"] == "Cancelled"
 
 
-async def test_a_worker_that_stops_keeps_the_steps_and_counts_no_attempt(client: Client) -> None:
+async def test_a_worker_that_stops_keeps_the_steps_and_counts_no_attempt(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
         first = await stack.enter_async_context(http_world(client))
         statuses: list[int] = []
@@ -527,6 +529,11 @@ async def test_a_worker_that_stops_keeps_the_steps_and_counts_no_attempt(client:
         await until(lambda: len(statuses) == 2)
     assert statuses == [200, 409]
     assert run["output"] == [{hashed("a"): {"data": 1}}, 0]
+    [said] = [each for each in caplog.messages if "The worker stopped" in each]
+    assert said == (
+        "hand-fn: The worker stopped during the call; another one repeats it."
+        f" (run {run['run_id']})"
+    )
 
 
 async def test_a_worker_that_is_about_to_stop_lets_a_call_end(client: Client) -> None:

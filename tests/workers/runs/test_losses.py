@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
 import inngest_temporal as inngest
 from inngest_temporal.drivers import losses
 from inngest_temporal.logger import JsonFormatter
 from inngest_temporal_workers.http import executions as http_executions
 from inngest_temporal_workers.runs import executing, executions, memory
-from inngest_temporal_workers.runs.checkpoints import is_stale
+from inngest_temporal_workers.runs.checkpoints import Checkpoints, is_stale
 from inngest_temporal_workers.runs.memory import MemoCache
 from tests.hand_app import Answered, Call, complete, hand_app, ops
 from tests.harness import TRIGGER, new_client, running, until
@@ -185,6 +186,32 @@ async def test_an_execution_that_temporal_has_given_up_is_not_begun(
 
     async with running(client, fn) as app:
         await asyncio.wait_for(app.run(fn), 60)
+    assert attempts == [0]
+
+
+async def test_an_execution_that_nobody_knows_to_be_valid_is_begun_later(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Temporal is away when a process that stood still asks it."""
+    failures = iter([RPCError("away", RPCStatusCode.UNAVAILABLE, b"")])
+    heartbeat = Checkpoints.heartbeat
+
+    async def heartbeat_later(self: Checkpoints, **options: Any) -> bool:
+        for failure in failures:
+            raise failure
+        return await heartbeat(self, **options)
+
+    monkeypatch.setattr("inngest_temporal_workers.runs.checkpoints.STALE_SECONDS", -60.0)
+    monkeypatch.setattr(Checkpoints, "heartbeat", heartbeat_later)
+    attempts: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0)
+    async def fn(ctx: inngest.Context) -> Any:
+        return await ctx.step.run("step", lambda: attempts.append(ctx.attempt))
+
+    async with running(client, fn) as app:
+        await asyncio.wait_for(app.run(fn), 60)
+    assert next(failures, None) is None
     assert attempts == [0]
 
 

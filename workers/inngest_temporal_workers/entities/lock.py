@@ -25,6 +25,7 @@ from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
+from inngest_temporal.logger import told_of
 from inngest_temporal.routing.locks import GRANTED, Change, Limit, LockRequest, Ticket
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.entity import EntityHandle as EntityClient
@@ -268,7 +269,12 @@ class LockActivities:
                 return False
             if error.status != RPCStatusCode.INVALID_ARGUMENT:
                 raise
-            activity.logger.error("Run %s can't be told that it may execute: %s", run, error)
+            activity.logger.error(
+                "Run %s can't be told that it may execute: %s",
+                run,
+                error,
+                extra=told_of(None, run),
+            )
         return True
 
     @activity.defn(name="inngest.announce")

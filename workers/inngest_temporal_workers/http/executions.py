@@ -26,6 +26,7 @@ from inngest_temporal.drivers.protocol import (
     Progress,
 )
 from inngest_temporal.http.checkpoints import Committed
+from inngest_temporal.logger import told_of
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.sdk.replies import Answer, read_reply
@@ -200,6 +201,16 @@ class HttpExecutions:
                             await asyncio.wait([attended.task])
                         raise
                     attended.lost = "The worker stopped during the call; another one repeats it."
+                    info = activity.info()
+                    logger.warning(
+                        "%s: %s (run %s)",
+                        info.workflow_type,
+                        attended.lost,
+                        info.workflow_id,
+                        extra=told_of(
+                            info.workflow_type, info.workflow_id, attempt=request.attempt
+                        ),
+                    )
         finally:
             stopping.cancel()
             if attended.task is not None:

@@ -230,6 +230,7 @@ class RunActivities:
                 invoker.step,
                 invoker.workflow_id,
                 error.message,
+                extra=told_of(None, invoker.workflow_id, invoker.step),
             )
 
 

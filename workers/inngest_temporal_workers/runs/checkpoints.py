@@ -261,8 +261,14 @@ def _json(value: Any) -> str:
 
 
 async def is_stale(client: Client) -> bool:
-    """Whether Temporal has given up the current activity, so that another worker may execute it
-    now. That happens if a process stands still between taking an activity and beginning it."""
+    """Whether the current activity must not begin, because Temporal has given it up, so that
+    another worker may execute it now, or can't be asked. That happens if a process stands still
+    between taking an activity and beginning it."""
     if time.time() - activity.info().started_time.timestamp() < STALE_SECONDS:
         return False
-    return not await Checkpoints(client, ExecutionRequest(), None).heartbeat()
+    try:
+        return not await Checkpoints(client, ExecutionRequest(), None).heartbeat()
+    except RPCError as error:
+        if not is_temporary(error):
+            raise
+        return True
