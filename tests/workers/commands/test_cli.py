@@ -677,6 +677,27 @@ def test_a_worker_whose_app_is_removed_says_so_and_is_not_ready(
     assert ingress.result(send_until_ready(ingress, "app/greet", name="Ada"))
 
 
+def test_a_worker_serves_metrics_that_count_the_runs_of_each_function(
+    start: Callable[..., Command], ingress: Http, temporal_address: str, namespace: str
+) -> None:
+    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
+    metrics = f"localhost:{free_port()}"
+    worker = start("worker", "app.py", "--metrics", metrics, **place)
+    worker.says(READY)
+    other = start("worker", "app.py", "--metrics", metrics, **place)
+    assert other.ends() == 1
+    assert "is in use. Stop what uses it, or choose another one with --metrics." in other.output
+    assert ingress.result(send_until_ready(ingress, "app/greet", name="Ada"))
+
+    def counted() -> bool:
+        answer = httpx.get(f"http://{metrics}/metrics", timeout=15, verify=False)
+        lines = [line for line in answer.text.splitlines() if 'workflow_type="app-greet"' in line]
+        return any(line.startswith("temporal_workflow_completed_total{") for line in lines)
+
+    until(counted, "a run that is counted")
+    assert worker.stop() == 0
+
+
 def test_a_step_that_outlasts_the_grace_is_handed_over(
     start: Callable[..., Command],
     project: Path,

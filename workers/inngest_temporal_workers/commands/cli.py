@@ -56,7 +56,13 @@ RetryInterval = Annotated[
 ]
 Level = Annotated[LogLevel, typer.Option(help="Least severe level that is logged.")]
 Format = Annotated[LogFormat, typer.Option(help="How log lines are written, on standard error.")]
-
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Where to serve the metrics of Temporal's SDK for Prometheus, at /metrics.",
+    ),
+]
 
 Dashboard = Annotated[
     Literal["on", "read-only", "off"],
@@ -167,6 +173,7 @@ def ingress(
             help="Address of Temporal's Web UI, to which the dashboard then links.",
         ),
     ] = "",
+    metrics: Metrics = None,
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.TEXT,
 ) -> None:
@@ -178,7 +185,7 @@ def ingress(
 
             from .ingress import read_settings, run_ingress
         settings = read_settings(dashboard, temporal_ui_url)
-        logs.configure(log_level, log_format)
+        logs.configure(log_level, log_format, metrics=metrics)
         run_until_stopped(
             lambda stop: run_ingress(settings, host, port, stop),
             loop_factory=uvloop.new_event_loop,
@@ -219,6 +226,7 @@ def worker(
             metavar="URL", help="With --listen: the URL under which other ingresses reach this one."
         ),
     ] = None,
+    metrics: Metrics = None,
     log_level: Level = LogLevel.INFO,
     log_format: Format = LogFormat.TEXT,
     try_at: Annotated[
@@ -239,7 +247,7 @@ def worker(
                 from inngest_temporal.temporal.connection import Settings
 
                 from .calling import CallingOptions, CallingProcess
-            logs.configure(log_level, log_format)
+            logs.configure(log_level, log_format, metrics=metrics)
             options = CallingOptions(serve_at, advertise, grace, retry_interval)
             calling = CallingProcess(options, Settings.from_env())
             _run_worker(calling, calling.serve, place)
@@ -254,7 +262,7 @@ def worker(
             from .working import WorkerOptions, WorkerProcess
 
             functions = load(source)
-        logs.configure(log_level, log_format, events=announce is not None)
+        logs.configure(log_level, log_format, events=announce is not None, metrics=metrics)
         process = WorkerProcess(
             WorkerOptions(module, functions, task_queue, grace, retry_interval, try_at, announce)
         )

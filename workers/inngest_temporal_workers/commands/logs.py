@@ -1,8 +1,11 @@
-"""Logging of our processes: one format for us, for handlers, and for Temporal's core."""
+"""Logging of our processes: one format for us, for handlers, and for Temporal's core; and the
+metrics of Temporal's core."""
 
 import logging
 import sys
 from enum import StrEnum
+
+from .processes import listen, parse_address
 
 
 class LogLevel(StrEnum):
@@ -21,12 +24,23 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def configure(level: LogLevel, form: LogFormat, *, events: bool = False) -> None:
-    """Log to standard error from now on. Call it before any Temporal client is made. `events`: a
-    line for each event, at level INFO; without it, one in an hour for a name that nothing listens
-    for."""
+def configure(
+    level: LogLevel, form: LogFormat, *, events: bool = False, metrics: str | None = None
+) -> None:
+    """Log to standard error from now on. Call it before any Temporal client is made.
+
+    `events`: a line for each event, at level INFO; without it, one in an hour for a name that
+    nothing listens for. `metrics`: the `HOST:PORT` where the metrics of Temporal's SDK are served
+    for Prometheus, at `/metrics`. Raises `ProcessError` if that can't be had.
+    """
     # Not before: the command line is read first, which needs no more than the names above.
-    from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
+    from temporalio.runtime import (
+        LogForwardingConfig,
+        LoggingConfig,
+        PrometheusConfig,
+        Runtime,
+        TelemetryConfig,
+    )
 
     from inngest_temporal.logger import JsonFormatter, TextFormatter
     from inngest_temporal.routing import reports
@@ -50,5 +64,23 @@ def configure(level: LogLevel, form: LogFormat, *, events: bool = False) -> None
         append_target_to_name=False,
         prepend_target_on_message=False,
     )
-    telemetry = TelemetryConfig(logging=LoggingConfig("ERROR,temporalio_sdk_core=WARN", core))
+    telemetry = TelemetryConfig(
+        logging=LoggingConfig("ERROR,temporalio_sdk_core=WARN", core),
+        metrics=None
+        if metrics is None
+        else PrometheusConfig(
+            _free_address(metrics),
+            counters_total_suffix=True,
+            unit_suffix=True,
+            durations_as_seconds=True,
+        ),
+    )
     Runtime.set_default(Runtime(telemetry=telemetry), error_if_already_set=False)
+
+
+def _free_address(place: str) -> str:
+    """`HOST:PORT` in numbers, as Temporal's core wants it. Raises `ProcessError` if something
+    listens there."""
+    with listen(*parse_address("--metrics", place), "--metrics") as listener:
+        host, port, *_ = listener.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
