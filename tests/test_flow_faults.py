@@ -18,7 +18,7 @@ from tests.apps import flow
 from tests.harness import until
 from tests.test_faults import Processes, free_port
 
-EVENTS, LONG_EVENTS, KEYS = 120, 500, 5
+EVENTS, LONG_EVENTS, KEYS = 80, 480, 5
 SCRIPT = str(Path(flow.__file__))
 
 

@@ -172,7 +172,7 @@ def executed_again(lines: list[dict[str, Any]]) -> list[str]:
 async def test_kills_lose_no_run_and_repeat_no_step_that_was_reported(
     processes: Processes, long: bool
 ) -> None:
-    count, kills = (500, 60) if long else (60, 8)
+    count, kills = (500, 60) if long else (40, 6)
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)

@@ -382,7 +382,7 @@ def pairs(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     return trigger, draw(st.one_of(events(), st.just(trigger), st.just(respelled(trigger))))
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(CONDITIONS, pairs())
 def test_split_matches_the_same_events_as_the_whole(
     source: str, pair: tuple[dict[str, Any], dict[str, Any]]

@@ -43,7 +43,7 @@ def temporal_address(scheduling_address: str) -> str:
     return scheduling_address
 
 
-MANY = 200
+MANY = 100
 """Runs of the large test; Temporal cancels some 50 a second."""
 SLEEPERS = Path(sleepers.__file__)
 

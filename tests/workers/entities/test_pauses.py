@@ -141,7 +141,7 @@ async def test_only_functions_that_exist_can_be_paused(client: Client) -> None:
 
 
 async def test_many_waiting_runs_are_resumed_a_few_at_a_time(client: Client) -> None:
-    number = 4 * locks.RESUMED_AT_ONCE
+    number = 2 * locks.RESUMED_AT_ONCE
     ran = Ran()
     async with running(client, ran.function) as app:
         await set_paused(client, app, True)

@@ -4,7 +4,7 @@ While a local activity is under way for more than about 8 seconds, the worker he
 workflow task, and on replay Temporal's core merges that task with the next one: what was decided by
 the task's clock or by the length of history is then decided differently, for ever.
 
-The test sends events for 35 seconds, with `--long` for ten minutes.
+The test sends events for 25 seconds, with `--long` for ten minutes.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ def temporal_address(scheduling_address: str) -> str:
     return scheduling_address
 
 
-SECONDS = 35
+SECONDS = 25
 LONG_SECONDS = 600
 DELAYS = (0, 0, 0, 0, 4, 9.5, 12)
 """Seconds that a local activity takes: mostly none, sometimes more than the worker's patience."""
