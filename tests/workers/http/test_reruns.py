@@ -17,6 +17,7 @@ from inngest_temporal.routing.reruns import FromStep, rerun
 from inngest_temporal.traces.models import Trace
 from inngest_temporal.traces.reading import load_trace
 from tests.adapter.traces.test_recorded_histories import memos_of
+from tests.hand_app import Answered, Call, complete, hand_app, ops, report, step_run
 from tests.harness import until
 from tests.http_world import HttpWorld, http_world, served
 from tests.javascript import js_app
@@ -130,27 +131,21 @@ async def test_a_rerun_of_an_app_in_python_works_across_a_deploy(client: Client)
 
 
 async def test_steps_that_an_app_has_reported_show_while_the_call_is_under_way(
-    client: Client, tmp_path: Path
+    client: Client,
 ) -> None:
-    async with (
-        http_world(client) as world,
-        js_app(world, "behaviours.mjs", tmp_path / "app.log") as js,
-    ):
-        await world.sync(js.url)
-        event = await world.send("js/short", {"steps": 4})
+    found: list[Trace | None] = []
 
-        async def reported() -> Trace | None:
-            found = [run.id async for run in client.list_workflows("WorkflowType = 'js-short'")]
-            trace = await load_trace(client, found[0]) if found else None
-            if trace is None or not trace.steps:
-                return None
-            return trace
+    async def behaviour(call: Call) -> Answered:
+        assert await report(world.url, call, step_run("a", 1)) == 200
+        found.append(await load_trace(client, call.run))
+        return ops(complete("done"))
 
-        trace: Trace = await until(reported)
-        if trace.ended_ms is None:  # otherwise this machine was too slow to see it
-            assert trace.status == "Running"
-            assert trace.steps[0].status in ("Completed", "Running")
-        [run] = await world.runs(event)
+    async with http_world(client) as world, hand_app(world, behaviour):
+        run = await world.run("hand/fn")
         last = await ended(client, run["run_id"])
-        assert [step.output for step in last.steps] == [0, 1, 2, 3]
-        assert all(len(step.attempts) == 1 for step in last.steps)
+    [trace] = found
+    assert trace is not None
+    assert (trace.status, trace.ended_ms) == ("Running", None)
+    for steps in (trace.steps, last.steps):
+        assert [(step.status, step.output) for step in steps] == [("Completed", 1)]
+    assert [len(step.attempts) for step in last.steps] == [1]
