@@ -12,7 +12,7 @@ import httpx
 from tests import node
 from tests.harness import until
 from tests.http_world import HttpWorld
-from tests.workers.commands.test_cli import free_port
+from tests.ports import free_port
 
 
 @dataclass

@@ -5,7 +5,6 @@ import asyncio
 import collections
 import os
 import random
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -25,16 +24,10 @@ from inngest_temporal.routing.waits import Waits
 from inngest_temporal_workers.commands.embedded import server_program
 from tests.apps import chaos
 from tests.harness import App, registered, until
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 CHAOS = ROOT / "tests" / "apps" / "chaos.py"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Processes:

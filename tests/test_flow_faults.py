@@ -16,7 +16,8 @@ from temporalio.client import Client
 from inngest_temporal.routing.registry import Follower
 from tests.apps import flow
 from tests.harness import until
-from tests.test_faults import Processes, free_port
+from tests.ports import free_port
+from tests.test_faults import Processes
 
 EVENTS, LONG_EVENTS, KEYS = 80, 480, 5
 SCRIPT = str(Path(flow.__file__))

@@ -17,9 +17,10 @@ import pytest
 from ulid import ULID
 
 from tests import node
-from tests.chaos.world import Part, free_port, program
+from tests.chaos.world import Part, program
 from tests.harness import until
 from tests.http_world import ENDED
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 RESULTS = {

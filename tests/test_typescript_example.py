@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tests import node
-from tests.workers.commands.test_cli import Command, Dev, free_port, needs_proc, until
+from tests.command_line import Dev, needs_proc, starter, until
+from tests.ports import free_port
 
 FOLDER = Path(__file__).parents[1] / "examples" / "typescript"
 ENDED = ("Completed", "Failed", "Cancelled")
@@ -64,12 +65,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder, port = tmp_path_factory.mktemp("shop"), free_port()
     log = folder / "app.log"
     with ExitStack() as stack:
-
-        def start(*arguments: str, **environ: str) -> Command:
-            command = Command(*arguments, cwd=folder, **environ)
-            stack.callback(command.close)
-            return command
-
+        start = stack.enter_context(starter(folder))
         dev = Dev(start, "-u", f"http://localhost:{port}/api/inngest")
         scripts = json.loads((FOLDER / "package.json").read_text())["scripts"]
         environ = {

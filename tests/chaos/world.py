@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client
+
+from tests.ports import free_port
 
 from . import functions, http_app, notes
 
@@ -44,13 +45,6 @@ def program(name: str) -> str:
     if found is None:
         raise RuntimeError(f"There is no program {name} here.")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Part:

@@ -4,7 +4,6 @@ mode and with signing keys."""
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,9 @@ from inngest_temporal_workers.commands.children import in_background
 from inngest_temporal_workers.commands.processes import ProcessError, listen, serving
 from inngest_temporal_workers.plugin import system_worker
 from tests import node
+from tests.command_line import Command, Dev, Http, needs_proc, send_until_ready, starter
 from tests.harness import until
-from tests.workers.commands import test_cli as cli
-from tests.workers.commands.test_cli import Command, Dev, Http, free_port, send_until_ready
+from tests.ports import free_port
 
 KEY, FALLBACK = "signkey-prod-0123456789abcdef", "signkey-prod-fedcba9876543210"
 DEV = Settings(dev=True)
@@ -150,14 +149,8 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
-    with ExitStack() as stack:
-
-        def start_(*arguments: str, **environ: str) -> Command:
-            command = Command(*arguments, cwd=tmp_path, **environ)
-            stack.callback(command.close)
-            return command
-
-        yield start_
+    with starter(tmp_path) as start:
+        yield start
 
 
 async def put(url: str, **headers: str) -> httpx.Response:
@@ -317,7 +310,7 @@ async def test_an_app_in_dev_mode_stays_out_of_production(
 # Commands
 
 
-@cli.needs_proc
+@needs_proc
 @both
 async def test_dev_follows_an_app_that_it_is_told_of(
     start: Callable[..., Command], log: Path, language: str

@@ -9,7 +9,7 @@ from temporalio.client import Client
 from tests import node
 from tests.harness import until
 from tests.http_world import http_world
-from tests.workers.commands.test_cli import free_port
+from tests.ports import free_port
 
 FOLDER = Path(__file__).parent
 

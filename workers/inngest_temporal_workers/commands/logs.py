@@ -34,17 +34,8 @@ def configure(
     for Prometheus, at `/metrics`. Raises `ProcessError` if that can't be had.
     """
     # Not before: the command line is read first, which needs no more than the names above.
-    from temporalio.runtime import (
-        LogForwardingConfig,
-        LoggingConfig,
-        PrometheusConfig,
-        Runtime,
-        TelemetryConfig,
-    )
-
     from inngest_temporal.logger import JsonFormatter, TextFormatter
     from inngest_temporal.routing import reports
-    from inngest_temporal_workers.noise import is_core_shown
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else TextFormatter())
@@ -57,6 +48,21 @@ def configure(
             reports.unmatched.setLevel(level.upper())
     if not events:
         reports.unmatched.addFilter(reports.Seldom())
+    _set_runtime(metrics)
+
+
+def _set_runtime(metrics: str | None) -> None:
+    """Make the runtime that all clients of Temporal share."""
+    from temporalio.runtime import (
+        LogForwardingConfig,
+        LoggingConfig,
+        PrometheusConfig,
+        Runtime,
+        TelemetryConfig,
+    )
+
+    from inngest_temporal_workers.noise import is_core_shown
+
     core_logger = logging.getLogger("temporalio.core")
     core_logger.addFilter(is_core_shown)
     core = LogForwardingConfig(
@@ -64,17 +70,16 @@ def configure(
         append_target_to_name=False,
         prepend_target_on_message=False,
     )
-    telemetry = TelemetryConfig(
-        logging=LoggingConfig("ERROR,temporalio_sdk_core=WARN", core),
-        metrics=None
-        if metrics is None
-        else PrometheusConfig(
+    logs = LoggingConfig("ERROR,temporalio_sdk_core=WARN", core)
+    telemetry = TelemetryConfig(logging=logs)
+    if metrics is not None:
+        prometheus = PrometheusConfig(
             _free_address(metrics),
             counters_total_suffix=True,
             unit_suffix=True,
             durations_as_seconds=True,
-        ),
-    )
+        )
+        telemetry = TelemetryConfig(logging=logs, metrics=prometheus)
     Runtime.set_default(Runtime(telemetry=telemetry), error_if_already_set=False)
 
 
