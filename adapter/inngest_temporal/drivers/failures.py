@@ -130,17 +130,10 @@ def error_of(error: BaseException) -> ErrorInfo:
 
 
 class RunFailure(ApplicationError):
-    """Ends a run, or a step's attempt, with an error of user code: its name, its message and its
-    own stack."""
+    """Ends a run with an error of user code: its name, its message and its own stack. A run is
+    never retried as a whole: `non_retryable` says whether user code forbade another attempt."""
 
-    def __init__(
-        self,
-        error: ErrorInfo,
-        *,
-        retry_delay: datetime.timedelta | None = None,
-        final: bool = True,
-        told: bool = False,
-    ) -> None:
+    def __init__(self, error: ErrorInfo, *, told: bool = False) -> None:
         """`told`: whether it was logged already."""
         category = (
             ApplicationErrorCategory.BENIGN if error.quiet else ApplicationErrorCategory.UNSPECIFIED
@@ -148,8 +141,7 @@ class RunFailure(ApplicationError):
         super().__init__(
             error.message,
             type=error.name,
-            non_retryable=final,
-            next_retry_delay=retry_delay,
+            non_retryable=not error.retriable,
             category=category,
         )
         self.error = error
@@ -160,8 +152,6 @@ class RunFailure(ApplicationError):
         failure = Failure(message=self.message, stack_trace=self.error.stack or "")
         failure.application_failure_info.type = self.error.name
         failure.application_failure_info.non_retryable = self.non_retryable
-        if self.next_retry_delay is not None:
-            failure.application_failure_info.next_retry_delay.FromTimedelta(self.next_retry_delay)
         return failure
 
 

@@ -47,6 +47,8 @@ class Hooks:
         self._variables = variables
         self._manager: MiddlewareManager
         self._reached_new_code = False
+        self._has_executed = False
+        self._has_responded = False
 
     def open(self) -> None:
         """Create the middleware's instances. Raises what their constructors raise."""
@@ -81,10 +83,19 @@ class Hooks:
             await self._call(self._manager.before_execution())
 
     async def after_execution(self) -> None:
+        self._has_executed = True
         await self._call(self._manager.after_execution())
 
     async def before_response(self) -> None:
+        self._has_responded = True
         await self._call(self._manager.before_response())
+
+    async def conclude(self) -> None:
+        """Call those that come at the end of an execution, unless they were called."""
+        if not self._has_executed:
+            await self.after_execution()
+        if not self._has_responded:
+            await self.before_response()
 
     async def before_send_events(self, events: list[Event]) -> None:
         await self._call(self._manager.before_send_events(events))

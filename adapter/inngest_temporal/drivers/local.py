@@ -299,13 +299,14 @@ class Execution:
         user.add_done_callback(lambda _: self._branches.changed.set())
         user.add_done_callback(_retrieve)
         ops = await self._settle(user)
-        if ops is not None:
-            return await self._conclude(ops) if ops.ops else None
+        if ops is not None and ops.ops:
+            return await self._conclude(ops)
+        if ops is not None or (not user.cancelled() and isinstance(user.exception(), Interrupt)):
+            await self._hooks.conclude()
+            return None
         if user.cancelled():
             error = ErrorInfo("CancelledError", "The handler cancelled itself.")
             return await self._conclude(Failed(error))
-        if isinstance(user.exception(), Interrupt):
-            return None
         return await self._conclude(user.result())
 
     async def _call_handler(self, context: Context | ContextSync) -> Outcome:
@@ -359,6 +360,7 @@ class Execution:
         except BaseException as raised:
             error = raised
         if self.ended:
+            drive(self._hooks.conclude())
             return None
         if self.unwinding:
             # Whatever the handler returned or raised, it is at a step without a result: a bare

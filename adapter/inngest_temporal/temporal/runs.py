@@ -289,10 +289,7 @@ async def load(client: Client, run_id: str) -> RunRecord | None:
         handle = client.get_workflow_handle(run_id, run_id=found.run_id)
         result = await handle.result(rpc_timeout=RPC_TIMEOUT)
     except WorkflowFailureError as error:
-        info = error_of(error.cause)
-        # A run is never retried as a whole, so its failure does not tell whether user code forbade
-        # another attempt.
-        return replace(run, error=replace(info, retriable=info.name != "NonRetriableError"))
+        return replace(run, error=error_of(error.cause))
     # Python may have written NaN, which JSON does not have: it becomes None.
     return replace(run, output=json.loads(json.dumps(result), parse_constant=lambda _: None))
 

@@ -49,7 +49,7 @@ class Ok:
 class Fails:
     @workflow.run
     async def run(self, given: RunInput) -> None:
-        raise ApplicationError("out of stock", type="StockError", non_retryable=True)
+        raise ApplicationError("out of stock", type="StockError")
 
 
 @workflow.defn(name="shop-waits", sandboxed=False)

@@ -295,7 +295,7 @@ async def test_a_worker_lost_after_it_handed_steps_over_repeats_none_and_keeps_e
     monkeypatch.setattr(dispatches, "MAX_CHAIN_BYTES", 1_000)
     cut_off = await Client.connect(proxy.address, namespace=client.namespace)
     handed_over = asyncio.Event()
-    hand_over = dispatches.Reports._hand_over
+    hand_over = dispatches.Reports.hand_over
 
     async def and_is_lost(self: dispatches.Reports) -> None:
         await hand_over(self)
@@ -307,7 +307,7 @@ async def test_a_worker_lost_after_it_handed_steps_over_repeats_none_and_keeps_e
         async def behaviour(call: Call) -> Answered:
             if app.calls[0] is call:
                 assert await report(first.url, call, step_run("a", "x" * 2_000)) == 200
-                monkeypatch.setattr(dispatches.Reports, "_hand_over", and_is_lost)
+                monkeypatch.setattr(dispatches.Reports, "hand_over", and_is_lost)
                 assert await report(first.url, call, step_run("b", "y")) != 200
                 await until(lambda: len(app.calls) > 1, 100)
             return ops(step_run("b", "y"), complete(call.ctx["stack"]["stack"]))
@@ -315,7 +315,7 @@ async def test_a_worker_lost_after_it_handed_steps_over_repeats_none_and_keeps_e
         app = await stack.enter_async_context(hand_app(first, behaviour))
         event = await first.send("hand/fn")
         await asyncio.wait_for(handed_over.wait(), 60)
-        monkeypatch.setattr(dispatches.Reports, "_hand_over", hand_over)
+        monkeypatch.setattr(dispatches.Reports, "hand_over", hand_over)
         second = await stack.enter_async_context(http_world(client))
         await called(app, 2, 100)
         await proxy.start()
@@ -504,6 +504,29 @@ async def test_the_finish_timeout_ends_a_run_whose_app_is_silent(client: Client)
         assert await report(world.url, app.calls[0], step_run("a")) == 409
         go.set()
     assert run["status"] == "Cancelled"
+
+
+@pytest.mark.parametrize("reported", [False, True])
+async def test_steps_that_are_large_together_are_kept_and_not_executed_again(
+    client: Client, reported: bool
+) -> None:
+    """Temporal takes 2 MB of heartbeat details, or of an activity's result. The app executes a step
+    in each call, or reports one and answers with two."""
+    large = "x" * 1_100_000
+
+    async def behaviour(call: Call) -> Answered:
+        done = len(call.steps)
+        if done == 3:
+            return ops(complete([*call.steps.values()] == [{"data": large}] * 3))
+        if not reported:
+            return ops(step_run(f"s{done}", large))
+        assert await report(world.url, call, step_run("s0", large)) == 200
+        return ops(step_run("s1", large), step_run("s2", large))
+
+    async with http_world(client) as world, hand_app(world, behaviour) as app:
+        run = await world.run("hand/fn")
+    assert run["output"] is True
+    assert [len(call.steps) for call in app.calls] == ([0, 3] if reported else [0, 1, 2, 3])
 
 
 async def test_a_worker_that_stops_keeps_the_steps_and_counts_no_attempt(

@@ -190,3 +190,36 @@ async def test_no_step_fails_because_temporal_is_away_before_it_begins(
         assert await asyncio.wait_for(run.result(), 60) == "done"
     assert len(refused) == 3
     assert begun == [(step, 0) for step in "abcd"]
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize(("count", "size"), [(30, 100_000), (3, 1_100_000)])
+@pytest.mark.parametrize("buffered", [1, 25])
+async def test_results_that_are_large_together_are_kept_and_not_executed_again(
+    client: Client, buffered: int, count: int, size: int, parallel: bool
+) -> None:
+    """Temporal takes 2 MB of heartbeat details, or of an activity's result."""
+    executed: list[str] = []
+
+    @new_client().create_function(
+        fn_id="fn", trigger=TRIGGER, checkpointing=inngest.Checkpointing(buffered_steps=buffered)
+    )
+    async def fn(ctx: inngest.Context) -> int:
+        def body(name: str) -> str:
+            executed.append(name)
+            return "x" * (size if ctx.event.data["large"] else 1)
+
+        names = [f"s{number}" for number in range(count)]
+        if parallel:
+            results = await asyncio.gather(*(ctx.step.run(name, body, name) for name in names))
+        else:
+            results = [await ctx.step.run(name, body, name) for name in names]
+        return sum(map(len, results))
+
+    async with running(client, fn) as app:
+        for _ in range(2):  # from now on the steps are known to be quick
+            await app.run(fn, {"large": False})
+        executed.clear()
+        total = await asyncio.wait_for(app.run(fn, {"large": True}), 60)
+    assert total == size * count
+    assert len(executed) == count

@@ -1,6 +1,8 @@
 """Parallel steps that are known to be quick are executed together."""
 
 import asyncio
+import functools
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -145,3 +147,37 @@ async def test_steps_that_count_alone_have_an_execution_each(
             run = app.run_of(fn, await app.send("test/event"))
             await asyncio.wait_for(run.result(), 60)
         assert await executions(run) >= 3
+
+
+@pytest.mark.parametrize("is_sync", [False, True])
+async def test_each_execution_of_parallel_steps_ends_with_the_hooks_of_middleware(
+    client: Client, is_sync: bool
+) -> None:
+    calls: Counter[str] = Counter()
+
+    class Counted(inngest.MiddlewareSync):
+        def before_execution(self) -> None:
+            calls["before_execution"] += 1
+
+        def after_execution(self) -> None:
+            calls["after_execution"] += 1
+
+        def before_response(self) -> None:
+            calls["before_response"] += 1
+
+    create = new_client().create_function(fn_id="fn", trigger=TRIGGER, middleware=[Counted])
+
+    def handler(ctx: Any) -> Any:
+        names = ("a", "b", "c")
+        return ctx.group.parallel(
+            tuple(functools.partial(ctx.step.run, name, str.upper, name) for name in names)
+        )
+
+    async def async_handler(ctx: inngest.Context) -> Any:
+        return await handler(ctx)
+
+    fn = create(handler if is_sync else async_handler)
+    async with running(client, fn) as app:
+        assert len(await app.run(fn)) == 3
+    assert calls["before_execution"] >= 4
+    assert len(set(calls.values())) == 1

@@ -23,7 +23,7 @@ from temporalio.testing import ActivityEnvironment
 import inngest_temporal as inngest
 import inngest_temporal_workers.runs.executing
 import inngest_temporal_workers.runs.waiting
-from inngest_temporal.drivers.failures import error_of
+from inngest_temporal.drivers.failures import error_of, standard_error
 from inngest_temporal.drivers.local import hashed
 from inngest_temporal.logger import STACK, JsonFormatter
 from inngest_temporal.routing import events
@@ -31,7 +31,7 @@ from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.run_input import Invoker, RunInput
 from inngest_temporal.routing.waits import Waits
-from inngest_temporal.temporal import names
+from inngest_temporal.temporal import names, runs
 from inngest_temporal_workers.runs import admission, executions, heartbeats
 from inngest_temporal_workers.runs.activities import RunActivities
 from inngest_temporal_workers.runs.memory import MemoCache
@@ -1292,6 +1292,37 @@ async def test_an_error_without_a_message_has_none(client: Client) -> None:
         with pytest.raises(WorkflowFailureError) as raised:
             await app.run(fn, {"caught": False})
     assert error_of(failure_of(raised.value)).message == ""
+
+
+@pytest.mark.parametrize("in_step", [True, False])
+async def test_a_run_shows_the_error_that_its_failed_event_has(
+    client: Client, in_step: bool
+) -> None:
+    """An error of a step that has used up its attempts forbids further ones of the handler."""
+    reported: list[Any] = []
+
+    async def on_failure(ctx: inngest.Context) -> None:
+        reported.append(ctx.event.data["error"])
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0, on_failure=on_failure)
+    async def fn(ctx: inngest.Context) -> None:
+        def fail() -> None:
+            raise ValueError("boom")
+
+        if in_step:
+            await ctx.step.run("fail", fail)
+        fail()
+
+    async with running(client, fn) as app:
+        run = app.run_of(fn, await app.send("test/event"))
+        with pytest.raises(WorkflowFailureError):
+            await run.result()
+        await until(lambda: reported)
+    found = await runs.load(client, run.id)
+    assert found is not None
+    assert found.error is not None
+    assert standard_error(found.error) == reported[0]
+    assert reported[0]["error"] == ("NonRetriableError" if in_step else "invalid status code: 500")
 
 
 async def test_an_output_at_the_limit_of_nesting_ends_the_run(client: Client) -> None:

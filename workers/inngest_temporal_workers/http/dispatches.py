@@ -13,38 +13,24 @@ from dataclasses import dataclass, field
 
 from temporalio import activity
 
-from inngest_temporal.drivers.protocol import Done
+from inngest_temporal.drivers.protocol import MAX_OUTPUT_BYTES, Done, json_size
 from inngest_temporal.http.checkpoints import Committed
-from inngest_temporal.wire import from_wire
+from inngest_temporal.wire import from_wire, to_wire
 from inngest_temporal_workers.runs.checkpoints import (
     MAX_CHAIN_BYTES,
     MAX_CHAIN_STEPS,
     Checkpoints,
 )
 
-CHECKPOINT_SIGNAL = "checkpoint"
-"""Name of a run's signal, whose argument is a list of `Done` as JSON."""
-
 
 @dataclass
 class Reports(Checkpoints):
-    """The steps that an app reports during one call.
-
-    They are the details of heartbeats until these are so large that it is cheaper to send them to
-    the run.
-    """
+    """The steps that an app reports during one call."""
 
     known: set[str] = field(default_factory=set)
     """Hashed ids of the steps that have ended."""
-    handed_over: int = 0
-    """Number of steps that were sent to the run."""
     over: bool = False
     """Whether the answer to the run is settled, so that a step reported now would be lost."""
-
-    @property
-    def base(self) -> int:
-        """Number of memos that the run has, as far as this call knows."""
-        return self.request.base + self.handed_over
 
     @property
     def is_free(self) -> bool:
@@ -80,26 +66,27 @@ class Reports(Checkpoints):
         """
         if self.stopping:
             return Committed.LATER
-        if self._bytes >= MAX_CHAIN_BYTES:
-            await self._hand_over()
         for step in steps:
             if step.op.id not in self.known:
+                if self._bytes >= MAX_CHAIN_BYTES:
+                    await self.hand_over()
                 self._keep(step)
                 self.known.add(step.op.id)
         async with self._turn:
             is_known = await self.heartbeat()
         return Committed.DONE if is_known and not self.over else Committed.STALE
 
-    async def _hand_over(self) -> None:
-        info = activity.info()
-        assert info.workflow_id is not None
-        run = self.client.get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
-        async with self._turn:
-            count = len(self.done)
-            # A run ignores a step that it gets twice.
-            await run.signal(CHECKPOINT_SIGNAL, self.done[:count])
-            self.handed_over += count
-            self.done, self._texts, self._bytes = self.done[count:], self._texts[count:], 0
+    async def make_room(self, steps: list[Done]) -> None:
+        """Hand steps over if an answer with all of them, and with these last ones, would be too
+        large for Temporal."""
+        new = [step for step in steps if step.error is None and step.op.id not in self.known]
+        if self._bytes + sum(json_size(to_wire(step)) for step in new) <= MAX_OUTPUT_BYTES:
+            return
+        for step in new:
+            if self._bytes:
+                await self._until_taken(self.hand_over)
+            self._keep(step)
+            self.known.add(step.op.id)
 
 
 @dataclass

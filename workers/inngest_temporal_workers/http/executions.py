@@ -120,8 +120,10 @@ class HttpExecutions:
                 and not all(reports.has(step.op.id) for step in answer.done)
                 and reports.may_go_on
                 and await _is_committed(reports, answer.done)
+                and reports.may_go_on
             )
             if not goes_on:
+                await reports.make_room(answer.done)
                 return answer
             version = answer.version if request.version < 0 else None
             request = replace(request, attempt=0, version=version or request.version)

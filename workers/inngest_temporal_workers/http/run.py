@@ -22,11 +22,9 @@ from inngest_temporal.drivers.protocol import (
     Outcome,
     Progress,
 )
-from inngest_temporal.wire import from_wire
 from inngest_temporal_workers.runs.executions import RunSettings
 from inngest_temporal_workers.runs.workflow import RunWorkflow
 
-from .dispatches import CHECKPOINT_SIGNAL
 from .memos import memo_text
 
 MAX_EMPTY = 10
@@ -46,10 +44,6 @@ class HttpRun(RunWorkflow):
         self._plans = False
         """Whether the app planned several steps, so that it must not execute one by itself."""
         self._empty = 0
-        self._stored: set[str] = set()
-        """Hashed ids of the steps that have ended."""
-        self._exceeded: RunFailure | None = None
-        """The failure of a run whose app reported more than a run may have."""
 
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> Any:  # type: ignore[override]
@@ -72,8 +66,6 @@ class HttpRun(RunWorkflow):
     ) -> tuple[Outcome | None, bool]:
         if progress.version is not None and self._version < 0:
             self._version = progress.version
-        if self._exceeded is not None:
-            raise self._exceeded
         self._plans = self._plans or len(progress.ops or []) > 1
         new = [done for done in progress.done if self._is_news(done)]
         following, planned = await super()._apply(replace(progress, done=new), target, attempt)
@@ -83,29 +75,6 @@ class HttpRun(RunWorkflow):
             message = f"The app answered {MAX_EMPTY} times that there is nothing to do."
             raise RunFailure(ErrorInfo("Error", message))
         return (None if is_empty else following), planned
-
-    @workflow.signal(name=CHECKPOINT_SIGNAL)
-    def _on_checkpoint(self, steps: list[Any]) -> None:
-        """Take steps that were executed in a call that is still under way."""
-        try:
-            for done in [from_wire(Done, each) for each in steps]:
-                if self._is_news(done):
-                    self._know(done.op)
-                    self._store(done)
-        except RunFailure as failure:
-            self._exceeded = failure
-
-    def _is_news(self, done: Done) -> bool:
-        """Whether a step is neither known to have ended nor waiting for another attempt."""
-        is_again = done.retry_ms is not None and done.op.id in self._tasks
-        return done.op.id not in self._stored and not is_again
-
-    def _store(self, done: Done) -> None:
-        """Store a step once, with the first result. A worker may have sent it to the run before the
-        worker was lost, and an app may report it twice."""
-        if done.op.id not in self._stored:
-            self._stored.add(done.op.id)
-            super()._store(done)
 
     def _holds(self, progress: Progress) -> bool:
         # As in Inngest, a function that has failed for good has ended, whatever steps have ended

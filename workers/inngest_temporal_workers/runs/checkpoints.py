@@ -3,13 +3,14 @@
 The results so far are the details of the activity's heartbeats. Temporal keeps the last details
 when an activity times out or fails, and hands them to the run. So a step whose heartbeat was
 answered is never executed again, and a killed worker loses at most the steps after it. Each
-heartbeat sends all details again, so their size is limited.
+heartbeat sends all details again, and Temporal limits the size of details and answers. So a result
+that comes after large ones has these handed over to the run first, by a signal.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -30,10 +31,12 @@ from inngest_temporal.drivers.protocol import (
 from inngest_temporal.errors import Interrupt
 from inngest_temporal.models import Checkpointing
 from inngest_temporal.temporal.connection import is_temporary
-from inngest_temporal.wire import to_wire
+from inngest_temporal.wire import from_wire, to_wire
 
+CHECKPOINT_SIGNAL = "checkpoint"
+"""Name of a run's signal, whose argument is a list of `Done` as JSON."""
 MAX_CHAIN_BYTES = 128 * 1024
-"""Size of results after which a chain ends."""
+"""Size of results after which a chain ends, or hands them over before it keeps another one."""
 MAX_CHAIN_STEPS = 250
 """Number of steps after which a chain ends."""
 MAX_TOGETHER = 100
@@ -70,7 +73,9 @@ class Checkpoints:
     closed: bool = False
     """Whether the execution is over, so that nothing has to become durable any more."""
     done: list[Any] = field(default_factory=list)
-    """The steps that were executed, as JSON values."""
+    """The steps that were executed and are not handed over, as JSON values."""
+    handed_over: set[str] = field(default_factory=set)
+    """Hashed ids of the steps that were sent to the run."""
     under_way: dict[str, Op] = field(default_factory=dict)
     """The steps whose bodies are under way, by hashed id."""
     _flushing: "asyncio.Task[None] | None" = None
@@ -82,6 +87,13 @@ class Checkpoints:
     _sent_at: float = field(default_factory=time.monotonic)
     _began_at: float = field(default_factory=time.monotonic)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _keeping: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Keeps results in the order in which their bodies ended."""
+
+    @property
+    def base(self) -> int:
+        """Number of memos that the run has, as far as this execution knows."""
+        return self.request.base + len(self.handed_over)
 
     @property
     def begun(self) -> Op | None:
@@ -142,7 +154,10 @@ class Checkpoints:
         self.under_way.pop(done.op.id, None)
         if done.error is not None:
             return  # the execution ends with this step, and reports it
-        self._keep(done)
+        async with self._keeping:
+            if self._bytes >= MAX_CHAIN_BYTES:
+                await self._until_taken(self.hand_over)
+            self._keep(done)
         self._unsent += 1
         if not self.request.alone:
             raise Interrupt  # other steps are under way: the run decides what comes next
@@ -179,26 +194,45 @@ class Checkpoints:
         """Make the results durable. `tells`: send the details even if all results were sent, to
         tell which step begins.
 
-        Waits while Temporal can't be reached: the next body has not begun, so an outage is no
-        failure of its step. Raises `Interrupt` if Temporal has given the activity up by then.
+        Raises `Interrupt` if Temporal has given the activity up.
         """
+
+        async def send() -> None:
+            async with self._turn:
+                if not self._unsent and not tells:
+                    return
+                sent, self._sent_at = self._unsent, time.monotonic()
+                if not await self.heartbeat(retry=False):
+                    raise Interrupt
+                self._unsent -= sent
+
+        await self._until_taken(send)
+
+    async def _until_taken(self, send: Callable[[], Awaitable[None]]) -> None:
+        """Send again while Temporal can't be reached: an outage is no failure of a step. Raises
+        `Interrupt` if the execution is over by then."""
         while not self.closed:
             try:
-                async with self._turn:  # released between tries: the SDK has to heartbeat, too
-                    if self._unsent or tells:
-                        await self._send_now()
-                    return
+                return await send()
             except RPCError as error:
                 if not is_temporary(error):
                     raise
-            await asyncio.sleep(OUTAGE_PAUSE)
+            await asyncio.sleep(OUTAGE_PAUSE)  # the SDK has to heartbeat, too
         raise Interrupt
 
-    async def _send_now(self) -> None:
-        sent, self._sent_at = self._unsent, time.monotonic()
-        if not await self.heartbeat(retry=False):
-            raise Interrupt
-        self._unsent -= sent
+    async def hand_over(self) -> None:
+        """Send the results so far to the run, which ignores a step that it gets twice. Raises
+        `RPCError`."""
+        info = activity.info()
+        assert info.workflow_id is not None
+        run = self.client.get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+        async with self._turn:
+            sent = self.done[:]
+            await run.signal(CHECKPOINT_SIGNAL, sent)
+            self.handed_over.update(from_wire(Done, each).op.id for each in sent)
+            self.done, self._texts = self.done[len(sent) :], self._texts[len(sent) :]
+            self._bytes = sum(map(len, self._texts))
+            self._unsent = min(self._unsent, len(self.done))
 
     async def stop_with_worker(self) -> None:
         """Wait until the worker stops; no further step may begin then."""

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -187,8 +187,9 @@ class ExecutionActivities:
             outcome = await execution.outcome
         if lost:
             done = [from_wire(Done, each) for each in checkpoints.done]
-            return Progress(request.base, done, lost=lost[0], begun=checkpoints.begun)
-        return self._progress(part, request, memory, execution, outcome)
+            return Progress(checkpoints.base, done, lost=lost[0], begun=checkpoints.begun)
+        handed_over = checkpoints.handed_over
+        return self._progress(part, request, memory, execution, outcome, handed_over)
 
     def _begin(
         self,
@@ -276,15 +277,18 @@ class ExecutionActivities:
         memory: RunMemory,
         execution: Execution,
         outcome: Outcome | None,
+        handed_over: Set[str] = frozenset(),
     ) -> Progress:
-        """The progress that is answered to the run."""
+        """The progress that is answered to the run, which has the steps that were handed over."""
         self._paces.learn(part.id, execution.done)
         done = [
             one
             if one.error is None
             else self._failed_step(part, request, one, one.error, is_first=not index)
             for index, one in enumerate(execution.done)
+            if one.op.id not in handed_over
         ]
+        base = request.base + len(handed_over)
         if any(one.error is not None and one.retry_ms is None for one in done):
             outcome = None  # first the handler has to get the error
         if isinstance(outcome, Ops):
@@ -292,11 +296,11 @@ class ExecutionActivities:
             outcome = Ops([op for op in outcome.ops if op.id not in memory.pending])
         outcome = within_limits(outcome)
         if isinstance(outcome, Failed):
-            attempt = 0 if done or request.target is not None else request.attempt
+            attempt = 0 if execution.done or request.target is not None else request.attempt
             outcome = self._failed_handler(part, request, memory, outcome, attempt)
-        progress = Progress.of(request.base, done, outcome)
+        progress = Progress.of(base, done, outcome)
         if done and outcome is not None and json_size(to_wire(progress)) > MAX_OUTPUT_BYTES:
-            return Progress(request.base, done)  # the next execution finds out what is needed
+            return Progress(base, done)  # the next execution finds out what is needed
         return progress
 
     def _failed_step(

@@ -11,9 +11,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from inngest_temporal.drivers.protocol import Done, Op
+from inngest_temporal.drivers.protocol import Done, Op, json_size
 from inngest_temporal.errors import Interrupt
 from inngest_temporal.models import Checkpointing
+
+from .checkpoints import MAX_CHAIN_BYTES
 
 LOCAL_SECONDS = 0.5
 """Seconds that a handler may take inside a workflow task; then it continues in a regular activity.
@@ -75,6 +77,7 @@ class TaskSteps:
     parallel: bool = False
     """Whether the handler waits for several steps that are all quick."""
     _done: int = 0
+    _bytes: int = 0
     _ends_at: float = field(default_factory=lambda: time.monotonic() + LOCAL_SECONDS / 2)
 
     async def choose(self, ops: Sequence[Op]) -> Sequence[Op]:
@@ -87,6 +90,7 @@ class TaskSteps:
             not self.closed
             and not self.parallel
             and self._done < self.policy.buffered_steps
+            and self._bytes < MAX_CHAIN_BYTES
             and time.monotonic() < self._ends_at
         )
         return ops if may_execute else []
@@ -101,3 +105,4 @@ class TaskSteps:
         """Note that a body has ended. Its result becomes durable with the workflow task."""
         self.begun = None
         self._done += 1
+        self._bytes += json_size(done.data)

@@ -15,7 +15,7 @@ import json
 import logging
 from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -43,9 +43,11 @@ from inngest_temporal.logger import told_of
 from inngest_temporal.routing.run_input import RunInput
 from inngest_temporal.routing.waits import UNHEARD_SECONDS, Delivery
 from inngest_temporal.temporal import names
+from inngest_temporal.wire import from_wire
 from inngest_temporal_workers.calls import Calls
 
 from .admission import Admission
+from .checkpoints import CHECKPOINT_SIGNAL
 from .executing import Executing
 from .executions import RunSettings
 from .memory import RunMemory, page
@@ -95,6 +97,10 @@ class RunWorkflow:
         """The replaced arguments of steps that have not ended."""
         self._attempt = 0
         """Number of the handler's attempt."""
+        self._stored: set[str] = set()
+        """Hashed ids of the steps that have ended."""
+        self._exceeded: RunFailure | None = None
+        """The failure of a run that was handed more than a run may have."""
         self._losses = Losses()
         self._unheard = False
         """Whether nobody but the invoker listens for the run's end, as of this workflow task."""
@@ -223,7 +229,10 @@ class RunWorkflow:
         Returns what is needed next, if that is still true; and whether a step is to be tried again,
         so that the handler has to wait for that.
         """
+        if self._exceeded is not None:
+            raise self._exceeded
         holds, planned = self._holds(progress), False
+        progress = replace(progress, done=[*filter(self._is_news, progress.done)])
         for done in progress.done:
             if done.op.id not in self._ops:
                 self._know(done.op)
@@ -240,9 +249,28 @@ class RunWorkflow:
         self._unheard, self._unheard_ms = progress.unheard, progress.unheard_ms
         if progress.lost is not None:
             return None, await self._after_loss(progress, target, attempt)
-        if target is not None and all(done.op.id != target.id for done in progress.done):
+        if target is not None and target.id not in {
+            *self._stored,
+            *(done.op.id for done in progress.done),
+        }:
             self._forget(target, progress)
         return progress.next if holds else None, planned
+
+    @workflow.signal(name=CHECKPOINT_SIGNAL)
+    def _on_checkpoint(self, steps: list[Any]) -> None:
+        """Take steps that were executed in an execution that is still under way."""
+        try:
+            for done in [from_wire(Done, each) for each in steps]:
+                if self._is_news(done):
+                    self._know(done.op)
+                    self._store(done)
+        except RunFailure as failure:
+            self._exceeded = failure
+
+    def _is_news(self, done: Done) -> bool:
+        """Whether a step is neither known to have ended nor waiting for another attempt."""
+        is_again = done.retry_ms is not None and done.op.id in self._tasks
+        return done.op.id not in self._stored and not is_again
 
     def _holds(self, progress: Progress) -> bool:
         """Whether what is needed next is still true: no step has ended during the execution."""
@@ -270,8 +298,8 @@ class RunWorkflow:
     async def _after_loss(self, progress: Progress, target: Op | None, attempt: int) -> bool:
         """Have an execution repeated that was lost with its worker, or give up. Returns whether a
         step is to be tried again."""
-        if target is not None and any(done.op.id == target.id for done in progress.done):
-            target = None  # the target had ended: a later step was lost
+        if target is not None and target.id in self._stored:
+            target = None  # it had ended: a later step was lost
         begun = target if progress.begun is None else progress.begun
         if target is None:
             target, attempt = progress.begun, 0
@@ -297,6 +325,11 @@ class RunWorkflow:
         return False
 
     def _store(self, done: Done) -> None:
+        """Store a step once, with the first result. A worker may have handed it over before the
+        worker was lost, and an app may report it twice."""
+        if done.op.id in self._stored:
+            return
+        self._stored.add(done.op.id)
         text = self._text_of(done)
         self._memory.append(done.op.id, text)
         self._inputs.pop(done.op.id, None)
