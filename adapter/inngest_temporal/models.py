@@ -184,6 +184,8 @@ def describe(error: pydantic.ValidationError) -> str:
 def shown(value: object) -> str:
     """An invalid value for a message: shortened, and with its type."""
     text = repr(value)
+    if type(value).__module__.partition(".")[0] == "inngest":
+        return f"{text} of the official SDK: change the import to `inngest_temporal`"
     if text.startswith(type(value).__name__):
         return text
     return f"{text if len(text) <= 100 else text[:97] + '...'} ({type(value).__name__})"

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import inngest as official
 import pytest
 
 import inngest_temporal as inngest
@@ -164,6 +165,12 @@ def test_the_stack_of_a_slip_shows_the_users_line() -> None:
         (
             lambda: function(concurrency=[5])(charge_handler).parts(),
             "Function 'app-fn', concurrency.0: should be a Concurrency, not 5 (int)",
+        ),
+        (
+            lambda: function(trigger=official.TriggerEvent(event="a"))(charge_handler).parts(),
+            "Function 'app-fn', triggers.0: should be a TriggerEvent or a TriggerCron, not"
+            " TriggerEvent(event='a', expression=None) of the official SDK: change the import to"
+            " `inngest_temporal`",
         ),
         (
             lambda: function(trigger="test/event")(charge_handler).parts(),

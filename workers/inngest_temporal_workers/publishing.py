@@ -160,7 +160,8 @@ class _Log:
         if gone and (http := gone[-1].app.get("http")):
             logger.warning(
                 "App %r was served over HTTP at %s, and workers execute its functions from now on."
-                " If these are two services, give each an app id of its own.",
+                " Runs under way go on calling it: keep it and a worker --http up until they have"
+                " ended. If these are two services, give each an app id of its own.",
                 self._app_id,
                 http.get("url"),
             )

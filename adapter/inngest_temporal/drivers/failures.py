@@ -17,7 +17,7 @@ from temporalio.exceptions import (
 )
 
 from inngest_temporal import errors
-from inngest_temporal.errors import Error, NonRetriableError, RetryAfterError, StepError
+from inngest_temporal.errors import Error, NonRetriableError, StepError
 
 from .protocol import ErrorInfo
 
@@ -38,8 +38,11 @@ def error_info(error: BaseException) -> ErrorInfo:
     """An exception in the form in which it is stored. Its stack shows only frames of user code and
     libraries, not ours."""
     retry_after_ms = None
-    if isinstance(error, RetryAfterError):
-        delay = (error.retry_after - datetime.datetime.now(datetime.UTC)).total_seconds() * 1000
+    after = getattr(error, "retry_after", None) if _is_one_of_ours(error) else None
+    if isinstance(after, datetime.datetime):
+        delay = (
+            after.astimezone(datetime.UTC) - datetime.datetime.now(datetime.UTC)
+        ).total_seconds() * 1000
         low, high = RETRY_AFTER_MS
         retry_after_ms = round(min(max(delay, low), high))
     return ErrorInfo(
@@ -57,7 +60,14 @@ def _is_retriable(error: BaseException) -> bool:
     its errors are."""
     if isinstance(error, BaseExceptionGroup):
         return all(_is_retriable(each) for each in error.exceptions)
-    return error.is_retriable if isinstance(error, Error) else True
+    return bool(getattr(error, "is_retriable", True)) if _is_one_of_ours(error) else True
+
+
+def _is_one_of_ours(error: BaseException) -> bool:
+    """Whether it is an error of this package, or of the official SDK, whose import a module of the
+    user may still have: what it forbids must not happen."""
+    packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    return not packages.isdisjoint({"inngest_temporal", "inngest"})
 
 
 def bounded(text: str) -> str:

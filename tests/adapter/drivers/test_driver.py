@@ -10,6 +10,7 @@ import pytest
 
 import inngest_temporal as inngest
 from inngest_temporal.drivers import local
+from inngest_temporal.drivers.failures import error_info
 from inngest_temporal.drivers.local import Execution, ExecutionInput, Ledger, hashed
 from inngest_temporal.drivers.protocol import Done, Failed, Memo, Op, Ops, Outcome, Returned
 from inngest_temporal.testing import trigger_async
@@ -585,6 +586,20 @@ async def test_an_async_body_in_a_sync_handler_is_refused_and_named() -> None:
         " async, or the body not."
     )
     assert not result.executed.error.retriable
+
+
+async def test_errors_of_the_official_sdk_forbid_or_delay_the_next_attempt_too() -> None:
+    """A module whose import was forgotten raises them."""
+    import inngest as official
+
+    class Declined(official.NonRetriableError):
+        pass
+
+    for raised in (official.NonRetriableError("declined"), Declined("declined")):
+        assert not error_info(raised).retriable
+    later = error_info(official.RetryAfterError("later", 60_000))
+    assert later.retriable
+    assert later.retry_after_ms == pytest.approx(60_000, abs=5_000)
 
 
 async def test_a_group_of_errors_is_retriable_only_if_all_of_them_are() -> None:

@@ -54,6 +54,26 @@ def refusal(text: str) -> str:
     return str(raised.value)
 
 
+def test_modules_that_still_import_the_official_sdk_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("pay.py", "from inngest import NonRetriableError\n")
+    write("ship.py", "import inngest\n")
+    write("mail.py", "import inngest_temporal as inngest\n")
+    write("app.py", f"import mail, pay, ship\n{CLIENT}{function('fn')}")
+    assert ids("app.py") == ["shop-fn"]
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" uses the official SDK")[0] for line in said] == [
+        "Module pay",
+        "Module ship",
+    ]
+
+
+def test_the_experimental_part_of_the_official_sdk_has_a_hint() -> None:
+    write("app.py", "from inngest_temporal.experimental import mocked\n")
+    assert "inngest_temporal.testing takes the place of experimental.mocked" in refusal("app.py")
+
+
 # What is found.
 
 

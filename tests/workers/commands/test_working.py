@@ -178,9 +178,16 @@ def test_the_printed_curl_is_for_an_event_that_may_be_sent() -> None:
     async def other(ctx: inngest.Context) -> None:
         pass
 
+    @client.create_function(
+        fn_id="conditional",
+        trigger=inngest.TriggerEvent(event="app/rare", expression="event.data.n > 5"),
+    )
+    async def conditional(ctx: inngest.Context) -> None:
+        pass
+
     assert curl_text([on_any_failure], "http://ingress") == ""
     expected = """ -d '{"name": "app/example", "data": {}}'"""
-    assert expected in curl_text([on_any_failure, other], "http://ingress")
+    assert expected in curl_text([on_any_failure, conditional, other], "http://ingress")
 
 
 def test_connections_of_a_listener_send_replies_at_once() -> None:

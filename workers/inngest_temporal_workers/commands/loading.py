@@ -19,10 +19,12 @@ import inngest_temporal
 from inngest_temporal.functions import Function
 from inngest_temporal_workers.plugin import parts_of
 
+from .processes import complain
 from .sources import ModuleError, Source, no_module
 
 SERVING = {"connect", "digital_ocean", "django", "fast_api", "flask", "tornado"}
 """Parts of the official SDK that serve functions over HTTP or a socket."""
+_EXPERIMENTAL = "inngest_temporal.experimental"
 NO_SERVING = "Delete it, and `serve`: a worker runs the functions without an HTTP framework."
 
 
@@ -36,7 +38,38 @@ def load(source: Source) -> list[Function[Any]]:
     module = _import(source)
     functions = _named(module, source) if source.attribute else _all(module, source)
     parts_of(functions)
+    for name in _unchanged(source):
+        complain(
+            f"Module {name} uses the official SDK, whose errors and types are not those of this"
+            " package. Change its import to `import inngest_temporal as inngest`."
+        )
     return functions
+
+
+def _unchanged(source: Source) -> list[str]:
+    """The user's modules that still import the official SDK."""
+    official = sys.modules.get("inngest")
+    if official is None:
+        return []
+    folders = [Path.cwd()] if source.path is None else [Path.cwd(), source.path.parent]
+
+    def is_the_users(module: ModuleType) -> bool:
+        file = Path(getattr(module, "__file__", None) or "/")
+        is_beside = any(file.is_relative_to(folder) for folder in folders)
+        return is_beside and "site-packages" not in file.parts
+
+    def is_theirs(value: object) -> bool:
+        return value is official or _is_of_official(value)
+
+    return [
+        name
+        for name, module in sorted(sys.modules.items())
+        if is_the_users(module) and any(map(is_theirs, vars(module).values()))
+    ]
+
+
+def _is_of_official(value: object) -> bool:
+    return isinstance(value, type) and value.__module__.split(".")[0] == "inngest"
 
 
 def _import(source: Source) -> ModuleType:
@@ -81,6 +114,11 @@ def _failed(source: Source, error: BaseException) -> ModuleError:
     trace = _users_part(error.__traceback__)
     shown = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
     hint = f"\n\nThat is a part of the official SDK. {NO_SERVING}" if _is_serving(error) else ""
+    if isinstance(error, ImportError) and (error.name or "").startswith(_EXPERIMENTAL):
+        hint = (
+            f"\n\n{_EXPERIMENTAL} does not exist: inngest_temporal.testing takes the place of"
+            " experimental.mocked; the rest needs the official SDK (docs/HTTP_APPS.md)."
+        )
     return ModuleError(f"{source.text} can't be imported. Correct what this says:\n\n{shown}{hint}")
 
 
@@ -155,7 +193,7 @@ def _items(value: Any) -> list[Any]:
 
 
 def _is_official(value: object) -> bool:
-    return type(value).__name__ == "Function" and type(value).__module__.split(".")[0] == "inngest"
+    return type(value).__name__ == "Function" and _is_of_official(type(value))
 
 
 def _official(module: ModuleType, source: Source) -> ModuleError:

@@ -211,19 +211,23 @@ def _describe(trigger: TriggerEvent | TriggerCron) -> str:
 def curl_text(functions: Sequence[Function[Any]], url: str) -> str:
     """For the first event that triggers one of the functions, with the data that its handler
     names; empty if there is none."""
-    for function in functions:
-        part = function.parts()[0]
-        for trigger in part.config.triggers:
-            if isinstance(trigger, TriggerEvent) and not is_internal(trigger.event):
-                name = trigger.event.replace("*", "example")
-                event = {"name": name, "data": _sample_data(part.handler)}
-                return (
-                    "\nSend an event:\n"
-                    f"  curl {url}/e/dev -d {shlex.quote(json.dumps(event))}\n"
-                    "Then, with the id that this prints, see what came of it:\n"
-                    f"  curl {url}/v1/events/ID/runs\n"
-                )
-    return ""
+    found = [
+        (bool(trigger.expression), trigger.event, part.handler)
+        for part in (function.parts()[0] for function in functions)
+        for trigger in part.config.triggers
+        if isinstance(trigger, TriggerEvent) and not is_internal(trigger.event)
+    ]
+    if not found:
+        return ""
+    # Rather one without a condition, which the sample may not meet.
+    _, name, handler = min(found, key=lambda each: each[0])
+    event = {"name": name.replace("*", "example"), "data": _sample_data(handler)}
+    return (
+        "\nSend an event:\n"
+        f"  curl {url}/e/dev -d {shlex.quote(json.dumps(event))}\n"
+        "Then, with the id that this prints, see what came of it:\n"
+        f"  curl {url}/v1/events/ID/runs\n"
+    )
 
 
 def _sample_data(handler: object) -> dict[str, Any]:

@@ -243,7 +243,7 @@ def _located(answer: Answer, url: str) -> Answer:
     """The answer; if it is not that of an SDK, its error says which URL was called."""
     if answer.failed is None or not answer.is_foreign:
         return answer
-    message = f"{answer.failed.message} It was called at {url}."
+    message = f"{answer.failed.message.removesuffix('.')}. It was called at {url}."
     return replace(answer, failed=replace(answer.failed, message=message))
 
 
