@@ -20,9 +20,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 from temporalio.client import Client
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from inngest_temporal.dashboard.pages import dashboard_routes
 from inngest_temporal.dashboard.site import Site
@@ -32,7 +31,7 @@ from inngest_temporal.routing.recent import RecentEvents
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal.routing.router import Router
 from inngest_temporal.routing.waits import Waits
-from inngest_temporal.temporal.connection import RPC_TIMEOUT, Settings
+from inngest_temporal.temporal.connection import Settings, find_namespace
 
 from .auth import Keys
 from .bodies import Bodies
@@ -187,11 +186,11 @@ class _Ready:
             reason = str(RegistryNotReadyError())
             return json_reply({"status": 503, "message": reason}, 503)
         try:
-            await self._client.workflow_service.get_system_info(
-                GetSystemInfoRequest(), timeout=RPC_TIMEOUT
-            )
-        except (RPCError, RuntimeError, TimeoutError):
-            return json_reply({"status": 503, "message": "Temporal can't be reached."}, 503)
+            await find_namespace(self._client)
+        except (RPCError, RuntimeError, TimeoutError) as error:
+            is_missing = isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND
+            reason = "has no such namespace" if is_missing else "can't be reached"
+            return json_reply({"status": 503, "message": f"Temporal {reason}."}, 503)
         return json_reply({"status": 200, "message": "OK"})
 
 

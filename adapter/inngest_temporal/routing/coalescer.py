@@ -35,7 +35,12 @@ class Coalescer(Generic[Item, Answer]):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         queue.append((item, size, future))
-        return await future
+        try:
+            return await future
+        except Exception as error:
+            # All that wait get the same error, and each would add to its traceback.
+            error.__traceback__ = None
+            raise
 
     async def _work(
         self, entity: str, queue: deque[tuple[Item, int, asyncio.Future[Answer]]]

@@ -20,9 +20,8 @@ from datetime import timedelta
 from typing import Any, Self
 
 import pydantic
-from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.client import Client, WorkflowExecutionDescription
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
 
 from inngest_temporal.config import FunctionConfig
 from inngest_temporal.errors import ExpressionError, FunctionConfigInvalidError, text_of
@@ -30,7 +29,12 @@ from inngest_temporal.expressions import Expression, compile_expression
 from inngest_temporal.expressions.syntax import Call, Const, Node, const_path
 from inngest_temporal.models import BATCH_TIMEOUT, TriggerEvent, milliseconds
 from inngest_temporal.temporal import names
-from inngest_temporal.temporal.connection import RPC_TIMEOUT, place_of, problem_of
+from inngest_temporal.temporal.connection import (
+    RPC_TIMEOUT,
+    is_not_found,
+    place_of,
+    problem_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -492,8 +496,7 @@ class Follower:
                 rpc_timeout=RPC_TIMEOUT
             )
         except RPCError as error:
-            # A namespace that does not exist has the same status, but is not an empty registry.
-            if error.status != RPCStatusCode.NOT_FOUND or _no_namespace(error):
+            if not is_not_found(error):
                 raise
             return None
 
@@ -511,9 +514,3 @@ def _read(app: Mapping[str, Any]) -> AppConfig:
                 error,
             )
     return AppConfig.model_validate({**app, "functions": functions})
-
-
-def _no_namespace(error: RPCError) -> bool:
-    return any(
-        detail.Is(NamespaceNotFoundFailure.DESCRIPTOR) for detail in error.grpc_status.details
-    )

@@ -8,6 +8,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
+from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client, WorkflowHandle
 from temporalio.envconfig import ClientConfig
@@ -108,6 +109,14 @@ def handle_of(client: Client, id: str) -> WorkflowHandle[Any, Any]:
     if "\0" in id:
         raise RPCError("An id has no NUL character.", RPCStatusCode.NOT_FOUND, b"")
     return client.get_workflow_handle(id)
+
+
+def is_not_found(error: RPCError) -> bool:
+    """Whether a workflow does not exist. A namespace that does not exist has the same status, but
+    says nothing of its workflows."""
+    return error.status == RPCStatusCode.NOT_FOUND and not any(
+        detail.Is(NamespaceNotFoundFailure.DESCRIPTOR) for detail in error.grpc_status.details
+    )
 
 
 def is_temporary(error: BaseException) -> bool:

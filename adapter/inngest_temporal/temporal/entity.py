@@ -29,6 +29,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from . import names
+from .connection import is_not_found
 from .healing import heal
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class EntityHandle:
         try:
             await handle.signal(name, args=_stamped(message), rpc_timeout=self.timeout)
         except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
+            if not is_not_found(error):
                 raise
             return False
         return True
@@ -95,7 +96,7 @@ class EntityHandle:
                 )
                 return answer
         except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
+            if not is_not_found(error):
                 raise
         except WorkflowUpdateFailedError as error:
             if not _ended_meanwhile(error):
@@ -157,7 +158,7 @@ class EntityHandle:
             )
             return answer
         except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
+            if not is_not_found(error):
                 raise
             return None
 
@@ -166,7 +167,7 @@ class EntityHandle:
         try:
             return await self.client.get_workflow_handle(self.id).describe(rpc_timeout=self.timeout)
         except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
+            if not is_not_found(error):
                 raise
             return None
 

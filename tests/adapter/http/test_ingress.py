@@ -641,6 +641,22 @@ async def test_it_starts_without_temporal_and_recovers_from_outages(
         await until(accepted)
 
 
+async def test_without_its_namespace_an_ingress_is_not_ready_and_accepts_nothing(
+    temporal_address: str,
+) -> None:
+    """It read the registry before the namespace was deleted."""
+    client = await Client.connect(temporal_address, namespace="deleted")
+    async with http(ingress_for(client)) as api:
+        ready = await api.get("/ready")
+        assert (ready.status_code, ready.json()["message"]) == (
+            503,
+            "Temporal has no such namespace.",
+        )
+        # The second one could only resume runs.
+        for name in ("shop/ok", "shop/other"):
+            assert (await api.post("/e/key", json={"name": name})).status_code == 503
+
+
 async def test_the_ingress_follows_what_workers_publish(client: Client) -> None:
     async with (
         system_worker(client),

@@ -1,16 +1,19 @@
 """Requests with many events are taken over by one durable write, and routed by workers."""
 
+from collections import Counter
 from typing import Any
 
 import httpx
 import pytest
 from temporalio.client import Client, WorkflowExecution
+from temporalio.service import RPCError, RPCStatusCode
 
 import inngest_temporal as inngest
 from inngest_temporal.http.app import create_ingress
 from inngest_temporal.routing import intake
 from inngest_temporal.routing.events import Stamped
 from inngest_temporal.routing.registry import Follower
+from inngest_temporal.routing.router import Router
 from inngest_temporal.temporal import names
 from inngest_temporal.temporal.connection import Settings
 from tests.harness import new_client, running, until
@@ -57,6 +60,27 @@ async def test_many_events_start_one_run_each_though_the_request_is_repeated(
     assert [reply.status_code for reply in replies] == [200, 200]
     assert replies[0].json() == replies[1].json()
     assert sorted(seen) == list(range(130))
+
+
+async def test_only_events_that_could_not_be_routed_are_routed_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    tried: Counter[int] = Counter()
+    route = Router.route
+
+    async def route_later(self: Router, stamped: Any) -> Any:
+        number = int(stamped[0].event["data"]["n"])
+        tried[number] += 1
+        if number % 10 == 3 and tried[number] < 3:
+            raise RPCError("busy", RPCStatusCode.RESOURCE_EXHAUSTED, b"")
+        return await route(self, stamped)
+
+    monkeypatch.setattr(Router, "route", route_later)
+    async with running(client, counting(seen)):
+        assert (await posted(client, many(30))).status_code == 200
+        await until(lambda: len(seen) == 30)
+    assert tried == {number: 3 if number % 10 == 3 else 1 for number in range(30)}
 
 
 async def test_events_that_no_worker_has_routed_yet_wait_for_one(client: Client) -> None:

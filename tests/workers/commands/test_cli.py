@@ -590,6 +590,17 @@ def test_an_invalid_address_of_temporal_is_an_error(start: Callable[..., Command
     assert "Traceback" not in command.output
 
 
+def test_what_a_worker_waits_for_is_a_line_of_the_log_if_that_is_json(
+    start: Callable[..., Command],
+) -> None:
+    worker = start(
+        "worker", "app.py", "--log-format", "json", TEMPORAL_ADDRESS=f"127.0.0.1:{free_port()}"
+    )
+    worker.says("Temporal can't be reached")
+    [line] = worker.output.splitlines()
+    assert json.loads(line)["level"] == "ERROR"
+
+
 def test_an_ingress_without_keys_does_not_start(start: Callable[..., Command]) -> None:
     command = start("ingress", "--port", str(free_port()))
     assert command.ends() == 1

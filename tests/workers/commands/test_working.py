@@ -9,11 +9,13 @@ import httpx
 import pytest
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
 import inngest_temporal as inngest
 from inngest_temporal.routing.registry import Follower
 from inngest_temporal_workers.commands.health import health_app
 from inngest_temporal_workers.commands.processes import ProcessError, listen, parse_address, serving
+from inngest_temporal_workers.commands.temporal import Waiting
 from inngest_temporal_workers.commands.working import WorkerOptions, WorkerProcess, curl_text
 from tests.conftest import Proxy
 from tests.harness import TRIGGER, new_client, until
@@ -197,3 +199,10 @@ def test_connections_of_a_listener_send_replies_at_once() -> None:
         listener.accept()[0] as accepted,
     ):
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_command_that_does_one_thing_waits_for_temporal_for_a_while_only() -> None:
+    away = RPCError("away", RPCStatusCode.UNAVAILABLE, b"")
+    Waiting().on(away)
+    with pytest.raises(ProcessError, match=r"can't be reached .* It took too long"):
+        Waiting(seconds=-1).on(away)

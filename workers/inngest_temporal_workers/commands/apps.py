@@ -19,7 +19,7 @@ from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers.plugin import system_worker
 
 from .processes import ProcessError, complain, say
-from .temporal import Waiting, wait_for_temporal
+from .temporal import PATIENCE, Waiting, wait_for_temporal
 from .working import listed
 
 POLL_SECONDS = 5.0
@@ -46,7 +46,7 @@ def read_url(text: str) -> str:
 
 async def sync_app(url: str, settings: Settings, stop: asyncio.Event) -> None:
     """The command `sync`. Raises `ProcessError`, `Error`."""
-    client = await wait_for_temporal(stop, Waiting())
+    client = await wait_for_temporal(stop, Waiting(seconds=PATIENCE))
     if client is None:
         return
     async with sync_client() as http, system_worker(client):

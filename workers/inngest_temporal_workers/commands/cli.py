@@ -21,7 +21,6 @@ from . import logs, sources
 from .logs import LogFormat, LogLevel
 from .processes import (
     ProcessError,
-    complain,
     importing,
     listen,
     parse_address,
@@ -336,7 +335,7 @@ def _plain_errors() -> Iterator[None]:
     except Exception as error:
         if not _explains_itself(error):
             raise
-        complain(str(error))
+        logs.report(str(error))
         raise typer.Exit(1) from error
 
 

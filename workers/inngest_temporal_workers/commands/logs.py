@@ -5,7 +5,7 @@ import logging
 import sys
 from enum import StrEnum
 
-from .processes import listen, parse_address
+from .processes import complain, listen, parse_address
 
 
 class LogLevel(StrEnum):
@@ -24,6 +24,18 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+_is_json = False
+
+
+def report(text: str) -> None:
+    """Say what a command waits for, or why it ends: as a line of the log if that is JSON, as it is
+    otherwise."""
+    if _is_json:
+        logging.getLogger("inngest_temporal").error(text)
+    else:
+        complain(text)
+
+
 def configure(
     level: LogLevel, form: LogFormat, *, events: bool = False, metrics: str | None = None
 ) -> None:
@@ -37,6 +49,8 @@ def configure(
     from inngest_temporal.logger import JsonFormatter, TextFormatter
     from inngest_temporal.routing import reports
 
+    global _is_json
+    _is_json = form is LogFormat.JSON
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form is LogFormat.JSON else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -9,12 +9,12 @@ from inngest_temporal.routing.registry import Follower
 from inngest_temporal_workers.plugin import system_worker
 
 from .processes import ProcessError, say
-from .temporal import Waiting, wait_for_temporal
+from .temporal import PATIENCE, Waiting, wait_for_temporal
 
 
 async def remove_app(app_id: str, stop: asyncio.Event) -> None:
     """Remove an app. Raises `ProcessError`."""
-    client = await wait_for_temporal(stop, Waiting())
+    client = await wait_for_temporal(stop, Waiting(seconds=PATIENCE))
     if client is None:
         return
     async with system_worker(client):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
@@ -15,10 +16,13 @@ from inngest_temporal.temporal.connection import (
     problem_of,
 )
 
-from .processes import ProcessError, complain, say
+from .logs import report
+from .processes import ProcessError, say
 
 RECONNECT_SECONDS = 1.0
 """Seconds between two attempts to reach Temporal."""
+PATIENCE = 30.0
+"""Seconds that a command which does one thing waits for Temporal."""
 QUIET_SECONDS = 0.1
 """Seconds between two attempts while Temporal is being started."""
 
@@ -26,9 +30,11 @@ QUIET_SECONDS = 0.1
 class Waiting:
     """Prints once what a process waits for, and when that is over."""
 
-    def __init__(self, is_quiet: bool = False) -> None:
-        """`is_quiet`: the parent of this process is starting Temporal, too."""
+    def __init__(self, is_quiet: bool = False, seconds: float | None = None) -> None:
+        """`is_quiet`: the parent of this process is starting Temporal, too. `seconds`: how long to
+        wait at most."""
         self._is_quiet = is_quiet
+        self._ends_at = None if seconds is None else time.monotonic() + seconds
         self._said = ""
 
     def on(self, error: BaseException) -> None:
@@ -36,10 +42,12 @@ class Waiting:
         message = problem_of(error, temporal_place()) or f"The worker ended: {error}"
         if not is_temporary(error):
             raise ProcessError(message) from error
+        if self._ends_at is not None and time.monotonic() > self._ends_at:
+            raise ProcessError(f"{message} It took too long: nothing was done.") from error
         if self._is_quiet:
             return
         if message != self._said:
-            complain(message)
+            report(message)
         self._said = message
 
     def over(self) -> None:

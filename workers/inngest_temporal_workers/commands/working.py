@@ -22,11 +22,12 @@ from inngest_temporal.functions import Function
 from inngest_temporal.models import TriggerCron, TriggerEvent
 from inngest_temporal.routing.events import is_internal
 from inngest_temporal.routing.registry import POLL_INTERVAL, Follower
+from inngest_temporal.temporal.connection import find_namespace, problem_of
 from inngest_temporal_workers.plugin import InngestPlugin
 from inngest_temporal_workers.worker import create_worker
 
 from .processes import first, interval_of, say
-from .temporal import Waiting, wait_for_temporal
+from .temporal import Waiting, temporal_place, wait_for_temporal
 
 _FAILED = re.compile(r"""event\.data\.function_id == (?:'|")([^'"]+)(?:'|")""")
 """The condition of an `on_failure`."""
@@ -94,9 +95,9 @@ class WorkingProcess:
         if self._client is None or not self._ready:
             return self.not_ready
         try:
-            await self._client.service_client.check_health(timeout=timedelta(seconds=2))
+            await find_namespace(self._client)
         except (RPCError, RuntimeError, TimeoutError) as error:
-            return f"Temporal can't be reached: {error}"
+            return problem_of(error, temporal_place()) or f"Temporal refuses: {error}"
         return None
 
     async def _work(self, client: Client, stop: asyncio.Event) -> None:

@@ -9,6 +9,8 @@ from typing import TypeVar
 from temporalio import activity
 from temporalio.service import RPCError, RPCStatusCode
 
+from inngest_temporal.temporal.connection import is_not_found
+
 CONCURRENCY = 50
 """Maximum number of calls that one activity makes at once."""
 CHUNK = 200
@@ -40,7 +42,7 @@ async def fails_as_gone(call: Awaitable[None]) -> bool:
     try:
         await call
     except RPCError as error:
-        if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
+        if error.status != RPCStatusCode.INVALID_ARGUMENT and not is_not_found(error):
             raise
         return True
     return False
