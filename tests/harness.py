@@ -23,8 +23,14 @@ class App:
     """A running app: send it events, look at its runs."""
 
     def __init__(
-        self, client: Client, functions: Sequence[inngest.Function[Any]], router: Router
+        self,
+        client: Client,
+        functions: Sequence[inngest.Function[Any]],
+        router: Router,
+        follower: Follower | None = None,
     ) -> None:
+        """`follower`: the worker's."""
+        self.follower = follower
         self.client = client
         self.functions = functions
         self.router = router
@@ -71,6 +77,7 @@ async def running(
             client,
             functions,
             Router(client, follower, Waits.of(client).deliver, rpc_timeout=PATIENCE),
+            plugin.follower,
         )
 
 

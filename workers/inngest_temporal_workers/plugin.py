@@ -102,14 +102,15 @@ class InngestPlugin(SimplePlugin):
         self._executor = concurrent.futures.ThreadPoolExecutor(
             threads, thread_name_prefix="inngest-handler"
         )
-        self._follower = Follower(client)
+        self.follower = Follower(client)
+        """Reads the registry for the worker."""
         waits = Waits.of(client)
-        router = Router(client, self._follower, waits.deliver)
+        router = Router(client, self.follower, waits.deliver)
         executions = ExecutionActivities(
             client, self._parts, self._settings, router, self._executor, self._heartbeats
         )
-        activities = RunActivities(client, lambda _: self.app_id, router, waits, self._follower)
-        admission = AdmissionActivities(Locks(client), self._parts, self._follower)
+        activities = RunActivities(client, lambda _: self.app_id, router, waits, self.follower)
+        admission = AdmissionActivities(Locks(client), self._parts, self.follower)
         workflows = [*config.get("workflows", []), *self._workflows]
         if not any(_is_dynamic(each) for each in workflows):  # a worker can have one
             prefix = f"{self.app_id}-"
@@ -143,8 +144,8 @@ class InngestPlugin(SimplePlugin):
         app = AppConfig(app_id=self.app_id, task_queue=worker.task_queue, functions=configs)
         try:
             async with (
-                own_system_worker(worker.client, self._follower),
-                self._follower,
+                own_system_worker(worker.client, self.follower),
+                self.follower,
                 self._heartbeats,
                 healing(worker.client),
             ):
@@ -167,9 +168,9 @@ class InngestPlugin(SimplePlugin):
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _publish(self, publisher: Publisher) -> None:
-        await publisher.publish(self._follower)
+        await publisher.publish(self.follower)
         self.published.set()
-        await publisher.keep(self._follower)
+        await publisher.keep(self.follower)
 
 
 def _is_dynamic(workflow_class: type) -> bool:

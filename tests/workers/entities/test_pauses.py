@@ -43,16 +43,18 @@ async def registered(client: Client, id: str = "shop-pay") -> RegisteredFunction
 
 
 async def set_paused(client: Client, app: App, paused: bool) -> None:
-    """Pause or resume, and wait until the app's router knows."""
+    """Pause or resume, and wait until the app's router and the worker know."""
     change = pauses.pause if paused else pauses.resume
     await change(client, await registered(client))
     await until(lambda: _knows(app, paused))
 
 
 def _knows(app: App, paused: bool) -> bool:
-    snapshot = app.router.snapshot
-    function = snapshot and snapshot.function("shop-pay")
-    return function is not None and bool(function.config.paused) == paused
+    assert app.follower is not None
+    found = [
+        each and each.function("shop-pay") for each in (app.router.snapshot, app.follower.snapshot)
+    ]
+    return all(each is not None and bool(each.config.paused) == paused for each in found)
 
 
 async def queue(client: Client, function: str = "shop-pay") -> dict[str, Any]:
