@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 dev: $(VENV)/dev
 	$(BIN)/inngest-temporal dev examples/orders.py $(ARGS)
 
-# Six at once, on two cores too: most tests wait for something. Four take a fifth longer.
+# Six at once, on two cores too: most tests wait for something.
 PROCESSES := --numprocesses 6 --dist worksteal
 test: $(VENV)/ready
 	$(BIN)/python -m pytest $(PROCESSES) $(ARGS)

@@ -410,3 +410,9 @@ def _moment(when: int | datetime.timedelta | datetime.datetime) -> datetime.date
         furthest = datetime.datetime.min if is_past else datetime.datetime.max
         return furthest.replace(tzinfo=datetime.UTC)
     raise TypeError(f"retry_after is milliseconds (int), a timedelta or a datetime, not {when!r}.")
+
+
+def is_official(kind: type) -> bool:
+    """Whether a class is one of the official SDK, whose import a module of the user may still
+    have."""
+    return kind.__module__.partition(".")[0] == "inngest"

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypeAliasType
 
-from .errors import FunctionConfigInvalidError
+from .errors import FunctionConfigInvalidError, is_official
 
 # Not recursive, so that a TypedDict is accepted as data.
 JSON = TypeAliasType(
@@ -184,7 +184,7 @@ def describe(error: pydantic.ValidationError) -> str:
 def shown(value: object) -> str:
     """An invalid value for a message: shortened, and with its type."""
     text = repr(value)
-    if type(value).__module__.partition(".")[0] == "inngest":
+    if is_official(type(value)):
         return f"{text} of the official SDK: change the import to `inngest_temporal`"
     if text.startswith(type(value).__name__):
         return text

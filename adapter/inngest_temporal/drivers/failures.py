@@ -17,7 +17,7 @@ from temporalio.exceptions import (
 )
 
 from inngest_temporal import errors
-from inngest_temporal.errors import Error, NonRetriableError, StepError
+from inngest_temporal.errors import Error, NonRetriableError, StepError, is_official
 
 from .protocol import ErrorInfo
 
@@ -66,8 +66,7 @@ def _is_retriable(error: BaseException) -> bool:
 def _is_one_of_ours(error: BaseException) -> bool:
     """Whether it is an error of this package, or of the official SDK, whose import a module of the
     user may still have: what it forbids must not happen."""
-    packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-    return not packages.isdisjoint({"inngest_temporal", "inngest"})
+    return isinstance(error, Error) or any(map(is_official, type(error).__mro__))
 
 
 def bounded(text: str) -> str:

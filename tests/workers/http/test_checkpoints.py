@@ -18,7 +18,7 @@ from inngest_temporal.temporal.connection import Settings
 from inngest_temporal_workers.commands.processes import listen, serving
 from inngest_temporal_workers.http import dispatches
 from inngest_temporal_workers.http.dispatches import Reports
-from inngest_temporal_workers.runs import executing, heartbeats
+from inngest_temporal_workers.runs import checkpoints, executing, heartbeats
 from tests.conftest import Proxy
 from tests.hand_app import (
     Answered,
@@ -263,7 +263,7 @@ async def test_without_an_address_of_the_worker_apps_do_not_report(client: Clien
 async def test_large_reports_are_handed_to_the_run_again_and_again(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatches, "MAX_CHAIN_BYTES", 20_000)
+    monkeypatch.setattr(checkpoints, "MAX_CHAIN_BYTES", 20_000)
     steps = [step_run(f"s{n}", "x" * 6_000) for n in range(20)]
     async with http_world(client) as world:
 
@@ -292,7 +292,7 @@ async def test_a_worker_lost_after_it_handed_steps_over_repeats_none_and_keeps_e
     client: Client, proxy: Proxy, soon_lost: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last heartbeat still has steps that the run has got since."""
-    monkeypatch.setattr(dispatches, "MAX_CHAIN_BYTES", 1_000)
+    monkeypatch.setattr(checkpoints, "MAX_CHAIN_BYTES", 1_000)
     cut_off = await Client.connect(proxy.address, namespace=client.namespace)
     handed_over = asyncio.Event()
     hand_over = dispatches.Reports.hand_over

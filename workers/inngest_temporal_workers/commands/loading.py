@@ -16,6 +16,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 import inngest_temporal
+from inngest_temporal.errors import is_official
 from inngest_temporal.functions import Function
 from inngest_temporal_workers.plugin import parts_of
 
@@ -59,17 +60,13 @@ def _unchanged(source: Source) -> list[str]:
         return is_beside and "site-packages" not in file.parts
 
     def is_theirs(value: object) -> bool:
-        return value is official or _is_of_official(value)
+        return value is official or (isinstance(value, type) and is_official(value))
 
     return [
         name
         for name, module in sorted(sys.modules.items())
         if is_the_users(module) and any(map(is_theirs, vars(module).values()))
     ]
-
-
-def _is_of_official(value: object) -> bool:
-    return isinstance(value, type) and value.__module__.split(".")[0] == "inngest"
 
 
 def _import(source: Source) -> ModuleType:
@@ -193,7 +190,7 @@ def _items(value: Any) -> list[Any]:
 
 
 def _is_official(value: object) -> bool:
-    return type(value).__name__ == "Function" and _is_of_official(type(value))
+    return type(value).__name__ == "Function" and is_official(type(value))
 
 
 def _official(module: ModuleType, source: Source) -> ModuleError:

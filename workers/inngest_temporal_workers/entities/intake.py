@@ -24,7 +24,7 @@ from inngest_temporal.routing.router import Router, refuses
 from inngest_temporal.routing.waits import Waits
 from inngest_temporal.temporal import names
 
-from .fan_out import HEARTBEAT_TIMEOUT, heartbeats, map_concurrently
+from .fan_out import HEARTBEAT_TIMEOUT, heartbeats
 
 PART = 100
 """Maximum number of events that one activity routes."""
@@ -88,7 +88,7 @@ class IntakeActivities:
             await self.follower.refresh()
             left, pause = stamped, FIRST_PAUSE
             while left:
-                failed = await map_concurrently(left, self._failure, PART)
+                failed = await asyncio.gather(*map(self._failure, left))
                 errors = [error for error in failed if error is not None]
                 left = [one for one, error in zip(left, failed, strict=True) if error is not None]
                 if errors:

@@ -8,6 +8,7 @@ by the heartbeat of the call's activity. So there is one writer, and no heartbea
 import asyncio
 import contextlib
 import contextvars
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -67,11 +68,7 @@ class Reports(Checkpoints):
         if self.stopping:
             return Committed.LATER
         for step in steps:
-            if step.op.id not in self.known:
-                if self._bytes >= MAX_CHAIN_BYTES:
-                    await self.hand_over()
-                self._keep(step)
-                self.known.add(step.op.id)
+            await self._keep(step)
         async with self._turn:
             is_known = await self.heartbeat()
         return Committed.DONE if is_known and not self.over else Committed.STALE
@@ -79,14 +76,16 @@ class Reports(Checkpoints):
     async def make_room(self, steps: list[Done]) -> None:
         """Hand steps over if an answer with all of them, and with these last ones, would be too
         large for Temporal."""
-        new = [step for step in steps if step.error is None and step.op.id not in self.known]
+        new = [step for step in steps if step.error is None and not self.has(step.op.id)]
         if self._bytes + sum(json_size(to_wire(step)) for step in new) <= MAX_OUTPUT_BYTES:
             return
         for step in new:
-            if self._bytes:
-                await self._until_taken(self.hand_over)
-            self._keep(step)
-            self.known.add(step.op.id)
+            await self._until_taken(functools.partial(self._keep, step))
+
+    async def _keep(self, done: Done) -> None:
+        if not self.has(done.op.id):
+            await super()._keep(done)
+            self.known.add(done.op.id)
 
 
 @dataclass

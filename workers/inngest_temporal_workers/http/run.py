@@ -67,10 +67,10 @@ class HttpRun(RunWorkflow):
         if progress.version is not None and self._version < 0:
             self._version = progress.version
         self._plans = self._plans or len(progress.ops or []) > 1
-        new = [done for done in progress.done if self._is_news(done)]
-        following, planned = await super()._apply(replace(progress, done=new), target, attempt)
+        has_news = any(map(self._is_news, progress.done))
+        following, planned = await super()._apply(progress, target, attempt)
         is_empty = isinstance(following, Ops) and not following.ops and not self._tasks
-        self._empty = self._empty + 1 if is_empty and not new else 0
+        self._empty = self._empty + 1 if is_empty and not has_news else 0
         if self._empty > MAX_EMPTY:
             message = f"The app answered {MAX_EMPTY} times that there is nothing to do."
             raise RunFailure(ErrorInfo("Error", message))

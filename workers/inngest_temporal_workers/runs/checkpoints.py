@@ -8,6 +8,7 @@ that comes after large ones has these handed over to the run first, by a signal.
 """
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -155,17 +156,18 @@ class Checkpoints:
         if done.error is not None:
             return  # the execution ends with this step, and reports it
         async with self._keeping:
-            if self._bytes >= MAX_CHAIN_BYTES:
-                await self._until_taken(self.hand_over)
-            self._keep(done)
+            await self._until_taken(functools.partial(self._keep, done))
         self._unsent += 1
         if not self.request.alone:
             raise Interrupt  # other steps are under way: the run decides what comes next
         if self.under_way and self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
 
-    def _keep(self, done: Done) -> None:
-        """Add a step to what the next heartbeat sends."""
+    async def _keep(self, done: Done) -> None:
+        """Add a step to what the next heartbeat sends. If that is large already, it is handed over
+        first. Raises `RPCError`; then the step is not added."""
+        if self._bytes >= MAX_CHAIN_BYTES:
+            await self.hand_over()
         wire = to_wire(done)
         self.done.append(wire)
         self._texts.append(_json(wire))

@@ -105,4 +105,5 @@ class TaskSteps:
         """Note that a body has ended. Its result becomes durable with the workflow task."""
         self.begun = None
         self._done += 1
-        self._bytes += json_size(done.data)
+        if self.policy is not None and self._done < self.policy.buffered_steps:
+            self._bytes += json_size(done.data)  # another one may follow

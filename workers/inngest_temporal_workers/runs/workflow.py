@@ -249,10 +249,11 @@ class RunWorkflow:
         self._unheard, self._unheard_ms = progress.unheard, progress.unheard_ms
         if progress.lost is not None:
             return None, await self._after_loss(progress, target, attempt)
-        if target is not None and target.id not in {
-            *self._stored,
-            *(done.op.id for done in progress.done),
-        }:
+        if (
+            target is not None
+            and target.id not in self._stored
+            and all(done.op.id != target.id for done in progress.done)
+        ):
             self._forget(target, progress)
         return progress.next if holds else None, planned
 
