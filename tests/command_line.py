@@ -25,11 +25,15 @@ needs_proc = pytest.mark.skipif(
 )
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = LIMIT) -> Any:
-    """Wait for a condition, with a limit."""
+def until(
+    condition: Callable[[], Any], what: str | Callable[[], str], seconds: float = LIMIT
+) -> Any:
+    """Wait for a condition, with a limit. `what`: for the error; called when it is raised."""
     began = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < began + seconds, f"{what}: not within {seconds:g} s"
+        if time.monotonic() >= began + seconds:
+            text = what if isinstance(what, str) else what()
+            raise AssertionError(f"{text}: not within {seconds:g} s")
         time.sleep(pause(began, least=0.05))
     return value
 
@@ -69,12 +73,11 @@ class Command:
 
     def says(self, text: str, times: int = 1) -> None:
         """Wait until the command has printed `text`, `times` times."""
-        began = time.monotonic()
-        while self.output.count(text) < times:
-            has_time = time.monotonic() < began + LIMIT and self.process.poll() is None
-            if not has_time and self.output.count(text) < times:
-                raise AssertionError(f"{text!r} is not in:\n{self.output}")
-            time.sleep(pause(began, least=0.05))
+        until(
+            lambda: self.output.count(text) >= times or self.process.poll() is not None,
+            lambda: f"{text!r} in the output so far:\n{self.output}",
+        )
+        assert self.output.count(text) >= times, f"{text!r} is not in:\n{self.output}"
 
     def ends(self, seconds: float = LIMIT) -> int:
         """Wait for its end, and return its exit code."""

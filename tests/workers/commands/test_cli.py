@@ -205,12 +205,11 @@ def test_dev_ends_with_the_reason_when_its_server_is_lost(start: Callable[..., C
 
 
 def test_lines_of_json_are_objects_that_name_the_run(
-    start: Callable[..., Command], project: Path, temporal_address: str, namespace: str
+    start: Callable[..., Command], project: Path, place: dict[str, str]
 ) -> None:
     (project / "app.py").write_text(
         APP.replace("    name =", "    ctx.logger.warning('told %s', 'you')\n    name =")
     )
-    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
     port = free_port()
     start("ingress", "--port", str(port), INNGEST_DEV="1", **place).says("Temporal")
     worker = start("worker", "app.py", "--log-format", "json", **place)
@@ -422,9 +421,14 @@ def slow(ctx: inngest.ContextSync):
 
 
 @pytest.fixture
-def ingress(start: Callable[..., Command], temporal_address: str, namespace: str) -> Http:
+def place(temporal_address: str, namespace: str) -> dict[str, str]:
+    """The variables by which a command finds the session's Temporal."""
+    return {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
+
+
+@pytest.fixture
+def ingress(start: Callable[..., Command], place: dict[str, str]) -> Http:
     port = free_port()
-    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
     start("ingress", "--port", str(port), INNGEST_DEV="1", **place).says("Temporal")
     return Http(port)
 
@@ -433,11 +437,9 @@ def test_a_stopped_worker_finishes_its_running_step(
     start: Callable[..., Command],
     project: Path,
     ingress: Http,
-    temporal_address: str,
-    namespace: str,
+    place: dict[str, str],
 ) -> None:
     (project / "app.py").write_text(SLOW)
-    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
     worker = start("worker", "app.py", **place)
     worker.says(READY)
     event = send_until_ready(ingress, "app/slow", seconds=2)
@@ -449,9 +451,8 @@ def test_a_stopped_worker_finishes_its_running_step(
 
 
 def test_an_ingress_says_once_that_nothing_listens_for_a_name(
-    start: Callable[..., Command], temporal_address: str, namespace: str
+    start: Callable[..., Command], place: dict[str, str]
 ) -> None:
-    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
     port = free_port()
     command = start("ingress", "--port", str(port), INNGEST_DEV="1", **place)
     command.says("Temporal")
@@ -465,9 +466,8 @@ def test_an_ingress_says_once_that_nothing_listens_for_a_name(
 
 
 def test_remove_needs_no_worker_and_names_the_apps_that_exist(
-    start: Callable[..., Command], ingress: Http, temporal_address: str, namespace: str
+    start: Callable[..., Command], ingress: Http, place: dict[str, str]
 ) -> None:
-    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
     worker = start("worker", "app.py", **place)
     worker.says(READY)
     send_until_ready(ingress, "app/greet", name="Ada")
@@ -482,9 +482,8 @@ def test_remove_needs_no_worker_and_names_the_apps_that_exist(
 
 
 def test_a_worker_whose_app_is_removed_says_so_and_is_not_ready(
-    start: Callable[..., Command], ingress: Http, temporal_address: str, namespace: str
+    start: Callable[..., Command], ingress: Http, place: dict[str, str]
 ) -> None:
-    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
     health = f"127.0.0.1:{free_port()}"
     worker = start("worker", "app.py", "--health", health, **place)
     worker.says(READY)
@@ -503,9 +502,8 @@ def test_a_worker_whose_app_is_removed_says_so_and_is_not_ready(
 
 
 def test_a_worker_serves_metrics_that_count_the_runs_of_each_function(
-    start: Callable[..., Command], ingress: Http, temporal_address: str, namespace: str
+    start: Callable[..., Command], ingress: Http, place: dict[str, str]
 ) -> None:
-    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
     metrics = f"localhost:{free_port()}"
     worker = start("worker", "app.py", "--metrics", metrics, **place)
     worker.says(READY)
@@ -527,11 +525,9 @@ def test_a_step_that_outlasts_the_grace_is_handed_over(
     start: Callable[..., Command],
     project: Path,
     ingress: Http,
-    temporal_address: str,
-    namespace: str,
+    place: dict[str, str],
 ) -> None:
     (project / "app.py").write_text(SLOW)
-    place = {"TEMPORAL_ADDRESS": temporal_address, "TEMPORAL_NAMESPACE": namespace}
     worker = start("worker", "app.py", "--grace", "0.5", **place)
     worker.says(READY)
     event = send_until_ready(ingress, "app/slow", seconds=600)

@@ -168,6 +168,19 @@ async def test_a_worker_that_cannot_ask_the_run_is_given_its_memos_and_no_attemp
     assert attempts == [0, 0, 0]
 
 
+async def attempts_of_a_step(client: Client) -> list[int]:
+    """Run a function without retries, and return the attempts in which its step was executed."""
+    attempts: list[int] = []
+
+    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0)
+    async def fn(ctx: inngest.Context) -> Any:
+        return await ctx.step.run("step", lambda: attempts.append(ctx.attempt))
+
+    async with running(client, fn) as app:
+        await asyncio.wait_for(app.run(fn), 60)
+    return attempts
+
+
 async def test_an_execution_that_temporal_has_given_up_is_not_begun(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,15 +191,7 @@ async def test_an_execution_that_temporal_has_given_up_is_not_begun(
         return next(stale, False)
 
     monkeypatch.setattr(executions, "is_stale", is_stale)
-    attempts: list[int] = []
-
-    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0)
-    async def fn(ctx: inngest.Context) -> Any:
-        return await ctx.step.run("step", lambda: attempts.append(ctx.attempt))
-
-    async with running(client, fn) as app:
-        await asyncio.wait_for(app.run(fn), 60)
-    assert attempts == [0]
+    assert await attempts_of_a_step(client) == [0]
 
 
 async def test_an_execution_that_nobody_knows_to_be_valid_is_begun_later(
@@ -203,16 +208,8 @@ async def test_an_execution_that_nobody_knows_to_be_valid_is_begun_later(
 
     monkeypatch.setattr("inngest_temporal_workers.runs.checkpoints.STALE_SECONDS", -60.0)
     monkeypatch.setattr(Checkpoints, "heartbeat", heartbeat_later)
-    attempts: list[int] = []
-
-    @new_client().create_function(fn_id="fn", trigger=TRIGGER, retries=0)
-    async def fn(ctx: inngest.Context) -> Any:
-        return await ctx.step.run("step", lambda: attempts.append(ctx.attempt))
-
-    async with running(client, fn) as app:
-        await asyncio.wait_for(app.run(fn), 60)
+    assert await attempts_of_a_step(client) == [0]
     assert next(failures, None) is None
-    assert attempts == [0]
 
 
 class Stall:
